@@ -1,0 +1,145 @@
+package secret
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxFileSize bounds what is read of a secret's file, in bytes.
+const maxFileSize = 64 << 10
+
+// pollInterval is how often a watched file is read again. Polling, not inotify: Kubernetes swaps a symlink
+// two levels above the file, which watches on the file do not see, and a read of a few bytes costs nothing.
+const pollInterval = time.Second
+
+// A File is a secret in a file that may be replaced while the program runs. Its value is the content
+// without surrounding white space. A new content counts once two reads in a row found it, so a file caught
+// half-written does not. A file that became empty, unreadable or unacceptable keeps the old value; that is
+// logged once for each such state.
+//
+// The zero File is not usable; see [Open] and [Fixed]. Methods may be called from many goroutines.
+type File struct {
+	path    string
+	setting string
+	accept  func(string) error
+	log     *slog.Logger
+	value   atomic.Pointer[Text]
+
+	mu       sync.Mutex // guards what follows and orders reloads
+	seen     Text       // content of the last read, to tell a finished file from one being written
+	complain string
+	changed  []func()
+}
+
+// Fixed returns a File that never changes, for secrets that came from the environment.
+func Fixed(content string) *File {
+	f := &File{}
+	f.set(content)
+	return f
+}
+
+// Open reads the file that setting names. accept, when not nil, rejects content that cannot be used; its
+// error must not hold the content. Errors name the setting and the remedy.
+func Open(setting, path string, accept func(string) error, log *slog.Logger) (*File, error) {
+	f := &File{path: path, setting: setting, accept: accept, log: log}
+	content, err := f.read()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	f.set(content)
+	return f, nil
+}
+
+// Text returns the value in force.
+func (f *File) Text() Text { return *f.value.Load() }
+
+// OnChange registers fn to be called after each change, from the goroutine that noticed it.
+func (f *File) OnChange(fn func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changed = append(f.changed, fn)
+}
+
+// Watch reads the file again every second until ctx ends.
+func (f *File) Watch(ctx context.Context) {
+	if f.path == "" {
+		return
+	}
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f.Reload()
+		}
+	}
+}
+
+// Reload reads the file now; the second of two equal reads puts a new content in force.
+func (f *File) Reload() {
+	if f.path == "" {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	content, err := f.read()
+	if err != nil {
+		if f.complain != err.Error() {
+			f.complain = err.Error()
+			f.log.Warn("secret file cannot be used, the old value stays in force; write a complete file",
+				slog.String("setting", f.setting), slog.Any("error", err))
+		}
+		return
+	}
+	f.complain = ""
+	settled := Equal(f.seen, content)
+	f.seen = Hide(content)
+	if !settled || Equal(f.Text(), content) {
+		return
+	}
+	f.set(content)
+	f.log.Info("secret file changed, the new value is in force", slog.String("setting", f.setting))
+	for _, fn := range f.changed {
+		fn()
+	}
+}
+
+func (f *File) set(content string) {
+	text := Hide(content)
+	f.value.Store(&text)
+}
+
+func (f *File) read() (string, error) {
+	file, err := os.Open(f.path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the file: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the file: %w", err)
+	}
+	if len(raw) > maxFileSize {
+		return "", fmt.Errorf("the file is larger than %d bytes", maxFileSize)
+	}
+	content := string(bytes.TrimSpace(raw))
+	if content == "" {
+		return "", errors.New("the file is empty")
+	}
+	if f.accept != nil {
+		if err := f.accept(content); err != nil {
+			return "", err
+		}
+	}
+	return content, nil
+}

@@ -1,0 +1,54 @@
+// Package secret holds what must never be printed: client secrets, tokens, user ids and keys.
+//
+// A [Value] hides its content from fmt, encoding/json, encoding.TextMarshaler and log/slog, also when it
+// sits in an unexported field of another struct, where fmt would bypass its methods. The only way to the
+// content is [Value.Reveal], so a reviewer finds every use by that name.
+package secret
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// hidden is what every printer shows in place of the content.
+const hidden = "[hidden]"
+
+// Value hides a T. The zero Value hides the zero T.
+type Value[T any] struct {
+	// A pointer, because fmt reaches unexported fields by reflection and would print a plain T.
+	content *T
+}
+
+// Text is a hidden string.
+type Text = Value[string]
+
+// Hide wraps content.
+func Hide[T any](content T) Value[T] { return Value[T]{content: &content} }
+
+// Reveal returns the content.
+func (v Value[T]) Reveal() T {
+	if v.content == nil {
+		var zero T
+		return zero
+	}
+	return *v.content
+}
+
+// Format implements [fmt.Formatter] for every verb.
+func (v Value[T]) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, hidden) }
+
+// MarshalText implements [encoding.TextMarshaler]; encoding/json uses it too.
+func (v Value[T]) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// LogValue implements [slog.LogValuer].
+func (v Value[T]) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// Equal compares in time that depends on the lengths alone.
+func Equal(a Text, b string) bool {
+	return subtle.ConstantTimeCompare([]byte(a.Reveal()), []byte(b)) == 1
+}
+
+// String implements [fmt.Stringer].
+func (v Value[T]) String() string { return hidden }
