@@ -1,0 +1,183 @@
+package cache
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	lockSuffix  = ":lock"
+	waitSuffix  = ":wait"
+	renewSuffix = ":renew"
+	// waitLife is how long it is remembered that somebody waits for a turn to end.
+	waitLife = time.Minute
+	// pollInterval is how often a waiting sidecar looks by itself, in case the news got lost.
+	pollInterval = 500 * time.Millisecond
+)
+
+// A Lease is the right to fetch the token of one key. In this process no two are held at once; in the fleet
+// neither, while Redis works. It ends by [Lease.Publish] or [Lease.Release], one of which must be called.
+type Lease struct {
+	cache  *Cache
+	key    Key
+	ended  chan struct{}
+	voided atomic.Bool // everything of the key was forgotten since: what comes must not be kept
+
+	// The turn in Redis, when there is one.
+	shared bool
+	sealer sealKey
+	owner  string
+	seen   string
+	stop   context.CancelFunc
+	beats  sync.WaitGroup
+}
+
+// Acquire waits for the turn to fetch the token of key, and returns the lease. If meanwhile a token turns up
+// whose ID is not avoid (0 avoids none), it returns that instead: always look at the entry first. The error is
+// ctx's. Without Redis, and when it fails, the lease holds in this process alone.
+func (c *Cache) Acquire(ctx context.Context, key Key, avoid uint64) (*Lease, *Entry, error) {
+	lease, err := c.acquireLocal(ctx, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	if entry := c.memory.held(key).entry; entry != nil && entry.ID != avoid && !c.redisUp() {
+		lease.end()
+		return nil, entry, nil
+	}
+	entry, err := lease.acquireShared(ctx, avoid)
+	if entry != nil || err != nil {
+		lease.end()
+		return nil, entry, err
+	}
+	return lease, nil, nil
+}
+
+// acquireLocal waits until no other lease of key is held in this process.
+func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
+	for {
+		c.mu.Lock()
+		other := c.leases[key]
+		if other == nil {
+			lease := &Lease{cache: c, key: key, ended: make(chan struct{}), stop: func() {}}
+			c.leases[key] = lease
+			c.mu.Unlock()
+			return lease, nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-other.ended:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// acquireShared waits for the turn in the fleet. A token that turned up goes to memory.
+func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error) {
+	c := l.cache
+	if c.redis == nil {
+		return nil, nil
+	}
+	l.sealer = c.redis.keys.all()[0]
+	l.owner = string(putUint64(NewID()))
+	name := l.sealer.nameOf(l.key)
+	for {
+		// Listening begins before asking, or news could slip through between.
+		woken := c.awaitNews(l.key)
+		t, err := c.redis.acquire(ctx, name, l.owner, c.lockLife, avoid)
+		switch {
+		case ctx.Err() != nil:
+			if t.got {
+				l.giveBack(ctx)
+			}
+			return nil, context.Cause(ctx)
+		case err != nil:
+			return nil, nil //nolint:nilerr // without Redis the lease holds in this process
+		case !t.got && t.found.entry != nil && t.found.entry.ID != avoid:
+			return c.keep(l.key, t.found.entry), nil
+		case t.got:
+			l.shared, l.seen = true, t.found.raw
+			l.keepAlive(ctx)
+			return nil, nil
+		}
+		c.metrics.waits.Inc()
+		if !waitFor(ctx, woken, min(pollInterval, max(t.lockLeft, time.Millisecond))) {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// waitFor waits for woken, but about d at most. It is false when ctx ended.
+func waitFor(ctx context.Context, woken <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d + rand.N(d/4+1)) //nolint:gosec // jitter
+	defer timer.Stop()
+	select {
+	case <-woken:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// keepAlive extends the lock while the lease is held. The lock is short, so that a holder that dies costs the
+// fleet little, and extended, so that a slow fetch is not made twice.
+func (l *Lease) keepAlive(ctx context.Context) {
+	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.beats.Go(func() {
+		tick := time.NewTicker(l.cache.lockLife / 4)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				l.cache.redis.extend(ctx, l.sealer.nameOf(l.key)+lockSuffix, l.owner, l.cache.lockLife)
+			}
+		}
+	})
+}
+
+// Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the turn began,
+// and ends the lease. It does not fail: a token that could not be shared is still kept here.
+func (l *Lease) Publish(ctx context.Context, entry *Entry) {
+	defer l.end()
+	if l.voided.Load() {
+		l.giveBack(ctx)
+		return
+	}
+	if l.shared {
+		l.stop()
+		stored, err := l.cache.redis.publish(context.WithoutCancel(ctx), l.sealer, l.key, l.owner, l.seen, entry)
+		if err == nil && stored < 0 {
+			return
+		}
+	}
+	l.cache.keep(l.key, entry)
+}
+
+// Release ends the lease without a token.
+func (l *Lease) Release(ctx context.Context) {
+	defer l.end()
+	l.giveBack(ctx)
+}
+
+// giveBack ends the turn in Redis under a context that outlives the caller's.
+func (l *Lease) giveBack(ctx context.Context) {
+	l.stop()
+	if l.owner != "" && l.cache.redis != nil {
+		_, _ = l.cache.redis.publish(context.WithoutCancel(ctx), l.sealer, l.key, l.owner, l.seen, nil)
+	}
+}
+
+func (l *Lease) end() {
+	l.stop()
+	l.beats.Wait()
+	l.cache.mu.Lock()
+	delete(l.cache.leases, l.key)
+	l.cache.mu.Unlock()
+	close(l.ended)
+}

@@ -1,0 +1,80 @@
+package cache
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// News is what the sidecars of a fleet tell each other, by Redis pub/sub: that a key's tokens were forgotten,
+// or that the turn to fetch it has ended. It may be lost: then MEMORY_CACHE_TTL bounds how long a forgotten
+// token is served elsewhere, and waiting sidecars look again by themselves.
+//
+// go-redis' client-side caching would do the first half, but in version 9.23 it serves neither cluster nor
+// sentinel clients, and empties itself when Redis is lost, which is when memory is needed most.
+type news struct {
+	kind byte
+	key  Key
+	hash *Hash // newsForget only; nil: whatever token there is
+}
+
+const (
+	newsForget byte = 'f'
+	newsWake   byte = 'w'
+)
+
+// sealNews encrypts n: a key in the clear could be matched against guessed user ids.
+func (k sealKey) sealNews(n news) []byte {
+	plain := append([]byte{n.kind}, n.key[:]...)
+	if n.hash != nil {
+		plain = append(plain, n.hash[:]...)
+	}
+	return k.seal(plain, newsChannel, k.sender)
+}
+
+// openNews is the inverse of sealNews. ok is false for what is not ours to read, and for our own news.
+func (k *Keyring) openNews(raw string) (n news, ok bool) {
+	plain, sender, err := k.open(raw, newsChannel)
+	if err != nil || sender == k.sender() {
+		return n, false
+	}
+	if len(plain) < 1+len(n.key) {
+		return n, false
+	}
+	n.kind = plain[0]
+	n.key = Key(plain[1 : 1+len(n.key)])
+	if rest := plain[1+len(n.key):]; len(rest) == len(Hash{}) {
+		hash := Hash(rest)
+		n.hash = &hash
+	}
+	return n, true
+}
+
+// listen hands news to hear until ctx ends, and calls lost when some may have been missed.
+func (r *Redis) listen(ctx context.Context, hear func(news), lost func()) {
+	// Subscribed lazily by the library, which also connects again for ever.
+	sub := r.client.Subscribe(ctx, newsChannel)
+	defer func() { _ = sub.Close() }()
+	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(time.Second), redis.WithChannelSize(1024))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case message, open := <-messages:
+			if !open {
+				return
+			}
+			switch m := message.(type) {
+			case *redis.Subscription:
+				lost()
+			case *redis.Message:
+				if n, ok := r.keys.openNews(m.Payload); ok {
+					hear(n)
+				}
+			}
+		}
+	}
+}
+

@@ -1,0 +1,280 @@
+package cache
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+)
+
+// A Source tells where an entry came from.
+type Source string
+
+// The sources of entries.
+const (
+	None       Source = ""
+	FromMemory Source = "memory"
+	FromRedis  Source = "redis"
+)
+
+// maxPending bounds how many forgets wait for Redis to come back.
+const maxPending = 10_000
+
+// Options configure a [Cache]. Entries is required; Redis too when Client is set.
+type Options struct {
+	// Entries bounds the memory.
+	Entries int
+	// Client is Redis, nil for memory only. The Cache closes it.
+	Client redis.UniversalClient
+	// Keys seal what goes to Redis.
+	Keys *Keyring
+	// Trust is how long memory answers without asking Redis.
+	Trust time.Duration
+	// StepLimit bounds each exchange with Redis.
+	StepLimit time.Duration
+	// LockLife is how long the death of a sidecar that fetches holds up the others.
+	LockLife time.Duration
+	// Wall is the wall clock. Default [time.Now].
+	Wall func() time.Time
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+	// Log defaults to none.
+	Log *slog.Logger
+}
+
+// Cache is memory in front of Redis, and a [Store] like both. See the package's promises.
+type Cache struct {
+	memory   *Memory
+	redis    *Redis // nil: memory only
+	trust    time.Duration
+	lockLife time.Duration
+	start    time.Time
+	// distrusted is when, after start, news may last have been lost: memory confirmed before asks Redis again.
+	distrusted atomic.Int64
+	metrics    *metrics
+	log        *slog.Logger
+	stop       context.CancelFunc
+	listener   sync.WaitGroup
+
+	mu      sync.Mutex
+	leases  map[Key]*Lease
+	waiting map[Key]chan struct{}
+	pending map[Key]*Hash // forgotten while Redis was down, to be told when it is back
+}
+
+// New returns a cache. It does not wait for Redis.
+func New(opts Options) *Cache {
+	if opts.Wall == nil {
+		opts.Wall = time.Now
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Cache{
+		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, start: time.Now(),
+		log: opts.Log, stop: func() {},
+		leases: map[Key]*Lease{}, waiting: map[Key]chan struct{}{}, pending: map[Key]*Hash{},
+	}
+	c.metrics = newMetrics(opts.Registerer, c)
+	if opts.Client == nil {
+		return c
+	}
+	c.redis = newRedis(opts, c.metrics)
+	c.redis.health.onUp = c.redisIsBack
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.listener.Go(func() { c.redis.listen(ctx, c.hear, c.distrust) })
+	return c
+}
+
+// Close ends the cache's goroutines and its connections.
+func (c *Cache) Close() {
+	c.stop()
+	if c.redis != nil {
+		c.redis.health.close()
+		_ = c.redis.client.Close()
+	}
+	c.listener.Wait()
+	c.memory.Close()
+}
+
+func (c *Cache) redisUp() bool { return c.redis != nil && !c.redis.health.isDown() }
+
+// Peek returns what memory holds and may answer without asking Redis. It never blocks.
+func (c *Cache) Peek(key Key) *Entry {
+	h := c.memory.held(key)
+	if h.entry == nil || !c.trusted(h) {
+		return nil
+	}
+	return h.entry
+}
+
+func (c *Cache) trusted(h held) bool {
+	if !c.redisUp() {
+		return true
+	}
+	return time.Since(h.at) < c.trust && int64(h.at.Sub(c.start)) >= c.distrusted.Load()
+}
+
+// Get implements [Store].
+func (c *Cache) Get(ctx context.Context, key Key) (*Entry, error) {
+	entry, _ := c.Look(ctx, key)
+	return entry, nil
+}
+
+// Look is Get that also tells the source. It asks Redis where memory may not answer alone.
+func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
+	h := c.memory.held(key)
+	if h.entry != nil && c.trusted(h) {
+		return h.entry, FromMemory
+	}
+	return c.LookShared(ctx, key)
+}
+
+// LookShared asks Redis first. When Redis cannot be asked, or knows nothing of the key, memory counts.
+func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
+	h := c.memory.held(key)
+	if c.redis == nil {
+		return source(h.entry, FromMemory)
+	}
+	f, err := c.redis.look(ctx, key)
+	if err != nil {
+		return source(h.entry, FromMemory)
+	}
+	if f.entry != nil {
+		return source(c.keep(key, f.entry), FromRedis)
+	}
+	if h.entry == nil {
+		return nil, None
+	}
+	if _, forgotten := buries(f.raw, h.entry); forgotten {
+		_ = c.memory.Forget(ctx, key, nil)
+		return nil, None
+	}
+	// Redis lost it, or never had it: it is still good.
+	_ = c.redis.seed(ctx, key, h.entry)
+	c.memory.confirm(key, h.entry)
+	return h.entry, FromMemory
+}
+
+func source(entry *Entry, from Source) (*Entry, Source) {
+	if entry == nil {
+		return nil, None
+	}
+	return entry, from
+}
+
+// keep puts entry in memory. When memory holds the same token already, that object stays, with the marks of
+// its renewal, and is trusted anew.
+func (c *Cache) keep(key Key, entry *Entry) *Entry {
+	if h := c.memory.held(key); h.entry != nil && h.entry.ID == entry.ID {
+		c.memory.confirm(key, h.entry)
+		return h.entry
+	}
+	_ = c.memory.Put(context.Background(), key, entry)
+	return entry
+}
+
+// Put implements [Store].
+func (c *Cache) Put(ctx context.Context, key Key, entry *Entry) error {
+	_ = c.memory.Put(ctx, key, entry)
+	if c.redis != nil {
+		return c.redis.Put(ctx, key, entry)
+	}
+	return nil
+}
+
+// Forget implements [Store], in the whole fleet. When Redis cannot be asked, it is told as soon as it is back.
+// A fetch that is under way is not kept, unless hash is given.
+func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) error {
+	_ = c.memory.Forget(ctx, key, hash)
+	if hash == nil {
+		c.mu.Lock()
+		if lease := c.leases[key]; lease != nil {
+			lease.voided.Store(true)
+		}
+		c.mu.Unlock()
+	}
+	if c.redis == nil {
+		return nil
+	}
+	if err := c.redis.Forget(ctx, key, hash); err != nil {
+		c.postpone(key, hash)
+	}
+	return nil
+}
+
+func (c *Cache) postpone(key Key, hash *Hash) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.pending) >= maxPending {
+		c.metrics.lostForgets.Inc()
+		c.log.Error("a token was forgotten here only: Redis is down and too many others wait to be told; other sidecars may serve it until it expires")
+		return
+	}
+	c.pending[key] = hash
+}
+
+// redisIsBack tells Redis what was forgotten meanwhile, and lets memory be checked against it.
+func (c *Cache) redisIsBack(ctx context.Context) {
+	c.mu.Lock()
+	pending := c.pending
+	c.pending = map[Key]*Hash{}
+	c.mu.Unlock()
+	for key, hash := range pending {
+		if err := c.redis.Forget(ctx, key, hash); err != nil {
+			c.postpone(key, hash)
+			continue
+		}
+		// What was fetched after the forgetting is newer than the tombstone.
+		if entry := c.memory.held(key).entry; entry != nil && !(hash != nil && entry.Has(hash)) {
+			_ = c.redis.Put(ctx, key, entry)
+		}
+	}
+	c.distrust()
+}
+
+func (c *Cache) distrust() { c.distrusted.Store(int64(time.Since(c.start))) }
+
+// Claim reports whether this sidecar may try to renew entry now. If so, nobody else in the fleet does for
+// hold; if not, it has been put off.
+func (c *Cache) Claim(ctx context.Context, key Key, entry *Entry, hold time.Duration) bool {
+	if !c.redisUp() {
+		return true
+	}
+	ok, left, err := c.redis.claim(ctx, key, hold)
+	if err == nil && !ok {
+		entry.Postpone(time.Now(), max(left, 100*time.Millisecond))
+	}
+	return err != nil || ok
+}
+
+// hear acts on news of other sidecars.
+func (c *Cache) hear(n news) {
+	switch n.kind {
+	case newsForget:
+		c.metrics.forgets.Inc()
+		_ = c.memory.Forget(context.Background(), n.key, n.hash)
+	case newsWake:
+		c.mu.Lock()
+		if woken := c.waiting[n.key]; woken != nil {
+			close(woken)
+			delete(c.waiting, n.key)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// awaitNews returns a channel that is closed by the next wake-up of key. The one lease of a key that may wait
+// in this process replaces its own former channel.
+func (c *Cache) awaitNews(key Key) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	woken := make(chan struct{})
+	c.waiting[key] = woken
+	return woken
+}

@@ -1,0 +1,173 @@
+package upstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"token-sidecar/secret"
+)
+
+// maxLife bounds a lifetime, so that arithmetic on a nonsensical one cannot overflow.
+const maxLife = 10 * 365 * 24 * time.Hour
+
+// An Answer is one token as the auth service gave it.
+type Answer struct {
+	// Body is the JSON object as it came.
+	Body secret.Value[[]byte]
+	// Lifetimes are the fields in Body that tell how long a token lives, in order of their place. At least one.
+	Lifetimes []Lifetime
+	// Tokens are the tokens in Body. At least one.
+	Tokens []secret.Text
+	// RefreshToken is empty when none came.
+	RefreshToken secret.Text
+	// Sent is the moment before the request was sent. Lifetimes count from it.
+	Sent time.Time
+}
+
+// A Lifetime is a field such as "expires_in":86400 in an Answer's Body.
+type Lifetime struct {
+	// Start and End enclose the digits in Body, without the quotes of a numeric string.
+	Start, End int
+	// Life is the field's value, above zero.
+	Life time.Duration
+}
+
+// The fields that hold a token, and those that tell their lifetimes.
+var (
+	tokenFields    = []string{"access_token", "id_token", "session_token", "client_token"}
+	lifetimeFields = []string{"expires_in", "id_token_expires_in"}
+)
+
+// parseAnswer reads the body of a 2xx. Its errors are of kind BadResponse.
+func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
+	answer := &Answer{Body: secret.Hide(body), Sent: sent}
+	seen := make(map[string]bool)
+	err := eachField(body, func(name string, start int, raw []byte) string {
+		if seen[name] {
+			return "a field is repeated"
+		}
+		seen[name] = true
+		switch {
+		case string(raw) == "null":
+			seen[name] = false
+		case slices.Contains(tokenFields, name):
+			token, ok := text(raw)
+			if !ok || token == "" {
+				return name + " is no text or empty"
+			}
+			answer.Tokens = append(answer.Tokens, secret.Hide(token))
+		case slices.Contains(lifetimeFields, name):
+			life, problem := parseLifetime(raw, start)
+			if problem != "" {
+				return name + " " + problem
+			}
+			answer.Lifetimes = append(answer.Lifetimes, life)
+		case name == "refresh_token":
+			token, _ := text(raw)
+			answer.RefreshToken = secret.Hide(token)
+		}
+		return ""
+	})
+	needsExpiresIn := seen["access_token"] || seen["session_token"] || seen["client_token"]
+	switch {
+	case err != "":
+		return nil, badResponse(status, err)
+	case len(answer.Tokens) == 0:
+		return nil, badResponse(status, "no token in it")
+	case len(answer.Lifetimes) == 0, needsExpiresIn && !seen["expires_in"]:
+		return nil, badResponse(status, "the token's lifetime is missing")
+	}
+	return answer, nil
+}
+
+// eachField calls visit for each member of the JSON object in body, with the place of its value. It stops at
+// the first problem that visit returns, and returns it.
+func eachField(body []byte, visit func(name string, start int, raw []byte) string) string {
+	if !json.Valid(body) {
+		return "it is no complete JSON"
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return "it is no JSON object"
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return "it is no JSON object"
+		}
+		name, _ := key.(string)
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return "it is no JSON object"
+		}
+		if problem := visit(name, int(dec.InputOffset())-len(raw), raw); problem != "" {
+			return problem
+		}
+	}
+	return ""
+}
+
+func text(raw []byte) (string, bool) {
+	var s string
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
+}
+
+// parseLifetime reads a number or a numeric string of seconds.
+func parseLifetime(raw []byte, start int) (Lifetime, string) {
+	digits := string(raw)
+	if quoted, ok := strings.CutPrefix(digits, `"`); ok {
+		digits = strings.TrimSuffix(quoted, `"`)
+		start++
+	}
+	seconds, err := strconv.ParseFloat(digits, 64)
+	switch {
+	case err != nil || math.IsNaN(seconds) || math.IsInf(seconds, 0):
+		return Lifetime{}, "is no number of seconds"
+	case seconds <= 0:
+		return Lifetime{}, "is zero or negative"
+	}
+	life := maxLife
+	if seconds < maxLife.Seconds() {
+		life = time.Duration(seconds * float64(time.Second))
+	}
+	if life <= 0 {
+		return Lifetime{}, "is zero or negative"
+	}
+	return Lifetime{Start: start, End: start + len(digits), Life: life}, ""
+}
+
+// parseRefusal reads the body of a definitive refusal: errorCode, if it has one, tells what was refused.
+func parseRefusal(status int, header http.Header, body []byte) *Error {
+	e := &Error{Kind: Refused, Status: status, RequestID: requestID(header), final: true}
+	if eachField(body, func(name string, _ int, raw []byte) string {
+		if name == "errorCode" {
+			e.Code, _ = text(raw)
+		}
+		return ""
+	}) == "" {
+		e.Body = secret.Hide(body)
+	}
+	switch {
+	case e.Code == "INVALID_CLIENT_ID", e.Code == "INVALID_CLIENT_ID_OR_SECRET":
+		e.Kind = ClientRefused
+	case e.Code == "" && status == http.StatusUnauthorized:
+		e.Kind = ClientRefused
+	}
+	return e
+}
+
+// requestID returns the support id, dropped when it is not one that can be passed on in a header.
+func requestID(header http.Header) string {
+	id := header.Get("X-Humanapi-Request-Id")
+	if len(id) > 128 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return ""
+	}
+	return id
+}

@@ -1,0 +1,129 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"token-sidecar/secret"
+)
+
+// A Kind says what an error means for callers and for the breaker.
+type Kind int
+
+const (
+	// Unavailable: no answer, 5xx, 408 or 425, or the breaker is open.
+	Unavailable Kind = iota + 1
+	// Timeout: no answer in time.
+	Timeout
+	// BadResponse: a 2xx that is no token, or a redirect.
+	BadResponse
+	// RateLimited: a 429, or a call held back because of an earlier one.
+	RateLimited
+	// Refused: a definitive refusal of this one request.
+	Refused
+	// ClientRefused: a definitive refusal of our own client_id or secret, which holds for every request.
+	ClientRefused
+)
+
+// String returns the kind as metrics and logs name it.
+func (k Kind) String() string {
+	switch k {
+	case Unavailable:
+		return "unavailable"
+	case Timeout:
+		return "timeout"
+	case BadResponse:
+		return "bad_response"
+	case RateLimited:
+		return "rate_limited"
+	case Refused:
+		return "refused"
+	case ClientRefused:
+		return "client_refused"
+	default:
+		return "unknown"
+	}
+}
+
+// An Error is a failed call. Its text never holds what the auth service sent, except an errorCode that is
+// made of capitals and underscores: a body may repeat a user id.
+type Error struct {
+	Kind Kind
+	// Status is the auth service's HTTP status, 0 when it sent none.
+	Status int
+	// Code is its errorCode, empty when it sent none.
+	Code string
+	// RequestID is its x-humanapi-request-id header, for support cases.
+	RequestID string
+	// Body is the JSON object of a refusal as it came, empty when it was none.
+	Body secret.Value[[]byte]
+	// RetryAfter is how long nobody should ask again; 0 when nothing is known.
+	RetryAfter time.Duration
+
+	detail string // what happened, in our words
+	held   bool   // the call did not go out
+	final  bool   // asking again cannot help
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	text := "auth service: " + e.Kind.String()
+	if e.Status != 0 {
+		text += fmt.Sprintf(" (status %d)", e.Status)
+	}
+	if printableCode(e.Code) {
+		text += ": " + e.Code
+	}
+	if e.detail != "" {
+		text += ": " + e.detail
+	}
+	return text
+}
+
+// printableCode reports whether code looks like an errorCode of the documentation.
+func printableCode(code string) bool {
+	for _, r := range code {
+		if (r < 'A' || r > 'Z') && r != '_' {
+			return false
+		}
+	}
+	return code != "" && len(code) <= 64
+}
+
+// transportError classifies an error of the HTTP client. The error itself is dropped: net/http quotes
+// malformed answers in it.
+func transportError(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("auth service: call given up: %w", context.Canceled)
+	}
+	var (
+		timeout interface{ Timeout() bool }
+		dns     *net.DNSError
+		cert    *tls.CertificateVerificationError
+		errno   syscall.Errno
+	)
+	e := &Error{Kind: Unavailable, detail: "connection failed"}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		e.Kind, e.detail = Timeout, "no answer in time"
+	case errors.As(err, &dns):
+		e.detail = "its host name cannot be resolved"
+	case errors.As(err, &cert):
+		e.detail = "its TLS certificate is not trusted; see HUMANAPI_CA_FILE"
+	case errors.As(err, &errno):
+		e.detail = errno.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		e.detail = "connection closed before the answer"
+	}
+	return e
+}
+
+func badResponse(status int, detail string) *Error {
+	return &Error{Kind: BadResponse, Status: status, detail: detail}
+}
