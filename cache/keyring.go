@@ -21,15 +21,11 @@ import (
 // while in use; the zero Keyring has no key and must be given one first.
 type Keyring struct{ keys atomic.Pointer[[]sealKey] }
 
-// sender tells our own news from others'.
-func (k *Keyring) sender() uint64 { return k.all()[0].sender }
-
 // sealKey is one key with what is derived from it.
 type sealKey struct {
-	id     [4]byte
-	name   []byte // HMAC key for names
-	sender uint64 // tells the news of this process from others'
-	aead   cipher.AEAD
+	id   [4]byte
+	name []byte // HMAC key for names
+	aead cipher.AEAD
 }
 
 // UseSecrets derives one key of each secret by HKDF (RFC 5869). The first is the one in force; a former one

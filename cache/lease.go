@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,11 +44,10 @@ func (c *Cache) Acquire(ctx context.Context, key Key, avoid uint64) (*Lease, *En
 	if err != nil {
 		return nil, nil, err
 	}
-	if entry := c.memory.held(key).entry; entry != nil && entry.ID != avoid && !c.redisUp() {
-		lease.end()
-		return nil, entry, nil
-	}
 	entry, err := lease.acquireShared(ctx, avoid)
+	if held := c.memory.held(key).entry; held != nil && held.ID != avoid && !lease.shared {
+		entry = held
+	}
 	if entry != nil || err != nil {
 		lease.end()
 		return nil, entry, err
@@ -82,10 +82,11 @@ func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error)
 		return nil, nil
 	}
 	l.sealer = c.redis.keys.all()[0]
-	l.owner = string(putUint64(NewID()))
+	l.owner = strconv.FormatUint(NewID(), 36)
 	name := l.sealer.nameOf(l.key)
 	for {
 		// Listening begins before asking, or news could slip through between.
+		epoch := c.epoch(l.key)
 		woken := c.awaitNews(l.key)
 		t, err := c.redis.acquire(ctx, name, l.owner, c.lockLife, avoid)
 		switch {
@@ -96,8 +97,8 @@ func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error)
 			return nil, context.Cause(ctx)
 		case err != nil:
 			return nil, nil //nolint:nilerr // without Redis the lease holds in this process
-		case !t.got && t.found.entry != nil && t.found.entry.ID != avoid:
-			return c.keep(l.key, t.found.entry), nil
+		case !t.got && t.found.entry != nil && t.found.entry.ID != avoid && !c.isPending(l.key, t.found.entry):
+			return c.keep(l.key, t.found.entry, epoch), nil
 		case t.got:
 			l.shared, l.seen = true, t.found.raw
 			l.keepAlive(ctx)
@@ -149,14 +150,21 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		l.giveBack(ctx)
 		return
 	}
+	epoch := l.cache.epoch(l.key)
 	if l.shared {
 		l.stop()
 		stored, err := l.cache.redis.publish(context.WithoutCancel(ctx), l.sealer, l.key, l.owner, l.seen, entry)
 		if err == nil && stored < 0 {
 			return
 		}
+		if err != nil {
+			epoch = l.cache.epoch(l.key) // it is not in Redis: memory is the only place it has
+		}
 	}
-	l.cache.keep(l.key, entry)
+	l.cache.keep(l.key, entry, epoch)
+	if l.voided.Load() {
+		_ = l.cache.memory.Forget(ctx, l.key, nil)
+	}
 }
 
 // Release ends the lease without a token.

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,6 +63,3 @@ func (m *metrics) step(name string, took time.Duration, err error) {
 	}
 	m.steps.WithLabelValues(name, result).Observe(took.Seconds())
 }
-
-// isUnavailable reports whether err is that Redis was not even asked.
-func isUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }

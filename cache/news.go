@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,22 +24,20 @@ const (
 	newsWake   byte = 'w'
 )
 
-// sealNews encrypts n: a key in the clear could be matched against guessed user ids.
-func (k sealKey) sealNews(n news) []byte {
+// sealNews encrypts n: a key in the clear could be matched against guessed user ids. The sender stands where
+// a token has its entry id.
+func (k sealKey) sealNews(n news, sender uint64) []byte {
 	plain := append([]byte{n.kind}, n.key[:]...)
 	if n.hash != nil {
 		plain = append(plain, n.hash[:]...)
 	}
-	return k.seal(plain, newsChannel, k.sender)
+	return k.seal(plain, newsChannel, sender)
 }
 
-// openNews is the inverse of sealNews. ok is false for what is not ours to read, and for our own news.
-func (k *Keyring) openNews(raw string) (n news, ok bool) {
+// openNews is the inverse of sealNews. ok is false for what cannot be read, and for what self sent.
+func (k *Keyring) openNews(raw string, self uint64) (n news, ok bool) {
 	plain, sender, err := k.open(raw, newsChannel)
-	if err != nil || sender == k.sender() {
-		return n, false
-	}
-	if len(plain) < 1+len(n.key) {
+	if err != nil || sender == self || len(plain) < 1+len(n.key) {
 		return n, false
 	}
 	n.kind = plain[0]
@@ -70,11 +67,10 @@ func (r *Redis) listen(ctx context.Context, hear func(news), lost func()) {
 			case *redis.Subscription:
 				lost()
 			case *redis.Message:
-				if n, ok := r.keys.openNews(m.Payload); ok {
+				if n, ok := r.keys.openNews(m.Payload, r.sender); ok {
 					hear(n)
 				}
 			}
 		}
 	}
 }
-

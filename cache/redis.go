@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -28,9 +27,22 @@ type Redis struct {
 	keys    *Keyring
 	health  *health
 	metrics *metrics
-	log     *slog.Logger
 	wall    func() time.Time
 	limit   time.Duration
+	sender  uint64 // tells our news from others'
+}
+
+func newRedis(opts Options, m *metrics) *Redis {
+	r := &Redis{client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, limit: opts.StepLimit, sender: NewID()}
+	r.health = newHealth(r.probe, opts.Log)
+	return r
+}
+
+// probe tries whether Redis can be written to: a replica, or one that is full, is of no use.
+func (r *Redis) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limit)
+	defer cancel()
+	return r.client.Set(ctx, keyPrefix+"{probe}", "1", time.Second).Err()
 }
 
 // found is what a look at one name yields.
@@ -139,7 +151,7 @@ func (r *Redis) Forget(ctx context.Context, key Key, hash *Hash) error {
 // changed under its hands.
 func (r *Redis) bury(ctx context.Context, sealer sealKey, key Key, hash *Hash) error {
 	name := sealer.nameOf(key)
-	news := sealer.sealNews(news{kind: newsForget, key: key, hash: hash})
+	news := sealer.sealNews(news{kind: newsForget, key: key, hash: hash}, r.sender)
 	for range 3 {
 		seen := found{}
 		if hash != nil {
@@ -217,10 +229,18 @@ func (r *Redis) publish(ctx context.Context, sealer sealKey, key Key, owner, see
 	}
 	err = r.step(ctx, "publish", func(ctx context.Context) (err error) {
 		stored, err = publishScript.Run(ctx, r.client, []string{name, name + lockSuffix, name + waitSuffix, name + renewSuffix},
-			owner, value, life, seen, newsChannel, sealer.sealNews(news{kind: newsWake, key: key})).Int()
+			owner, value, life, seen, newsChannel, sealer.sealNews(news{kind: newsWake, key: key}, r.sender)).Int()
 		return err
 	})
 	return stored, err
+}
+
+// extend keeps a lock that is still held by owner. That it fails matters to nobody: a lost lock costs one
+// more fetch.
+func (r *Redis) extend(ctx context.Context, lock, owner string, life time.Duration) {
+	_ = r.step(ctx, "extend", func(ctx context.Context) error {
+		return extendScript.Run(ctx, r.client, []string{lock}, owner, life.Milliseconds()).Err()
+	})
 }
 
 // claim reserves the renewal of a key for hold; when somebody has it already, it tells for how long still.

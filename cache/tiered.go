@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,11 @@ type Cache struct {
 	leases  map[Key]*Lease
 	waiting map[Key]chan struct{}
 	pending map[Key]*Hash // forgotten while Redis was down, to be told when it is back
+
+	isAnyPending atomic.Bool
+
+	// epochs count forgets, each for the keys of one first byte.
+	epochs [256]atomic.Uint64
 }
 
 // New returns a cache. It does not wait for Redis.
@@ -141,12 +147,13 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
 	if c.redis == nil {
 		return source(h.entry, FromMemory)
 	}
+	epoch := c.epoch(key)
 	f, err := c.redis.look(ctx, key)
 	if err != nil {
 		return source(h.entry, FromMemory)
 	}
-	if f.entry != nil {
-		return source(c.keep(key, f.entry), FromRedis)
+	if f.entry != nil && !c.isPending(key, f.entry) {
+		return source(c.keep(key, f.entry, epoch), FromRedis)
 	}
 	if h.entry == nil {
 		return nil, None
@@ -168,15 +175,29 @@ func source(entry *Entry, from Source) (*Entry, Source) {
 	return entry, from
 }
 
-// keep puts entry in memory. When memory holds the same token already, that object stays, with the marks of
-// its renewal, and is trusted anew.
-func (c *Cache) keep(key Key, entry *Entry) *Entry {
+// epoch is to be read before Redis is asked for what keep then keeps.
+func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
+
+// keep puts entry in memory, unless something was forgotten since epoch: what Redis told may be older than
+// that. When memory holds the same token already, that object stays, with the marks of its renewal, and is
+// trusted anew.
+func (c *Cache) keep(key Key, entry *Entry, epoch uint64) *Entry {
 	if h := c.memory.held(key); h.entry != nil && h.entry.ID == entry.ID {
 		c.memory.confirm(key, h.entry)
-		return h.entry
+		entry = h.entry
+	} else {
+		_ = c.memory.Put(context.Background(), key, entry)
 	}
-	_ = c.memory.Put(context.Background(), key, entry)
+	if c.epoch(key) != epoch {
+		_ = c.memory.Forget(context.Background(), key, nil)
+	}
 	return entry
+}
+
+// drop forgets in memory. The epoch comes first, so that of a concurrent keep either is undone by the other.
+func (c *Cache) drop(key Key, hash *Hash) {
+	c.epochs[key[0]].Add(1)
+	_ = c.memory.Forget(context.Background(), key, hash)
 }
 
 // Put implements [Store].
@@ -191,7 +212,6 @@ func (c *Cache) Put(ctx context.Context, key Key, entry *Entry) error {
 // Forget implements [Store], in the whole fleet. When Redis cannot be asked, it is told as soon as it is back.
 // A fetch that is under way is not kept, unless hash is given.
 func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) error {
-	_ = c.memory.Forget(ctx, key, hash)
 	if hash == nil {
 		c.mu.Lock()
 		if lease := c.leases[key]; lease != nil {
@@ -199,6 +219,7 @@ func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) error {
 		}
 		c.mu.Unlock()
 	}
+	c.drop(key, hash)
 	if c.redis == nil {
 		return nil
 	}
@@ -217,23 +238,39 @@ func (c *Cache) postpone(key Key, hash *Hash) {
 		return
 	}
 	c.pending[key] = hash
+	c.isAnyPending.Store(true)
+}
+
+// isPending reports whether entry was forgotten here, but not yet in Redis.
+func (c *Cache) isPending(key Key, entry *Entry) bool {
+	if !c.isAnyPending.Load() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	hash, pending := c.pending[key]
+	return pending && entry.Has(hash)
 }
 
 // redisIsBack tells Redis what was forgotten meanwhile, and lets memory be checked against it.
 func (c *Cache) redisIsBack(ctx context.Context) {
 	c.mu.Lock()
-	pending := c.pending
-	c.pending = map[Key]*Hash{}
+	pending := maps.Clone(c.pending)
 	c.mu.Unlock()
 	for key, hash := range pending {
-		if err := c.redis.Forget(ctx, key, hash); err != nil {
-			c.postpone(key, hash)
-			continue
+		if c.redis.Forget(ctx, key, hash) != nil {
+			continue // it stays pending for the next time
 		}
 		// What was fetched after the forgetting is newer than the tombstone.
-		if entry := c.memory.held(key).entry; entry != nil && !(hash != nil && entry.Has(hash)) {
+		if entry := c.memory.held(key).entry; entry != nil && (hash == nil || !entry.Has(hash)) {
 			_ = c.redis.Put(ctx, key, entry)
 		}
+		c.mu.Lock()
+		if c.pending[key] == hash {
+			delete(c.pending, key)
+		}
+		c.isAnyPending.Store(len(c.pending) > 0)
+		c.mu.Unlock()
 	}
 	c.distrust()
 }
@@ -258,7 +295,7 @@ func (c *Cache) hear(n news) {
 	switch n.kind {
 	case newsForget:
 		c.metrics.forgets.Inc()
-		_ = c.memory.Forget(context.Background(), n.key, n.hash)
+		c.drop(n.key, n.hash)
 	case newsWake:
 		c.mu.Lock()
 		if woken := c.waiting[n.key]; woken != nil {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"token-sidecar/secret"
 )
 
 const (
@@ -31,6 +33,8 @@ func (p *pause) check(now time.Time) *Error {
 	}
 	held := *in.why
 	held.held = true
+	// It was the answer to another request and may speak of that one's user.
+	held.Body = secret.Value[[]byte]{}
 	if held.Kind != ClientRefused {
 		held.RetryAfter = in.until.Sub(now)
 	}
