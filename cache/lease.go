@@ -20,12 +20,13 @@ const (
 )
 
 // A Lease is the right to fetch the token of one key. In this process no two are held at once; in the fleet
-// neither, while Redis works. It ends by [Lease.Publish] or [Lease.Release], one of which must be called.
+// neither, while Redis works. It ends by the first [Lease.Publish] or [Lease.Release], which must be called.
 type Lease struct {
 	cache  *Cache
 	key    Key
 	ended  chan struct{}
 	voided atomic.Bool // everything of the key was forgotten since: what comes must not be kept
+	over   atomic.Bool
 
 	// The turn in Redis, when there is one.
 	shared bool
@@ -97,12 +98,15 @@ func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error)
 			return nil, context.Cause(ctx)
 		case err != nil:
 			return nil, nil //nolint:nilerr // without Redis the lease holds in this process
-		case !t.got && t.found.entry != nil && t.found.entry.ID != avoid && !c.isPending(l.key, t.found.entry):
-			return c.keep(l.key, t.found.entry, epoch), nil
 		case t.got:
 			l.shared, l.seen = true, t.found.raw
 			l.keepAlive(ctx)
 			return nil, nil
+		case t.found.entry != nil && c.isPending(l.key, t.found.entry):
+			avoid = t.found.entry.ID
+			continue
+		case t.found.entry != nil && t.found.entry.ID != avoid:
+			return c.keep(l.key, t.found.entry, epoch), nil
 		}
 		c.metrics.waits.Inc()
 		if !waitFor(ctx, woken, min(pollInterval, max(t.lockLeft, time.Millisecond))) {
@@ -145,6 +149,9 @@ func (l *Lease) keepAlive(ctx context.Context) {
 // Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the turn began,
 // and ends the lease. It does not fail: a token that could not be shared is still kept here.
 func (l *Lease) Publish(ctx context.Context, entry *Entry) {
+	if l.over.Swap(true) {
+		return
+	}
 	defer l.end()
 	if l.voided.Load() {
 		l.giveBack(ctx)
@@ -167,8 +174,11 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	}
 }
 
-// Release ends the lease without a token.
+// Release ends the lease without a token. After Publish it does nothing, so it can be deferred.
 func (l *Lease) Release(ctx context.Context) {
+	if l.over.Swap(true) {
+		return
+	}
 	defer l.end()
 	l.giveBack(ctx)
 }

@@ -188,3 +188,14 @@ func (s Settings) OpenSecret(log *slog.Logger) (*secret.File, error) {
 
 // Environ is the environment of this process, as [Load] takes it.
 func Environ() []string { return os.Environ() }
+
+// TokenPath is the auth service's call that /token stands for.
+func (s Settings) TokenPath() string {
+	if s.Product == "hip" {
+		return "/v1/admin/token"
+	}
+	return "/v1/connect/token"
+}
+
+// ListensOnSocket reports whether LISTEN_ADDR is a unix socket.
+func (s Settings) ListensOnSocket() bool { return strings.HasPrefix(s.ListenAddr, "unix://") }

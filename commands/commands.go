@@ -1,0 +1,95 @@
+// Package commands is the command line: serving, and the small tools that ask a running sidecar. The image
+// has no shell and no curl, so what an operator needs is here.
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"token-sidecar/settings"
+)
+
+// Options are what the commands need of main.
+type Options struct {
+	// Args are the arguments without the program's name; Environ has the form of [os.Environ].
+	Args, Environ  []string
+	Stdout, Stderr io.Writer
+	// Version, Commit and Go are what version tells.
+	Version, Commit, Go string
+	// Serve runs the sidecar until ctx ends.
+	Serve func(ctx context.Context, s settings.Settings, out, errs io.Writer) error
+}
+
+// The exit codes.
+const (
+	ok     = 0
+	failed = 1
+	usage  = 2
+)
+
+// usageError marks a mistake in the command line.
+type usageError struct{ error }
+
+// Run executes the command that opts.Args name and returns the exit code: 0 done, 1 failed, 2 not understood.
+func Run(ctx context.Context, opts Options) int {
+	root := newRoot(opts)
+	root.SetArgs(opts.Args)
+	root.SetOut(opts.Stdout)
+	root.SetErr(opts.Stderr)
+	err := root.ExecuteContext(ctx)
+	var misused usageError
+	switch {
+	case err == nil:
+		return ok
+	case errors.As(err, &misused):
+		_, _ = fmt.Fprintf(opts.Stderr, "token-sidecar: %v\nSee token-sidecar --help.\n", err)
+		return usage
+	default:
+		_, _ = fmt.Fprintf(opts.Stderr, "token-sidecar: %v\n", err)
+		return failed
+	}
+}
+
+func newRoot(opts Options) *cobra.Command {
+	serve := newServe(opts)
+	root := &cobra.Command{
+		Use:           "token-sidecar",
+		Short:         "Vends Human API tokens to the containers of its own pod",
+		Long:          "Vends Human API tokens to the containers of its own pod. Without a command it serves.\n\nSettings are environment variables; token-sidecar config lists them.",
+		Args:          noArgs,
+		RunE:          serve.RunE,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.Flags().AddFlagSet(serve.Flags())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(serve, newSandbox(opts), newGet(opts), newHealthcheck(opts), newConfig(opts), newVersion(opts))
+	return root
+}
+
+// noArgs refuses arguments, as a mistake in the command line.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasParent() {
+		return usageError{fmt.Errorf("%s takes no argument %q", cmd.Name(), args[0])}
+	}
+	return usageError{fmt.Errorf("there is no command %q", args[0])}
+}
+
+func newVersion(opts Options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Version, commit and Go version",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "token-sidecar %s\ncommit %s\n%s\n", opts.Version, opts.Commit, opts.Go)
+			return err
+		},
+	}
+}

@@ -1,0 +1,57 @@
+package proxy
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"token-sidecar/cache"
+)
+
+// Header values that never change, shared by all answers: a slice of its own for each would be garbage.
+var (
+	jsonType = []string{"application/json"}
+	noStore  = []string{"no-store"}
+)
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
+
+// writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what is left now.
+func writeToken(w http.ResponseWriter, s served) {
+	age := time.Since(s.entry.Sent)
+	header := w.Header()
+	header["Content-Type"] = jsonType
+	header["Cache-Control"] = noStore
+	header["Cache-Status"] = []string{cacheStatus(s, secondsLeft(s.entry.Life, age))}
+	buffer, _ := buffers.Get().(*[]byte)
+	*buffer = render((*buffer)[:0], s.entry, age)
+	_, _ = w.Write(*buffer)
+	clear(*buffer)
+	buffers.Put(buffer)
+}
+
+// render appends the body of e to b, with the lifetimes of a token of that age.
+func render(b []byte, e *cache.Entry, age time.Duration) []byte {
+	body, at := e.Body.Reveal(), 0
+	for _, hole := range e.Holes {
+		b = append(b, body[at:hole.Start]...)
+		b = strconv.AppendInt(b, secondsLeft(hole.Life, age), 10)
+		at = hole.End
+	}
+	return append(b, body[at:]...)
+}
+
+// cacheStatus is the value of the Cache-Status header (RFC 9211).
+func cacheStatus(s served, ttl int64) string {
+	switch {
+	case s.from != cache.None:
+		b := append(make([]byte, 0, 64), "token-sidecar; hit; ttl="...)
+		b = strconv.AppendInt(b, ttl, 10)
+		return string(append(append(b, "; detail="...), s.from...))
+	case s.collapsed:
+		return "token-sidecar; fwd=miss; collapsed"
+	default:
+		return "token-sidecar; fwd=miss"
+	}
+}

@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+
+	"token-sidecar/secret"
+)
+
+// A guard refuses requests that no container of the pod means to send, before anything else is done with them.
+type guard struct {
+	// token, when set, is what callers must show.
+	token *secret.File
+	// anyHost skips the Host check: callers that come by a socket file or over the network name other hosts.
+	anyHost bool
+}
+
+// check returns why r is refused, nil when it is not.
+func (g guard) check(r *http.Request) error {
+	h := r.Header
+	switch {
+	case !g.anyHost && !localHost(r.Host):
+		return &refusal{http.StatusMisdirectedRequest, "MISDIRECTED_HOST", "Host must be localhost, 127.0.0.1 or [::1]"}
+	case h["X-Forwarded-For"] != nil, h["Forwarded"] != nil, h["X-Real-Ip"] != nil:
+		return notAllowed("forwarded requests are refused; ask the sidecar directly")
+	case h["Origin"] != nil, !sameSite(h["Sec-Fetch-Site"]):
+		return notAllowed("requests of web pages are refused")
+	}
+	if g.token == nil {
+		return nil
+	}
+	shown := h["Authorization"]
+	if len(shown) == 1 && len(shown[0]) > 7 && strings.EqualFold(shown[0][:7], "Bearer ") && secret.Equal(g.token.Text(), shown[0][7:]) {
+		return nil
+	}
+	return &refusal{http.StatusUnauthorized, codeTokenRequired, "send Authorization: Bearer with the token of CALLER_TOKEN_FILE"}
+}
+
+func notAllowed(message string) error {
+	return &refusal{http.StatusForbidden, "CALLER_NOT_ALLOWED", message}
+}
+
+func sameSite(values []string) bool {
+	for _, value := range values {
+		if value != "none" && value != "same-origin" {
+			return false
+		}
+	}
+	return true
+}
+
+// localHost reports whether host is one of the three names of this pod, with or without a port.
+func localHost(host string) bool {
+	name := host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		name = host[:i]
+		port := host[i+1:]
+		if port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
+			return false
+		}
+	}
+	return name == "127.0.0.1" || name == "[::1]" || strings.EqualFold(name, "localhost")
+}

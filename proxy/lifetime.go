@@ -1,0 +1,42 @@
+package proxy
+
+import (
+	"time"
+
+	"token-sidecar/cache"
+)
+
+// Lifetimes is the rule of the three states of a token: fresh, renewable, unusable. It is pure; whoever asks
+// brings the age of the token.
+type Lifetimes struct {
+	// Margin is how long before its end a token is no longer served; at most a tenth of its life.
+	Margin time.Duration
+	// Ahead is how long before its margin a token is renewed; at most a fifth of its life.
+	Ahead time.Duration
+}
+
+// keepFor is how long a token of that life may be served.
+func (l Lifetimes) keepFor(life time.Duration) time.Duration {
+	return life - min(l.Margin, life/10)
+}
+
+// lead is how long before its margin a token of that life is renewed.
+func (l Lifetimes) lead(life time.Duration) time.Duration { return min(l.Ahead, life/5) }
+
+// renewFrom is the age from which a token is renewed. Tokens that were born together are renewed apart: by up
+// to a tenth of the lead, which the entry's ID decides, so that it stays the same in the whole fleet.
+func (l Lifetimes) renewFrom(e *cache.Entry) time.Duration {
+	lead := l.lead(e.Life)
+	early := time.Duration(float64(lead) / 10 * float64(e.ID%1024) / 1024)
+	return e.KeepFor - lead - early
+}
+
+// renewable reports whether e, though it may still be served, is due to be replaced.
+func (l Lifetimes) renewable(e *cache.Entry, now time.Time) bool {
+	return l.lead(e.Life) > 0 && now.Sub(e.Sent) >= l.renewFrom(e)
+}
+
+// secondsLeft is what is left of life at that age, in whole seconds.
+func secondsLeft(life, age time.Duration) int64 {
+	return int64(max(0, life-age) / time.Second)
+}

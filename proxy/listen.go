@@ -1,0 +1,105 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// socketMode lets the containers of the pod that share the group in, and nobody else.
+const socketMode = 0o660
+
+// Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced.
+// The error tells the remedy.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(addr, "unix://")
+	network, where := "tcp", addr
+	if isUnix {
+		network, where = "unix", path
+		if err := removeStale(ctx, path); err != nil {
+			return nil, err
+		}
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, network, where)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s is in use by another program; stop that, or choose another address", addr)
+	case err != nil:
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if isUnix {
+		if err := os.Chmod(path, socketMode); err != nil {
+			_ = listener.Close()
+			return nil, fmt.Errorf("cannot set the mode of the socket: %w", err)
+		}
+	}
+	return listener, nil
+}
+
+// removeStale removes a socket file that was left behind by a process that died.
+func removeStale(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot look at %s: %w", path, err)
+	}
+	if info.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("%s is there and no socket; remove it, or choose another path", path)
+	}
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("%s is in use by another program; stop that, or choose another path", path)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("cannot remove the stale socket: %w", err)
+	}
+	return nil
+}
+
+// NewServer returns a server for h. Whoever sends slowly, much, or nothing is cut off; longest is how long
+// an answer may take.
+func NewServer(h http.Handler, longest time.Duration, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            5 * time.Second,
+		ReadTimeout:                  10 * time.Second,
+		WriteTimeout:                 longest + 15*time.Second,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               16 << 10,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// Longest is how long a request may take at most, once it was read.
+func (h *Handler) Longest() time.Duration { return h.vendor.patience() }
+
+// Shutdown ends server in the order a pod needs: what comes is refused while what is in progress is answered,
+// within the limit of ctx; then the listener closes.
+func (h *Handler) Shutdown(ctx context.Context, server *http.Server) error {
+	h.Drain()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for h.InProgress() > 0 && ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	err := server.Shutdown(ctx)
+	if err != nil {
+		_ = server.Close()
+	}
+	h.Close()
+	return err
+}

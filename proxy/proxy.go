@@ -1,0 +1,240 @@
+// Package proxy is what callers meet: the calls on LISTEN_ADDR, and the rule that vends a token from the cache
+// or the auth service.
+//
+// It promises: no request gets past the guards that a container of the pod would not send; a caller gets a
+// token of the user it named, before its margin, or an error that tells what to do, within the auth service's
+// limit and a second more; callers who ask together for one key cost one fetch, and none of them can fail the
+// others by leaving.
+package proxy
+
+import (
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/cache"
+	"token-sidecar/secret"
+	"token-sidecar/upstream"
+)
+
+// Options configure a [Handler]. Tokens, Source, ClientID and MaxConcurrent are required.
+type Options struct {
+	Tokens Tokens
+	Source AuthService
+	// AuthURL and ClientID are part of every key.
+	AuthURL, ClientID string
+	// Path is where GET and POST /token ask: [upstream.ConnectPath] or [upstream.AdminPath].
+	Path string
+	// Lifetimes is the rule of the three states.
+	Lifetimes Lifetimes
+	// NegativeTTL is how long a refusal is remembered; NegativeEntries bounds how many are.
+	NegativeTTL     time.Duration
+	NegativeEntries int
+	// CallerToken, when set, is what callers must show.
+	CallerToken *secret.File
+	// AnyHost skips the Host check: for a socket file, and where remote callers are allowed.
+	AnyHost bool
+	// MaxConcurrent is how many requests may be in progress.
+	MaxConcurrent int
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+	// Log defaults to none.
+	Log *slog.Logger
+}
+
+// A Handler answers the calls on LISTEN_ADDR.
+type Handler struct {
+	opts     Options
+	guard    guard
+	vendor   *vendor
+	metrics  *metrics
+	inUse    atomic.Int64
+	stopping atomic.Bool
+}
+
+// New returns a handler.
+func New(opts Options) *Handler {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	h := &Handler{opts: opts, guard: guard{token: opts.CallerToken, anyHost: opts.AnyHost}}
+	h.metrics = newMetrics(opts.Registerer, h)
+	h.vendor = &vendor{
+		tokens: opts.Tokens, source: opts.Source, lifetimes: opts.Lifetimes,
+		refused: newRefusals(opts.NegativeTTL, max(1, opts.NegativeEntries)), metrics: h.metrics, log: opts.Log,
+	}
+	h.vendor.life, h.vendor.end = context.WithCancel(context.Background())
+	return h
+}
+
+// InProgress is how many requests are not answered yet.
+func (h *Handler) InProgress() int { return int(h.inUse.Load()) }
+
+// Drain makes h refuse what comes from now on.
+func (h *Handler) Drain() { h.stopping.Store(true) }
+
+// Draining reports whether Drain was called.
+func (h *Handler) Draining() bool { return h.stopping.Load() }
+
+// Close ends what runs in the background. No request may be in progress.
+func (h *Handler) Close() { h.vendor.close() }
+
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	how := h.serve(w, r)
+	took := time.Since(began)
+	h.metrics.request(how, took)
+	if h.opts.Log.Enabled(r.Context(), slog.LevelDebug) {
+		h.opts.Log.Debug("request", slog.String("outcome", how.String()), slog.Duration("took", took))
+	}
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
+	if err := h.guard.check(r); err != nil {
+		w.Header().Set("Connection", "close")
+		writeError(w, err)
+		return guarded
+	}
+	defer h.inUse.Add(-1)
+	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) {
+		writeError(w, errOverload)
+		return shed
+	}
+	if h.Draining() {
+		w.Header().Set("Connection", "close")
+		writeError(w, errStopping)
+		return shed
+	}
+	s, how, err := h.route(w, r)
+	switch {
+	case err != nil && r.Context().Err() != nil:
+		writeError(w, err) // nobody reads it
+		return abandoned
+	case err != nil:
+		writeError(w, err)
+		return outcomeOfError(err)
+	case s.entry == nil:
+		w.WriteHeader(http.StatusNoContent)
+		return how
+	default:
+		writeToken(w, s)
+		return outcomeOf(s)
+	}
+}
+
+// route finds the call. A served without an entry is an answer without a body.
+func (h *Handler) route(w http.ResponseWriter, r *http.Request) (served, outcome, error) {
+	switch r.URL.Path {
+	case "/token":
+		switch r.Method {
+		case http.MethodGet:
+			s, err := h.get(r)
+			return s, miss, err
+		case http.MethodPost:
+			s, err := h.post(w, r, fields{}, h.opts.Path)
+			return s, miss, err
+		case http.MethodDelete:
+			return served{}, forgotten, h.delete(r)
+		}
+		w.Header().Set("Allow", "GET, POST, DELETE")
+		return served{}, rejected, errMethod
+	case upstream.ConnectPath, upstream.AdminPath:
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", "POST")
+			return served{}, rejected, errMethod
+		}
+		s, err := h.post(w, r, fields{dropIn: true}, r.URL.Path)
+		return s, miss, err
+	}
+	return served{}, rejected, errNotFound
+}
+
+func (h *Handler) get(r *http.Request) (served, error) {
+	var f fields
+	if err := f.parseQuery(r.URL.RawQuery); err != nil {
+		return served{}, err
+	}
+	return h.vend(r, &f, h.opts.Path)
+}
+
+func (h *Handler) post(w http.ResponseWriter, r *http.Request, f fields, path string) (served, error) {
+	if err := f.parseBody(w, r); err != nil {
+		return served{}, err
+	}
+	if f.seen&seenClientID != 0 && f.clientID != h.opts.ClientID {
+		return served{}, errClientID
+	}
+	return h.vend(r, &f, path)
+}
+
+func (h *Handler) vend(r *http.Request, f *fields, path string) (served, error) {
+	req, err := f.token(path)
+	if err != nil {
+		return served{}, err
+	}
+	if req.Type == typeSession {
+		return h.vendor.direct(r.Context(), req)
+	}
+	return h.vendor.vend(r.Context(), h.key(req), req, noCache(r.Header))
+}
+
+// key holds everything that the answer to req depends on.
+func (h *Handler) key(req upstream.Request) cache.Key {
+	parts := append(make([]string, 0, 8), h.opts.AuthURL, h.opts.ClientID, req.Path, req.Type, req.UserID.Reveal())
+	return cache.NewKey(append(parts, req.Scopes...)...)
+}
+
+func (h *Handler) delete(r *http.Request) error {
+	var f fields
+	if err := f.parseQuery(r.URL.RawQuery); err != nil {
+		return err
+	}
+	if f.tokenType == typeSession {
+		return nil // never kept
+	}
+	req, err := f.token(h.opts.Path)
+	if err != nil {
+		return err
+	}
+	hash, err := rejectedHash(r.Header)
+	if err != nil {
+		return err
+	}
+	h.vendor.forget(r.Context(), h.key(req), hash)
+	return nil
+}
+
+// rejectedHash reads X-Rejected-Token-Hash, nil when it was not sent.
+func rejectedHash(header http.Header) (*cache.Hash, error) {
+	values := header["X-Rejected-Token-Hash"]
+	if len(values) == 0 {
+		return nil, nil
+	}
+	var hash cache.Hash
+	if len(values) > 1 || len(values[0]) != 2*len(hash) {
+		return nil, errHash
+	}
+	if _, err := hex.Decode(hash[:], []byte(values[0])); err != nil {
+		return nil, errHash
+	}
+	return &hash, nil
+}
+
+// noCache reports whether the request asks to skip the caches (RFC 9111, section 5.2.1.4).
+func noCache(header http.Header) bool {
+	for _, value := range header["Cache-Control"] {
+		for directive := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(directive), "no-cache") {
+				return true
+			}
+		}
+	}
+	return false
+}
