@@ -88,6 +88,7 @@ func load(environ []string, check func(Settings) []error) (Settings, error) {
 			mistakes = append(mistakes, m)
 		}
 	}
+	s.AuthURL = strings.TrimRight(s.AuthURL, "/")
 	return s, errors.Join(mistakes...)
 }
 

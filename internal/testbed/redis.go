@@ -1,0 +1,125 @@
+// Package testbed starts the real parts that tests need: redis-server, the sidecar's own program, a TCP proxy
+// that breaks connections.
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// A Redis is a redis-server of its own on a free port.
+type Redis struct {
+	Addr string
+
+	t    testing.TB
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+}
+
+// StartRedis starts a redis-server with further arguments. It ends with the test.
+func StartRedis(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	r := &Redis{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
+	r.Start()
+	t.Cleanup(r.Kill)
+	return r
+}
+
+// FreeAddr returns an address on loopback that nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
+}
+
+// Start starts the server again, empty, at the same address.
+func (r *Redis) Start() {
+	r.t.Helper()
+	_, port, _ := net.SplitHostPort(r.Addr)
+	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.dir, "--logfile", filepath.Join(r.dir, "log")}, r.args...)
+	r.cmd = exec.Command("redis-server", args...) //nolint:noctx,gosec // it lives until Kill
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatalf("redis-server: %v; make test installs it", err)
+	}
+	Eventually(r.t, "redis-server answers", func() error {
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", r.Addr)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+// Kill ends the server at once, as a lost node would.
+func (r *Redis) Kill() {
+	if r.cmd != nil && r.cmd.Process != nil {
+		_ = r.cmd.Process.Kill()
+		_ = r.cmd.Wait()
+	}
+	r.cmd = nil
+}
+
+// URL is what REDIS_URL takes.
+func (r *Redis) URL() string { return "redis://" + r.Addr }
+
+// Client returns a client of the library, for looking at what is kept. It closes with the test.
+func (r *Redis) Client() *redis.Client {
+	client := redis.NewClient(&redis.Options{
+		Addr: r.Addr, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	r.t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Eventually tries until try succeeds; the test fails when that takes very long.
+func Eventually(t testing.TB, what string, try func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: still not so: %v", what, err)
+		}
+		<-tick.C
+	}
+}
+
+// Until is Eventually for a condition.
+func Until(t testing.TB, what string, met func() bool) {
+	t.Helper()
+	Eventually(t, what, func() error {
+		if met() {
+			return nil
+		}
+		return fmt.Errorf("condition not met")
+	})
+}
+
+// WriteFile writes a file of the test and returns its path.
+func WriteFile(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
