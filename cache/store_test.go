@@ -64,9 +64,9 @@ func stores(t *testing.T) map[string]func(testing.TB) Store {
 			t.Cleanup(m.Close)
 			return m
 		},
-		"redis":           func(t testing.TB) Store { return newCache(t, server.URL(), nil).redis },
-		"both":            func(t testing.TB) Store { return newCache(t, server.URL(), nil) },
-		"both, no Redis":  func(t testing.TB) Store { return newCache(t, "", nil) },
+		"redis":          func(t testing.TB) Store { return newCache(t, server.URL(), nil).redis },
+		"both":           func(t testing.TB) Store { return newCache(t, server.URL(), nil) },
+		"both, no Redis": func(t testing.TB) Store { return newCache(t, "", nil) },
 		"both, dead Redis": func(t testing.TB) Store {
 			return newCache(t, "redis://"+testbed.FreeAddr(t), func(o *Options) { o.StepLimit = 50 * time.Millisecond })
 		},

@@ -1,0 +1,286 @@
+package cache
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"token-sidecar/internal/testbed"
+	"token-sidecar/secret"
+)
+
+func TestTimeToLiveEndsAtTheMargin(t *testing.T) {
+	server := testbed.StartRedis(t)
+	c := newCache(t, server.URL(), nil)
+	e := newEntry("x", time.Hour)
+	e.Sent = e.Sent.Add(-10 * time.Minute)
+	_ = c.Put(t.Context(), NewKey("u"), e)
+	names := server.Client().Keys(t.Context(), "*").Val()
+	if len(names) != 1 {
+		t.Fatalf("names: %v", names)
+	}
+	left := server.Client().PTTL(t.Context(), names[0]).Val()
+	if left > 50*time.Minute || left < 49*time.Minute {
+		t.Errorf("the value lives %v, the token can be served for 50m", left)
+	}
+}
+
+func TestUnreadableValuesAreMissesThatGetReplaced(t *testing.T) {
+	server := testbed.StartRedis(t)
+	client := server.Client()
+	key := NewKey("u")
+	keys := newKeys(t, "s")
+	name := keys.all()[0].nameOf(key)
+	good := keys.all()[0].seal(encode(newEntry("x", time.Hour), time.Now()), name, 1)
+	older := append([]byte{0}, good[1:]...)
+	flipped := append([]byte{}, good...)
+	flipped[len(flipped)-1] ^= 1
+	renumbered := append([]byte{}, good...)
+	renumbered[valueIDOffset] ^= 1
+	for what, value := range map[string]string{
+		"cut short":        string(good[:20]),
+		"one byte":         "\x01",
+		"another version":  string(older),
+		"damaged":          string(flipped),
+		"renumbered":       string(renumbered),
+		"moved":            string(keys.all()[0].seal(encode(newEntry("x", time.Hour), time.Now()), name+"x", 1)),
+		"of a foreign key": string(newKeys(t, "other").all()[0].seal(encode(newEntry("x", time.Hour), time.Now()), name, 1)),
+		"somebody else's":  "hello",
+		"a bad tombstone":  "-zz:zz",
+		"sealed nonsense":  string(keys.all()[0].seal([]byte("nonsense"), name, 1)),
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newCache(t, server.URL(), nil)
+			client.Set(t.Context(), name, value, time.Hour)
+			if e := get(t, c, key); e != nil {
+				t.Fatal("it was read")
+			}
+			if n := testutil.ToFloat64(c.metrics.unreadable); n != 1 && value[0] != tombstoneMark {
+				t.Errorf("unreadable values counted: %v", n)
+			}
+			fetchOnce(t, c, key, 0)
+			if e := get(t, newCache(t, server.URL(), nil), key); e == nil {
+				t.Error("it was not replaced")
+			}
+		})
+	}
+	t.Run("another type of value", func(t *testing.T) {
+		client.Del(t.Context(), name)
+		client.LPush(t.Context(), name, "x")
+		c := newCache(t, server.URL(), nil)
+		if e := get(t, c, key); e != nil {
+			t.Fatal("it was read")
+		}
+		fetchOnce(t, c, key, 0)
+		if e := get(t, newCache(t, server.URL(), nil), key); e == nil {
+			t.Error("it was not replaced")
+		}
+	})
+}
+
+// fetchOnce acquires the turn, which must be free, and publishes a token.
+func fetchOnce(t testing.TB, c *Cache, key Key, avoid uint64) *Entry {
+	t.Helper()
+	lease, e, err := c.Acquire(t.Context(), key, avoid)
+	if err != nil || e != nil {
+		t.Fatalf("Acquire: %v, %v", e, err)
+	}
+	e = newEntry(fmt.Sprint(NewID()), time.Hour)
+	lease.Publish(t.Context(), e)
+	return e
+}
+
+func TestNothingReadableLiesInRedis(t *testing.T) {
+	server := testbed.StartRedis(t)
+	c := newCache(t, server.URL(), nil)
+	key := NewKey("policy-number-4711")
+	_ = c.Put(t.Context(), key, newEntry("very-secret-token", time.Hour))
+	client := server.Client()
+	var all strings.Builder
+	for _, name := range client.Keys(t.Context(), "*").Val() {
+		all.WriteString(name + client.Get(t.Context(), name).Val())
+	}
+	for _, clear := range []string{"policy-number-4711", "very-secret-token", "access_token", string(key[:])} {
+		for _, form := range []string{clear, base64.StdEncoding.EncodeToString([]byte(clear)), fmt.Sprintf("%x", clear)} {
+			if strings.Contains(all.String(), form) {
+				t.Errorf("Redis holds %q", form)
+			}
+		}
+	}
+}
+
+func TestRotatedKeysStillOpen(t *testing.T) {
+	server := testbed.StartRedis(t)
+	old := newCache(t, server.URL(), func(o *Options) { o.Keys = newKeys(t, "old") })
+	key := NewKey("u")
+	e := fetchOnce(t, old, key, 0)
+	rotated := newCache(t, server.URL(), func(o *Options) { o.Keys = newKeys(t, "new", "old") })
+	if got := get(t, rotated, key); got == nil || got.ID != e.ID {
+		t.Error("a value sealed with the former key is not read")
+	}
+	if got := get(t, newCache(t, server.URL(), func(o *Options) { o.Keys = newKeys(t, "new") }), key); got != nil {
+		t.Error("a value was opened without its key")
+	}
+	_ = rotated.Forget(t.Context(), key, nil)
+	testbed.Until(t, "the sidecar with the old key forgot too", func() bool { return get(t, old, key) == nil })
+}
+
+func TestKeysFile(t *testing.T) {
+	line := base64.StdEncoding.EncodeToString(make([]byte, 32))
+	for content, wrong := range map[string]bool{
+		line: false, line + "\n\n " + line + "\n": false, "": true, "\n": true, "abc": true, line + "\nabc": true, line[:20]: true,
+	} {
+		if err := CheckKeys(content); (err != nil) != wrong {
+			t.Errorf("%q: %v", content, err)
+		}
+		if err := (&Keyring{}).UseKeys(secret.Hide(content)); (err != nil) != wrong {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+// TestAgeAcrossClocks: whichever way another process's wall clock is off, a token is never taken for younger
+// than it is.
+func TestAgeAcrossClocks(t *testing.T) {
+	for _, step := range []time.Duration{-time.Hour, 0, time.Hour} {
+		t.Run(step.String(), func(t *testing.T) {
+			server := testbed.StartRedis(t)
+			e := newEntry("x", 3*time.Hour)
+			e.Sent = e.Sent.Add(-30 * time.Minute)
+			key := NewKey("u")
+			_ = newCache(t, server.URL(), nil).Put(t.Context(), key, e)
+			stepped := newCache(t, server.URL(), func(o *Options) { o.Wall = func() time.Time { return time.Now().Add(step) } })
+			got := get(t, stepped, key)
+			if got == nil {
+				t.Fatal("a good token is not read")
+			}
+			if age := time.Since(got.Sent); age < 30*time.Minute || age > 31*time.Minute+max(0, step) {
+				t.Errorf("age %v, want 30m", age)
+			}
+		})
+	}
+}
+
+func TestDeadRedisIsLeftAloneAndComesBack(t *testing.T) {
+	server := testbed.StartRedis(t)
+	c := newCache(t, server.URL(), nil)
+	key := NewKey("u")
+	e := fetchOnce(t, c, key, 0)
+	server.Kill()
+	for i := range 50 {
+		_, _ = c.LookShared(t.Context(), NewKey(fmt.Sprint(i)))
+	}
+	if c.redisUp() {
+		t.Fatal("a dead Redis is still asked")
+	}
+	if _, err := c.redis.Get(t.Context(), key); err != ErrUnavailable { //nolint:errorlint // it is the error itself
+		t.Errorf("error %v", err)
+	}
+	if got := get(t, c, key); got != e {
+		t.Error("a token in memory is not served while Redis is dead")
+	}
+	other := fetchOnce(t, c, NewKey("other"), 0)
+	forgotten := NewKey("forgotten")
+	_ = c.Forget(t.Context(), forgotten, nil)
+	server.Start()
+	testbed.Until(t, "Redis is used again", c.redisUp)
+	testbed.Until(t, "what memory holds is shared again", func() bool {
+		_, from := c.Look(t.Context(), NewKey("other"))
+		seen, _ := c.redis.Get(t.Context(), NewKey("other"))
+		return from != None && seen != nil && seen.ID == other.ID
+	})
+	testbed.Until(t, "what was forgotten meanwhile is told", func() bool {
+		f, err := c.redis.look(t.Context(), forgotten)
+		tombstone, _ := buries(f.raw, nil)
+		return err == nil && tombstone
+	})
+}
+
+func TestForgottenDuringAnOutageStaysForgotten(t *testing.T) {
+	server := testbed.StartRedis(t)
+	proxy := testbed.StartProxy(t, server.Addr)
+	c := newCache(t, "redis://"+proxy.Addr, nil)
+	key := NewKey("u")
+	fetchOnce(t, c, key, 0)
+	proxy.Down()
+	_ = c.Forget(t.Context(), key, nil)
+	if e := get(t, c, key); e != nil {
+		t.Fatal("served after it was forgotten")
+	}
+	for c.redisUp() {
+		_, _ = c.LookShared(t.Context(), key)
+	}
+	proxy.Up()
+	testbed.Until(t, "Redis is used again", func() bool {
+		if get(t, c, key) != nil {
+			t.Fatal("served after it was forgotten")
+		}
+		return c.redisUp()
+	})
+	other := newCache(t, server.URL(), nil)
+	testbed.Until(t, "the fleet knows", func() bool { return get(t, other, key) == nil })
+}
+
+// TestStepLimitHolds: with packets swallowed, no call outlives its step limit by much; the bound asserted is
+// that of the contract, not a measurement.
+func TestStepLimitHolds(t *testing.T) {
+	server := testbed.StartRedis(t)
+	proxy := testbed.StartProxy(t, server.Addr)
+	c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 200 * time.Millisecond })
+	fetchOnce(t, c, NewKey("u"), 0)
+	proxy.BlackHole()
+	for i := range 6 {
+		began := time.Now()
+		_, _ = c.redis.Get(t.Context(), NewKey(fmt.Sprint(i)))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("step %d took %v", i, took)
+		}
+	}
+	if c.redisUp() {
+		t.Error("a black hole counts as up")
+	}
+	proxy.Heal()
+	testbed.Until(t, "Redis is used again", c.redisUp)
+}
+
+func TestACallerThatLeavesSaysNothingAboutRedis(t *testing.T) {
+	server := testbed.StartRedis(t)
+	c := newCache(t, server.URL(), nil)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 10 {
+		_, _ = c.redis.Get(gone, NewKey("u"))
+	}
+	if !c.redisUp() {
+		t.Error("callers who left took Redis for dead")
+	}
+}
+
+func TestWorksBesideALatePubSub(t *testing.T) {
+	server := testbed.StartRedis(t)
+	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
+	key := NewKey("u")
+	e := fetchOnce(t, a, key, 0)
+	testbed.Until(t, "the other one listens", func() bool { return b.distrusted.Load() != 0 })
+	if got, from := b.Look(t.Context(), key); got == nil || from != FromRedis {
+		t.Fatalf("%v from %q", got, from)
+	}
+	if b.Peek(key) == nil {
+		t.Fatal("not in memory")
+	}
+	_ = a.Forget(t.Context(), key, &e.Hashes[0])
+	testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key) == nil })
+	if got := get(t, b, key); got != nil {
+		t.Error("still in Redis")
+	}
+	second := fetchOnce(t, b, key, 0)
+	_ = a.Forget(t.Context(), key, &e.Hashes[0])
+	if got := get(t, a, key); got == nil || got.ID != second.ID {
+		t.Error("a late report of the first token took the second")
+	}
+}

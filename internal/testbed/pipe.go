@@ -1,0 +1,62 @@
+package testbed
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+)
+
+// A Pipe is a network of its own in memory, so that whole servers run on virtual time.
+type Pipe struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+// Serve serves h and returns a transport that reaches it, whatever host is named. Both end with the test.
+func Serve(t testing.TB, h http.Handler) *http.Transport {
+	p := &Pipe{conns: make(chan net.Conn), done: make(chan struct{})}
+	server := &http.Server{Handler: h} //nolint:gosec // nobody slow is in memory
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(p) })
+	transport := &http.Transport{DialContext: p.dial, MaxIdleConnsPerHost: 100}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		_ = server.Close()
+		serving.Wait()
+	})
+	return transport
+}
+
+func (p *Pipe) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case p.conns <- theirs:
+		return ours, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Accept implements [net.Listener].
+func (p *Pipe) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (p *Pipe) Close() error {
+	p.once.Do(func() { close(p.done) })
+	return nil
+}
+
+// Addr implements [net.Listener].
+func (p *Pipe) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "pipe"} }
