@@ -138,3 +138,17 @@ func (w *world) mustGet(user string, headers ...string) reply {
 func (w *world) calls() int { return w.auth.Counts().Calls }
 
 func hashOf(token string) cache.Hash { return cache.HashOf(secret.Hide(token)) }
+
+func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}
+
+func mustParse(t testing.TB, user string) upstream.Request {
+	t.Helper()
+	f := fields{userID: user}
+	req, err := f.token(upstream.ConnectPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}

@@ -42,6 +42,7 @@ func half(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", "200")
 	_, _ = io.WriteString(w, `{"access_token":"x","exp`)
+	_ = http.NewResponseController(w).Flush()
 	panic(http.ErrAbortHandler)
 }
 
