@@ -152,3 +152,5 @@ func mustParse(t testing.TB, user string) upstream.Request {
 	}
 	return req
 }
+
+func fixed(content string) *secret.File { return secret.Fixed(content) }
