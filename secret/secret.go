@@ -17,15 +17,18 @@ const hidden = "[hidden]"
 
 // Value hides a T. The zero Value hides the zero T.
 type Value[T any] struct {
-	// A pointer, because fmt reaches unexported fields by reflection and would print a plain T.
-	content *T
+	// fmt reaches unexported fields by reflection. It follows one pointer there, but not two.
+	content **T
 }
 
 // Text is a hidden string.
 type Text = Value[string]
 
 // Hide wraps content.
-func Hide[T any](content T) Value[T] { return Value[T]{content: &content} }
+func Hide[T any](content T) Value[T] {
+	inner := &content
+	return Value[T]{content: &inner}
+}
 
 // Reveal returns the content.
 func (v Value[T]) Reveal() T {
@@ -33,7 +36,7 @@ func (v Value[T]) Reveal() T {
 		var zero T
 		return zero
 	}
-	return *v.content
+	return **v.content
 }
 
 // Format implements [fmt.Formatter] for every verb.

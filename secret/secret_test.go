@@ -1,0 +1,190 @@
+package secret
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func Example() {
+	s := Hide("s3cr3t")
+	fmt.Println(s, s.Reveal())
+	// Output: [hidden] s3cr3t
+}
+
+// holder hides nothing by itself.
+type holder struct {
+	Exported   Text
+	unexported Text
+	bytes      Value[[]byte]
+	nested     struct{ list []Text }
+}
+
+func TestNoPrinterShowsIt(t *testing.T) {
+	h := holder{Exported: Hide("s3cr3t"), unexported: Hide("s3cr3t"), bytes: Hide([]byte("s3cr3t"))}
+	h.nested.list = []Text{Hide("s3cr3t")}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p", "%T"} {
+		fmt.Fprintf(&out, verb+verb+verb+"\n", h, &h, h.Exported)
+	}
+	fmt.Fprintln(&out, h, h.Exported, errors.Join(fmt.Errorf("%v", h)))
+	for _, handler := range []slog.Handler{slog.NewJSONHandler(&out, nil), slog.NewTextHandler(&out, nil)} {
+		slog.New(handler).Info("x", "h", h, "s", h.Exported, "p", &h, slog.Any("b", h.bytes))
+	}
+	js, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Write(js)
+	text, _ := h.Exported.MarshalText()
+	out.Write(text)
+	for _, form := range []string{"s3cr3t", fmt.Sprintf("%x", "s3cr3t"), fmt.Sprintf("%X", "s3cr3t"), fmt.Sprint([]byte("s3cr3t"))} {
+		if strings.Contains(out.String(), form) {
+			t.Errorf("printed as %q", form)
+		}
+	}
+}
+
+func TestZeroValue(t *testing.T) {
+	if (Text{}).Reveal() != "" || !Equal(Text{}, "") || Equal(Hide("a"), "b") || !Equal(Hide("a"), "a") {
+		t.Error("the zero Text is not empty, or Equal is wrong")
+	}
+}
+
+func TestReplaceAttrIsASecondNet(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{ReplaceAttr: ReplaceAttr}))
+	log.Info("m", "client_secret", "x1", "accessToken", "x2", "client_user_id", "x3", "Authorization", "x4",
+		"redis_url", "x5", slog.Group("g", "password", "x6"), "status", 404)
+	for i := range 6 {
+		if strings.Contains(out.String(), fmt.Sprint("x", i+1)) {
+			t.Errorf("x%d in %s", i+1, &out)
+		}
+	}
+	if !strings.Contains(out.String(), "404") {
+		t.Error("it hides too much")
+	}
+}
+
+func TestFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "secret")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	accept := func(content string) error {
+		if strings.Contains(content, "bad") {
+			return errors.New("it is bad")
+		}
+		return nil
+	}
+	if _, err := Open("SETTING", path, accept, logger); err == nil || !strings.HasPrefix(err.Error(), "SETTING: ") {
+		t.Errorf("a missing file: %v", err)
+	}
+	write(" \n")
+	if _, err := Open("SETTING", path, accept, logger); err == nil {
+		t.Error("an empty file was taken")
+	}
+	write(" one\n")
+	f, err := Open("SETTING", path, accept, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := 0
+	f.OnChange(func() { changes++ })
+	expect := func(want string, wantChanges int, complaint string) {
+		t.Helper()
+		if got := f.Text().Reveal(); got != want || changes != wantChanges {
+			t.Errorf("%q after %d changes, want %q after %d", got, changes, want, wantChanges)
+		}
+		if (complaint == "") != !strings.Contains(log.String(), "WARN") || !strings.Contains(log.String(), complaint) {
+			t.Errorf("log: %s", &log)
+		}
+		log.Reset()
+	}
+	expect("one", 0, "")
+
+	write("tw") // being written
+	f.Reload()
+	write("two")
+	f.Reload()
+	expect("one", 0, "")
+	f.Reload()
+	expect("two", 1, "")
+
+	write("")
+	f.Reload()
+	expect("two", 1, "empty")
+	f.Reload()
+	expect("two", 1, "") // told once
+	write("bad")
+	f.Reload()
+	f.Reload()
+	expect("two", 1, "it is bad")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	f.Reload()
+	f.Reload()
+	expect("two", 1, "cannot read")
+	write(strings.Repeat("x", maxFileSize+1))
+	f.Reload()
+	f.Reload()
+	expect("two", 1, "larger")
+
+	// The way Kubernetes swaps a mounted secret: a symlink to a directory is replaced.
+	mount := t.TempDir()
+	version := func(name, content string) {
+		t.Helper()
+		must := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(os.Mkdir(filepath.Join(mount, name), 0o700))
+		must(os.WriteFile(filepath.Join(mount, name, "secret"), []byte(content), 0o600))
+		must(os.Symlink(name, filepath.Join(mount, "..data_tmp")))
+		must(os.Rename(filepath.Join(mount, "..data_tmp"), filepath.Join(mount, "..data")))
+	}
+	version("..1", "first")
+	if err := os.Symlink("..data/secret", filepath.Join(mount, "secret")); err != nil {
+		t.Fatal(err)
+	}
+	mounted, err := Open("SETTING", filepath.Join(mount, "secret"), nil, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version("..2", "second")
+	if err := os.RemoveAll(filepath.Join(mount, "..1")); err != nil {
+		t.Fatal(err)
+	}
+	mounted.Reload()
+	mounted.Reload()
+	if got := mounted.Text().Reveal(); got != "second" {
+		t.Errorf("after the swap: %q", got)
+	}
+}
+
+func TestFixedNeverChanges(t *testing.T) {
+	f := Fixed("x")
+	f.Reload()
+	f.Watch(t.Context())
+	if f.Text().Reveal() != "x" {
+		t.Error("it changed")
+	}
+}

@@ -1,0 +1,116 @@
+package settings
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"token-sidecar/internal/testbed"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var enough = []string{"HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=s3cr3t"}
+
+func TestDefaults(t *testing.T) {
+	s, err := Load(append([]string{"REDIS_URL=", "LOG_LEVEL="}, enough...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "127.0.0.1:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
+		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheEntries != 10000 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
+		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 || s.BreakerFailures != 5 ||
+		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestMistakes: each wrong value is an error that begins with the setting's name.
+func TestMistakes(t *testing.T) {
+	for _, c := range []string{
+		"HUMANAPI_CLIENT_ID=", "HUMANAPI_CLIENT_SECRET=", "HUMANAPI_AUTH_URL=http://auth.example", "HUMANAPI_AUTH_URL=auth.example",
+		"HUMANAPI_AUTH_URL=https://u:p@auth.example", "HUMANAPI_AUTH_URL=https://auth.example/v1", "HUMANAPI_AUTH_URL=ftp://auth.example",
+		"HUMANAPI_PRODUCT=other", "LISTEN_ADDR=0.0.0.0:8080", "LISTEN_ADDR=:8080", "LISTEN_ADDR=8080", "LISTEN_ADDR=unix://relative",
+		"ADMIN_ADDR=nope", "ADMIN_ADDR=:99999", "ALLOW_REMOTE_CALLERS=maybe", "REDIS_URL=localhost:6379", "REDIS_URL=http://r", "REDIS_MODE=ring",
+		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_ENTRIES=0",
+		"MEMORY_CACHE_ENTRIES=many", "MEMORY_CACHE_TTL=-1s", "EXPIRY_MARGIN=-1s", "REFRESH_AHEAD=-1s", "UPSTREAM_TIMEOUT=0s",
+		"UPSTREAM_MAX_ATTEMPTS=0", "UPSTREAM_MAX_ATTEMPTS=11", "BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
+		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
+		"CALLER_TOKEN_FILE=/no/such/file", "HUMANAPI_CA_FILE=/no/such/file", "ENCRYPTION_KEYS_FILE=/no/such/file",
+	} {
+		t.Run(c, func(t *testing.T) {
+			_, err := Load(append(append([]string{}, enough...), c))
+			name, _, _ := strings.Cut(c, "=")
+			if err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	_, err := Load([]string{"LOG_LEVEL=loud", "REDIS_TIMEOUT=x", "HUMANAPI_PRODUCT=y"})
+	for _, name := range []string{"HUMANAPI_CLIENT_ID", "HUMANAPI_CLIENT_SECRET", "LOG_LEVEL", "REDIS_TIMEOUT", "HUMANAPI_PRODUCT"} {
+		if n := strings.Count(fmt.Sprint(err), name+": "); n != 1 {
+			t.Errorf("%s is told %d times in: %v", name, n, err)
+		}
+	}
+}
+
+func TestAccepted(t *testing.T) {
+	token := testbed.WriteFile(t, "token", "t")
+	for name, environ := range map[string][]string{
+		"loopback http":  {"HUMANAPI_AUTH_URL=http://127.0.0.1:8090"},
+		"trailing slash": {"HUMANAPI_AUTH_URL=https://auth.example/"},
+		"remote callers": {"LISTEN_ADDR=0.0.0.0:8080", "ALLOW_REMOTE_CALLERS=true", "CALLER_TOKEN_FILE=" + token},
+		"socket":         {"LISTEN_ADDR=unix:///run/token.sock"},
+		"rediss":         {"REDIS_URL=rediss://u:p@r:6379/0"},
+		"unknown names":  {"PATH=/bin", "TOKEN=x"},
+	} {
+		s, err := Load(append(append([]string{}, enough...), environ...))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.HasSuffix(s.AuthURL, "/") {
+			t.Errorf("%s: AuthURL %q", name, s.AuthURL)
+		}
+	}
+}
+
+func TestListHidesSecrets(t *testing.T) {
+	s, err := Load(append([]string{"REDIS_URL=redis://u:hunter2@r:6379"}, enough...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := fmt.Sprint(s.List(), s)
+	for _, hidden := range []string{"s3cr3t", "hunter2"} {
+		if strings.Contains(list, hidden) {
+			t.Errorf("%q in %s", hidden, list)
+		}
+	}
+	for _, setting := range s.List() {
+		if setting.Name == "" || setting.Doc == "" {
+			t.Errorf("%+v has no name or help", setting)
+		}
+	}
+}
+
+func TestAdminNeedsOnlyAddresses(t *testing.T) {
+	if s, err := LoadAdmin([]string{"ADMIN_ADDR=:1", "HUMANAPI_PRODUCT=wrong"}); err != nil || s.AdminAddr != ":1" {
+		t.Errorf("%v", err)
+	}
+	if _, err := LoadAdmin([]string{"ADMIN_ADDR=x"}); err == nil {
+		t.Error("a wrong address was taken")
+	}
+}
+
+func TestOpenSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gone")
+	if _, err := (Settings{ClientSecretFile: path}).OpenSecret(nil); err == nil {
+		t.Error("a missing file was taken")
+	}
+}

@@ -1,0 +1,145 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"token-sidecar/secret"
+)
+
+var anyRequest = Request{Path: ConnectPath, Type: "access", UserID: secret.Hide("alice")}
+
+func newClient(t *testing.T, url string, change func(*Options)) *Client {
+	t.Helper()
+	opts := Options{URL: url, ClientID: "id", Secret: secret.Fixed("the-secret"), RefusalPause: time.Minute, MaxAttempts: 2, Timeout: 2 * time.Second}
+	if change != nil {
+		change(&opts)
+	}
+	if opts.Transport == nil {
+		transport := NewTransport(nil)
+		opts.Transport = transport
+		t.Cleanup(transport.CloseIdleConnections)
+	}
+	return New(opts)
+}
+
+// TestTheSecretGoesNowhereElse: a redirect is not followed, by whichever status.
+func TestTheSecretGoesNowhereElse(t *testing.T) {
+	var stolen atomic.Int32
+	thief := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
+	defer thief.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, thief.URL, status) }))
+		_, err := newClient(t, auth.URL, nil).Token(t.Context(), anyRequest)
+		var e *Error
+		if !errors.As(err, &e) || e.Kind != BadResponse {
+			t.Errorf("%d: %v", status, err)
+		}
+		auth.Close()
+	}
+	if stolen.Load() != 0 {
+		t.Error("a redirect was followed")
+	}
+}
+
+// TestRotationCostsNothing: a refusal of a secret whose file has changed meanwhile is tried again at once.
+func TestRotationCostsNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	write := func(content string) {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var right atomic.Value
+	right.Store("old")
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if !strings.Contains(string(body), `"client_secret":"`+right.Load().(string)+`"`) {
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"errorCode":"INVALID_CLIENT_ID_OR_SECRET"}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"access_token":"x","expires_in":60}`)
+	}))
+	defer auth.Close()
+	write("old")
+	file, err := secret.Open("HUMANAPI_CLIENT_SECRET_FILE", path, nil, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(t, auth.URL, func(o *Options) { o.Secret = file })
+	ask := func() error { _, err := c.Token(t.Context(), anyRequest); return err }
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	write("new")
+	right.Store("new")
+	if err := ask(); err != nil {
+		t.Errorf("the first call after the rotation: %v", err)
+	}
+	right.Store("newest")
+	if err := ask(); err == nil {
+		t.Fatal("a wrong secret was accepted")
+	}
+	if s := c.State(); s.Paused != "client_refused" {
+		t.Errorf("state %+v", s)
+	}
+	write("newest")
+	file.Reload()
+	file.Reload()
+	if err := ask(); err != nil {
+		t.Errorf("the pause does not end when the secret changes: %v", err)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	auth := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"access_token":"x","expires_in":60}`)
+	}))
+	auth.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // the oldest that is allowed
+	auth.Config.ErrorLog = silent()
+	auth.StartTLS()
+	defer auth.Close()
+	own := NewTransport(auth.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs)
+	defer own.CloseIdleConnections()
+	if _, err := newClient(t, auth.URL, func(o *Options) { o.Transport = own }).Token(t.Context(), anyRequest); err != nil {
+		t.Errorf("with its own CA: %v", err)
+	}
+	_, err := newClient(t, auth.URL, nil).Token(t.Context(), anyRequest)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != Unavailable || !strings.Contains(e.Error(), "HUMANAPI_CA_FILE") {
+		t.Errorf("an unknown CA: %v", err)
+	}
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // to be refused
+	old.Config.ErrorLog = silent()
+	old.StartTLS()
+	defer old.Close()
+	oldRoots := NewTransport(old.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs)
+	defer oldRoots.CloseIdleConnections()
+	if _, err := newClient(t, old.URL, func(o *Options) { o.Transport = oldRoots }).Token(t.Context(), anyRequest); !errors.As(err, &e) || e.Kind != Unavailable {
+		t.Errorf("TLS 1.1: %v", err)
+	}
+}
+
+func TestTransportErrorsTellWhatToDo(t *testing.T) {
+	for url, part := range map[string]string{
+		"http://127.0.0.1:1":            "refused",
+		"http://no-such-host.invalid":   "cannot be resolved",
+		"http://[::1]:99999/bad-port-x": "connection failed",
+	} {
+		_, err := newClient(t, url, func(o *Options) { o.MaxAttempts = 1 }).Token(t.Context(), anyRequest)
+		if err == nil || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "the-secret") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
