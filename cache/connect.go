@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -29,6 +30,8 @@ type Server struct {
 
 // Connect returns a client for s. It does not connect yet. Errors do not quote the URL: it may hold a password.
 func Connect(s Server) (redis.UniversalClient, error) {
+	// The library logs connection errors by itself, in a form of its own; they are counted and logged here.
+	redis.SetLogger(silent{})
 	opts, err := parseURL(s.URL.Reveal(), s.Mode)
 	if err != nil {
 		return nil, err
@@ -89,3 +92,7 @@ func parseURL(raw, mode string) (*redis.UniversalOptions, error) {
 		return nil, fmt.Errorf("REDIS_MODE: %q is unknown; use single, cluster or sentinel", mode)
 	}
 }
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}

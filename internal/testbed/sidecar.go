@@ -1,0 +1,222 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// RunAsProgram is the environment variable that makes a test binary run the program instead of its tests, so
+// that tests start real processes, built with the race detector, without building them.
+const RunAsProgram = "TOKEN_SIDECAR_RUN_AS_PROGRAM"
+
+// Command returns the program with that environment, besides the test's PATH and HOME.
+func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.CommandContext(ctx, exe, args...) //nolint:gosec // the test itself
+	cmd.Env = append([]string{RunAsProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GORACE=halt_on_error=1"}, environ...)
+	return cmd
+}
+
+// A Sidecar is a running process of the program.
+type Sidecar struct {
+	Addr, Admin string
+
+	t    testing.TB
+	cmd  *exec.Cmd
+	log  *output
+	done chan error
+	http *http.Client
+}
+
+var requestLine = regexp.MustCompile(`(?m)^.*"msg":"request".*\n`)
+
+// output gathers what a process writes.
+type output struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all.Write(b)
+}
+
+// StartSidecar runs the program with that environment on free ports and waits until it is ready. It ends with
+// the test.
+func StartSidecar(t testing.TB, environ ...string) *Sidecar {
+	t.Helper()
+	s := LaunchSidecar(t, environ...)
+	s.AwaitReady()
+	return s
+}
+
+// LaunchSidecar is StartSidecar that does not wait.
+func LaunchSidecar(t testing.TB, environ ...string) *Sidecar {
+	t.Helper()
+	s := &Sidecar{t: t, Addr: FreeAddr(t), Admin: FreeAddr(t), log: &output{}, done: make(chan error, 1)}
+	environ = append([]string{"LISTEN_ADDR=" + s.Addr, "ADMIN_ADDR=" + s.Admin, "LOG_LEVEL=debug"}, environ...)
+	s.cmd = Command(context.WithoutCancel(t.Context()), environ, "serve")
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.done <- s.cmd.Wait() }()
+	transport := &http.Transport{MaxIdleConnsPerHost: 256, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if path := environValue(environ, "LISTEN_ADDR"); strings.HasPrefix(path, "unix://") && addr == s.Addr {
+			network, addr = "unix", strings.TrimPrefix(path, "unix://")
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}}
+	s.http = &http.Client{Transport: transport, Timeout: time.Minute}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		s.Kill()
+		if t.Failed() {
+			t.Logf("log of the sidecar at %s:\n%s", s.Addr, requestLine.ReplaceAllString(s.Log(), ""))
+		}
+		if strings.Contains(s.Log(), "DATA RACE") {
+			t.Errorf("a data race:\n%s", s.Log())
+		}
+	})
+	return s
+}
+
+func environValue(environ []string, name string) (value string) {
+	for _, pair := range environ {
+		if v, ok := strings.CutPrefix(pair, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// AwaitReady waits until /readyz answers 200.
+func (s *Sidecar) AwaitReady() {
+	s.t.Helper()
+	Eventually(s.t, "the sidecar is ready", func() error {
+		select {
+		case err := <-s.done:
+			s.done <- err
+			s.t.Fatalf("the sidecar ended: %v\n%s", err, s.Log())
+		default:
+		}
+		status, _ := s.Fetch("http://" + s.Admin + "/readyz")
+		if status != http.StatusOK {
+			return fmt.Errorf("status %d", status)
+		}
+		return nil
+	})
+}
+
+// Log is what the process wrote so far.
+func (s *Sidecar) Log() string {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	return s.log.all.String()
+}
+
+// Signal sends a signal.
+func (s *Sidecar) Signal(sig syscall.Signal) { _ = s.cmd.Process.Signal(sig) }
+
+// Kill ends the process at once.
+func (s *Sidecar) Kill() {
+	_ = s.cmd.Process.Kill()
+	s.Wait()
+}
+
+// Wait waits for the process to end and returns its exit code.
+func (s *Sidecar) Wait() int {
+	err := <-s.done
+	s.done <- err
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// PID is that of the process.
+func (s *Sidecar) PID() int { return s.cmd.Process.Pid }
+
+// Fetch gets a URL; the status is 0 when there was no answer.
+func (s *Sidecar) Fetch(url string) (status int, body string) {
+	res, err := s.http.Get(url) //nolint:noctx // bounded by the client
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = res.Body.Close() }()
+	content, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return res.StatusCode, string(content)
+}
+
+// Metrics are what /metrics tells.
+func (s *Sidecar) Metrics() string {
+	_, body := s.Fetch("http://" + s.Admin + "/metrics")
+	return body
+}
+
+// A Reply is what a caller got of /token.
+type Reply struct {
+	Status      int // 0: no answer
+	Err         error
+	Token       string
+	ErrorCode   string
+	CacheStatus string
+	Body        string
+	Header      http.Header
+	Took        time.Duration
+}
+
+// Get asks for the token of user.
+func (s *Sidecar) Get(user string, header ...string) Reply {
+	return s.Do(http.MethodGet, "client_user_id="+url.QueryEscape(user), header...)
+}
+
+// Do calls /token; headers are pairs.
+func (s *Sidecar) Do(method, query string, header ...string) Reply {
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+s.Addr+"/token?"+query, nil)
+	if err != nil {
+		return Reply{Err: err}
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	began := time.Now()
+	res, err := s.http.Do(req)
+	if err != nil {
+		return Reply{Err: err, Took: time.Since(began)}
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	r := Reply{
+		Status: res.StatusCode, Err: err, Body: string(body), Took: time.Since(began), Header: res.Header,
+		CacheStatus: res.Header.Get("Cache-Status"),
+	}
+	var fields struct {
+		Token string `json:"access_token"`
+		Code  string `json:"errorCode"`
+	}
+	if len(body) > 0 {
+		r.Err = errors.Join(err, json.Unmarshal(body, &fields))
+	}
+	r.Token, r.ErrorCode = fields.Token, fields.Code
+	return r
+}

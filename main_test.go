@@ -1,0 +1,206 @@
+package main
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(testbed.RunAsProgram) != "" {
+		os.Exit(run())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// An authService is the sandbox on a free port.
+type authService struct {
+	*sandbox.Sandbox
+	url string
+}
+
+func startAuth(t testing.TB) *authService {
+	t.Helper()
+	s := sandbox.New(sandbox.Options{})
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	return &authService{Sandbox: s, url: server.URL}
+}
+
+// environ are the settings that use a.
+func (a *authService) environ(more ...string) []string {
+	return append([]string{
+		"HUMANAPI_AUTH_URL=" + a.url, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID, "HUMANAPI_CLIENT_SECRET=" + sandbox.DefaultClientSecret,
+	}, more...)
+}
+
+// mustGet fails the test unless the sidecar vends a token of that user.
+func mustGet(t testing.TB, s *testbed.Sidecar, user string, header ...string) testbed.Reply {
+	t.Helper()
+	r := s.Get(user, header...)
+	if r.Status != 200 || r.Err != nil {
+		t.Fatalf("status %d, %v: %s", r.Status, r.Err, r.Body)
+	}
+	if mine, left := sandbox.Inspect(r.Token, user, time.Now()); !mine || left <= 0 {
+		t.Fatalf("a token of somebody else, or dead: %v, %v", mine, left)
+	}
+	return r
+}
+
+func TestTwoSidecarsShareATokenAndARestartedOneAsksRedis(t *testing.T) {
+	auth, redis := startAuth(t), testbed.StartRedis(t)
+	environ := auth.environ("REDIS_URL=" + redis.URL())
+	first, second := testbed.StartSidecar(t, environ...), testbed.StartSidecar(t, environ...)
+	token := mustGet(t, first, "alice").Token
+	if r := mustGet(t, second, "alice"); r.Token != token || !strings.HasSuffix(r.CacheStatus, "detail=redis") {
+		t.Errorf("the second got another token, or not from Redis: %s", r.CacheStatus)
+	}
+	first.Signal(syscall.SIGTERM)
+	if code := first.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if r := mustGet(t, testbed.StartSidecar(t, environ...), "alice"); r.Token != token {
+		t.Error("the restarted one got another token")
+	}
+	if n := auth.Counts().Calls; n != 1 {
+		t.Errorf("%d calls", n)
+	}
+	client := redis.Client()
+	for _, name := range client.Keys(t.Context(), "*").Val() {
+		if left := client.PTTL(t.Context(), name).Val(); left > 24*time.Hour-time.Minute || left < 24*time.Hour-2*time.Minute {
+			t.Errorf("a key lives for %v, which is not shortly before expires_in", left)
+		}
+	}
+}
+
+func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
+	auth, redis := startAuth(t), testbed.StartRedis(t)
+	s := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL())...)
+	var asked, failed atomic.Int32
+	stop := make(chan struct{})
+	var traffic sync.WaitGroup
+	for i := range 8 {
+		traffic.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				// Cold keys too, which is where Redis is in the way.
+				if r := s.Get(fmt.Sprintf("user-%d-%d", i, n%200)); r.Status != 200 {
+					t.Errorf("status %d, %v: %s", r.Status, r.Err, r.Body)
+					failed.Add(1)
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	after := func(n int32) {
+		from := asked.Load()
+		testbed.Until(t, "traffic flows", func() bool { return asked.Load() > from+n || failed.Load() > 0 })
+	}
+	after(500)
+	redis.Kill()
+	after(500)
+	testbed.Until(t, "the outage is noticed", func() bool { return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 0\n") })
+	after(500)
+	redis.Start()
+	testbed.Until(t, "Redis is used again", func() bool { return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 1\n") })
+	after(200)
+	close(stop)
+	traffic.Wait()
+	other := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL())...)
+	mustGet(t, s, "after")
+	if r := mustGet(t, other, "after"); !strings.HasSuffix(r.CacheStatus, "detail=redis") {
+		t.Errorf("not shared after Redis came back: %s\n%s", r.CacheStatus, grep(s.Metrics()+other.Metrics(), "redis_step_duration_seconds_count"))
+	}
+}
+
+// TestSignalDrains: what is in progress is answered, what comes is refused, and the exit code is 0.
+func TestSignalDrains(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			auth := startAuth(t)
+			s := testbed.StartSidecar(t, auth.environ()...)
+			auth.Set(sandbox.Mood{LatencyMS: 1500})
+			slow := make(chan testbed.Reply, 1)
+			go func() { slow <- s.Get("alice") }()
+			testbed.Until(t, "the call is under way", func() bool { return auth.Counts().Calls == 1 })
+			s.Signal(sig)
+			testbed.Until(t, "new requests are refused", func() bool {
+				r := s.Get("bob")
+				return r.Status == 503 && r.ErrorCode == "SHUTTING_DOWN"
+			})
+			if status, body := s.Fetch("http://" + s.Admin + "/readyz"); status != 503 || !strings.Contains(body, "draining") {
+				t.Errorf("readyz: %d %s", status, body)
+			}
+			if r := <-slow; r.Status != 200 {
+				t.Errorf("a request in progress got %d, %v", r.Status, r.Err)
+			}
+			if code := s.Wait(); code != 0 {
+				t.Errorf("exit code %d:\n%s", code, s.Log())
+			}
+			if auth.CallsOf("bob") != 0 {
+				t.Error("a refused request reached the auth service")
+			}
+		})
+	}
+}
+
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	auth := startAuth(t)
+	s := testbed.StartSidecar(t, auth.environ("SHUTDOWN_TIMEOUT=1h", "UPSTREAM_TIMEOUT=1h")...)
+	auth.Set(sandbox.Mood{Fault: "hang"})
+	go s.Get("alice")
+	testbed.Until(t, "the call is under way", func() bool { return auth.Counts().Calls == 1 })
+	s.Signal(syscall.SIGTERM)
+	testbed.Until(t, "it drains", func() bool { return strings.Contains(s.Log(), "draining") })
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code == 0 {
+		t.Error("exit code 0 though a request was cut off")
+	}
+}
+
+func TestSocket(t *testing.T) {
+	auth := startAuth(t)
+	path := t.TempDir() + "/s.sock"
+	s := testbed.StartSidecar(t, auth.environ("LISTEN_ADDR=unix://"+path)...)
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	mustGet(t, s, "alice", "Host", "anything")
+	second := testbed.LaunchSidecar(t, auth.environ("LISTEN_ADDR=unix://"+path)...)
+	if code := second.Wait(); code != 1 || !strings.Contains(second.Log(), "in use") {
+		t.Errorf("a second one on the same socket: exit %d\n%s", code, second.Log())
+	}
+	s.Kill() // leaves the socket behind
+	mustGet(t, testbed.StartSidecar(t, auth.environ("LISTEN_ADDR=unix://"+path)...), "alice")
+	file := testbed.WriteFile(t, "file", "x")
+	third := testbed.LaunchSidecar(t, auth.environ("LISTEN_ADDR=unix://"+file)...)
+	if code := third.Wait(); code != 1 || !strings.Contains(third.Log(), "no socket") {
+		t.Errorf("in the place of a file: exit %d\n%s", code, third.Log())
+	}
+}
+
+// grep returns the lines of text that hold part.
+func grep(text, part string) (lines string) {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			lines += line
+		}
+	}
+	return lines
+}
