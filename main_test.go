@@ -139,12 +139,12 @@ func TestSignalDrains(t *testing.T) {
 			go func() { slow <- s.Get("alice") }()
 			testbed.Until(t, "the call is under way", func() bool { return auth.Counts().Calls == 1 })
 			s.Signal(sig)
-			testbed.Until(t, "new requests are refused", func() bool {
-				r := s.Get("bob")
-				return r.Status == 503 && r.ErrorCode == "SHUTTING_DOWN"
+			testbed.Until(t, "it is not ready any more", func() bool {
+				status, body := s.Fetch("http://" + s.Admin + "/readyz")
+				return status == 503 && strings.Contains(body, "draining")
 			})
-			if status, body := s.Fetch("http://" + s.Admin + "/readyz"); status != 503 || !strings.Contains(body, "draining") {
-				t.Errorf("readyz: %d %s", status, body)
+			if r := s.Get("bob"); r.Status != 503 || r.ErrorCode != "SHUTTING_DOWN" {
+				t.Errorf("a new request got %d, %v: %s", r.Status, r.Err, r.Body)
 			}
 			if r := <-slow; r.Status != 200 {
 				t.Errorf("a request in progress got %d, %v", r.Status, r.Err)
