@@ -17,10 +17,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"token-sidecar/admin"
 	"token-sidecar/cache"
 	"token-sidecar/commands"
@@ -28,6 +24,9 @@ import (
 	"token-sidecar/secret"
 	"token-sidecar/settings"
 	"token-sidecar/upstream"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 // Set by the linker.
@@ -56,7 +55,7 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := newCache(s, files, metrics, log)
+	tokens, err := newCache(s, files, metrics, log) //nolint:contextcheck // it outlives ctx, to drain
 	if err != nil {
 		return err
 	}

@@ -10,11 +10,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {

@@ -12,9 +12,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
-
 	"token-sidecar/secret"
 )
 
@@ -105,12 +105,7 @@ func (e *Entry) Has(hash *Hash) bool {
 	if hash == nil {
 		return true
 	}
-	for _, h := range e.Hashes {
-		if h == *hash {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(e.Hashes, *hash)
 }
 
 // Claim reports whether a renewal may start now, and if so reserves the time until now+hold. Of many

@@ -7,7 +7,6 @@ import (
 	"math"
 	"strings"
 	"time"
-
 	"token-sidecar/secret"
 )
 

@@ -7,11 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"token-sidecar/secret"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
-
-	"token-sidecar/secret"
 )
 
 // A Server tells where Redis is and how it is reached.

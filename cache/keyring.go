@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
-
 	"token-sidecar/secret"
 )
 

@@ -170,7 +170,7 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	}
 	l.cache.keep(l.key, entry, epoch)
 	if l.voided.Load() {
-		_ = l.cache.memory.Forget(ctx, l.key, nil)
+		l.cache.memory.forget(l.key, nil)
 	}
 }
 

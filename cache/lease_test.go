@@ -8,10 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"token-sidecar/internal/testbed"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-
-	"token-sidecar/internal/testbed"
 )
 
 // TestOneFetchPerKey: of many who want a token at once, over several sidecars, one gets the lease and all get

@@ -41,19 +41,27 @@ func (m *Memory) Get(_ context.Context, key Key) (*Entry, error) { return m.held
 
 // Put implements [Store].
 func (m *Memory) Put(_ context.Context, key Key, entry *Entry) error {
-	m.cache.Set(key, held{entry: entry, at: time.Now()})
+	m.put(key, entry)
 	return nil
+}
+
+func (m *Memory) put(key Key, entry *Entry) {
+	m.cache.Set(key, held{entry: entry, at: time.Now()})
 }
 
 // Forget implements [Store].
 func (m *Memory) Forget(_ context.Context, key Key, hash *Hash) error {
+	m.forget(key, hash)
+	return nil
+}
+
+func (m *Memory) forget(key Key, hash *Hash) {
 	m.cache.ComputeIfPresent(key, func(old held) (held, otter.ComputeOp) {
 		if old.entry.Has(hash) {
 			return old, otter.InvalidateOp
 		}
 		return old, otter.CancelOp
 	})
-	return nil
 }
 
 // held returns what is held of a key; its entry is nil when that is nothing usable.
@@ -77,16 +85,6 @@ func (m *Memory) confirm(key Key, entry *Entry) {
 
 // Len is about how many entries there are.
 func (m *Memory) Len() int { return m.cache.EstimatedSize() }
-
-// each calls visit for every entry that can be served.
-func (m *Memory) each(visit func(*Entry)) {
-	now := time.Now()
-	for _, h := range m.cache.All() {
-		if h.entry.Usable(now) {
-			visit(h.entry)
-		}
-	}
-}
 
 // Close ends the memory's goroutines.
 func (m *Memory) Close() { m.cache.StopAllGoroutines() }

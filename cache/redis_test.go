@@ -7,11 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/testutil"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/secret"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func TestTimeToLiveEndsAtTheMargin(t *testing.T) {

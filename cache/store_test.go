@@ -6,11 +6,10 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/secret"
+
+	"pgregory.net/rapid"
 )
 
 // newEntry makes a token that may be kept for that long.

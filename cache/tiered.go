@@ -159,7 +159,7 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
 		return nil, None
 	}
 	if _, forgotten := buries(f.raw, h.entry); forgotten {
-		_ = c.memory.Forget(ctx, key, nil)
+		c.memory.forget(key, nil)
 		return nil, None
 	}
 	// Redis lost it, or never had it: it is still good.
@@ -186,10 +186,10 @@ func (c *Cache) keep(key Key, entry *Entry, epoch uint64) *Entry {
 		c.memory.confirm(key, h.entry)
 		entry = h.entry
 	} else {
-		_ = c.memory.Put(context.Background(), key, entry)
+		c.memory.put(key, entry)
 	}
 	if c.epoch(key) != epoch {
-		_ = c.memory.Forget(context.Background(), key, nil)
+		c.memory.forget(key, nil)
 	}
 	return entry
 }
@@ -197,12 +197,12 @@ func (c *Cache) keep(key Key, entry *Entry, epoch uint64) *Entry {
 // drop forgets in memory. The epoch comes first, so that of a concurrent keep either is undone by the other.
 func (c *Cache) drop(key Key, hash *Hash) {
 	c.epochs[key[0]].Add(1)
-	_ = c.memory.Forget(context.Background(), key, hash)
+	c.memory.forget(key, hash)
 }
 
 // Put implements [Store].
 func (c *Cache) Put(ctx context.Context, key Key, entry *Entry) error {
-	_ = c.memory.Put(ctx, key, entry)
+	c.memory.put(key, entry)
 	if c.redis != nil {
 		return c.redis.Put(ctx, key, entry)
 	}

@@ -14,10 +14,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"token-sidecar/settings"
 
 	"github.com/spf13/cobra"
-
-	"token-sidecar/settings"
 )
 
 // askLimit bounds what the tools wait for a token, probeLimit what they wait for a probe.
@@ -87,7 +86,7 @@ func askToken(ctx context.Context, opts Options, query url.Values, fresh bool) (
 		}
 		req.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
 	}
-	res, err := clientFor(s.ListenAddr).Do(req) //nolint:gosec // the address is the operator's own setting
+	res, err := clientFor(s.ListenAddr).Do(req)
 	if err != nil {
 		return nil, "", fmt.Errorf("no answer on LISTEN_ADDR %s: %w; is the sidecar running?", s.ListenAddr, unwrapURL(err))
 	}
@@ -118,7 +117,7 @@ func newHealthcheck(opts Options) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("cannot ask: %w", err)
 			}
-			res, err := clientFor(s.AdminAddr).Do(req) //nolint:gosec // the address is the operator's own setting
+			res, err := clientFor(s.AdminAddr).Do(req)
 			if err != nil {
 				return fmt.Errorf("no answer on ADMIN_ADDR %s: %w", s.AdminAddr, unwrapURL(err))
 			}
@@ -183,8 +182,7 @@ func dialable(addr string) string {
 
 // unwrapURL drops the URL from an error of net/http: it holds the user's id.
 func unwrapURL(err error) error {
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		return wrapped.Err
 	}
 	return err

@@ -7,10 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"token-sidecar/settings"
 
 	"github.com/spf13/cobra"
-
-	"token-sidecar/settings"
 )
 
 // Options are what the commands need of main.
@@ -36,7 +35,7 @@ type usageError struct{ error }
 
 // Run executes the command that opts.Args name and returns the exit code: 0 done, 1 failed, 2 not understood.
 func Run(ctx context.Context, opts Options) int {
-	root := newRoot(opts)
+	root := newRoot(opts) //nolint:contextcheck // cobra hands the context on
 	root.SetArgs(opts.Args)
 	root.SetOut(opts.Stdout)
 	root.SetErr(opts.Stderr)

@@ -9,12 +9,11 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/spf13/cobra"
-
 	"token-sidecar/proxy"
 	"token-sidecar/settings"
 	"token-sidecar/upstream/sandbox"
+
+	"github.com/spf13/cobra"
 )
 
 // defaultSandboxAddr is where the emulator listens.

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
 	"token-sidecar/cache"
 )
 

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-
 	"token-sidecar/upstream"
 )
 
@@ -25,7 +24,7 @@ func (e *refusal) Error() string { return e.code + ": " + e.message }
 
 const (
 	codeInvalid       = "INVALID_REQUEST"
-	codeTokenRequired = "CALLER_TOKEN_REQUIRED"
+	codeTokenRequired = "CALLER_TOKEN_REQUIRED" //nolint:gosec // a code, no credential
 	codeUnavailable   = "UPSTREAM_UNAVAILABLE"
 )
 
@@ -138,8 +137,8 @@ func complete(body []byte, code, message string) []byte {
 	return whole
 }
 
-// writeError answers err and returns what was answered.
-func writeError(w http.ResponseWriter, err error) answerTo {
+// writeError answers err.
+func writeError(w http.ResponseWriter, err error) {
 	a := explain(err)
 	body := a.body
 	if body == nil {
@@ -159,5 +158,4 @@ func writeError(w http.ResponseWriter, err error) answerTo {
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(append(body, '\n'))
-	return a
 }

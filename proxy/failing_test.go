@@ -8,11 +8,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
 	"token-sidecar/secret"
 	"token-sidecar/upstream/sandbox"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // TestEveryFaultOfTheAuthService: the contract's error, in time, nothing kept, memory bounded, and the next
@@ -251,7 +250,7 @@ func TestBreaker(t *testing.T) {
 }
 
 func TestRefusalsDoNotOpenTheBreaker(t *testing.T) {
-	inWorld(t, nil, func(t *testing.T, w *world) {
+	inWorld(t, nil, func(_ *testing.T, w *world) {
 		for i := range 30 {
 			w.get(fmt.Sprint("unknown-", i))
 		}

@@ -3,7 +3,6 @@ package proxy
 import (
 	"net/http"
 	"strings"
-
 	"token-sidecar/secret"
 )
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"time"
-
 	"token-sidecar/cache"
 )
 

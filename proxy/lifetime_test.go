@@ -5,11 +5,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"pgregory.net/rapid"
-
 	"token-sidecar/cache"
 	"token-sidecar/upstream/sandbox"
+
+	"pgregory.net/rapid"
 )
 
 func TestLifetimeRule(t *testing.T) {

@@ -4,12 +4,11 @@ import (
 	"errors"
 	"net/http"
 	"time"
+	"token-sidecar/cache"
+	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-
-	"token-sidecar/cache"
-	"token-sidecar/upstream"
 )
 
 // outcome is how a request ended, as the metrics and the log name it.

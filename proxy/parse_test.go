@@ -6,10 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"token-sidecar/upstream"
 
 	"pgregory.net/rapid"
-
-	"token-sidecar/upstream"
 )
 
 const (

@@ -15,12 +15,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
 	"token-sidecar/cache"
 	"token-sidecar/secret"
 	"token-sidecar/upstream"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Options configure a [Handler]. Tokens, Source, ClientID and MaxConcurrent are required.

@@ -2,10 +2,9 @@ package proxy
 
 import (
 	"time"
+	"token-sidecar/cache"
 
 	"github.com/maypok86/otter/v2"
-
-	"token-sidecar/cache"
 )
 
 // refusals remember briefly which keys the auth service refused, because callers ask again at once.

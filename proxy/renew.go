@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"time"
-
 	"token-sidecar/cache"
 	"token-sidecar/upstream"
 )

@@ -3,10 +3,9 @@ package proxy
 import (
 	"slices"
 	"strings"
-	"unicode/utf8"
-
 	"token-sidecar/secret"
 	"token-sidecar/upstream"
+	"unicode/utf8"
 )
 
 // maxField bounds the value of each field, in bytes.

@@ -8,11 +8,10 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/singleflight"
-
 	"token-sidecar/cache"
 	"token-sidecar/upstream"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // Tokens is what vending needs of a cache; see [cache.Cache].
@@ -76,7 +75,7 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 		return v.vendFresh(ctx, key, req)
 	}
 	if entry := v.tokens.Peek(key); entry != nil {
-		v.renewIfDue(key, req, entry)
+		v.renewIfDue(key, req, entry) //nolint:contextcheck // it outlives the caller
 		return served{entry: entry, from: cache.FromMemory}, nil
 	}
 	if err := v.refused.get(key); err != nil {
@@ -90,7 +89,7 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 		return v.shareFetch(ctx, key, req, 0)
 	})
 	if err == nil && s.from != cache.None {
-		v.renewIfDue(key, req, s.entry)
+		v.renewIfDue(key, req, s.entry) //nolint:contextcheck // it outlives the caller
 	}
 	return s, err
 }
@@ -147,7 +146,7 @@ func (v *vendor) fly(ctx context.Context, do func(context.Context) (served, erro
 	defer v.flights.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.flightLimit())
 	defer cancel()
-	defer context.AfterFunc(v.life, cancel)()
+	defer context.AfterFunc(v.life, cancel)() //nolint:contextcheck // the vendor's end, not the caller's
 	defer func() {
 		if cause := recover(); cause != nil {
 			v.metrics.panics.Inc()

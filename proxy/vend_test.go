@@ -9,7 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 )

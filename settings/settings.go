@@ -12,10 +12,9 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"token-sidecar/secret"
 
 	"github.com/caarlos0/env/v11"
-
-	"token-sidecar/secret"
 )
 
 // Settings are the settings in force. The env tag is the name users meet, the doc tag one line of help.

@@ -6,10 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"token-sidecar/internal/testbed"
 
 	"go.uber.org/goleak"
-
-	"token-sidecar/internal/testbed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-
 	"token-sidecar/secret"
 )
 
@@ -19,7 +18,7 @@ const maxBody = 1 << 20
 // wire is the body of a request.
 type wire struct {
 	ClientID     string   `json:"client_id"`
-	ClientSecret string   `json:"client_secret"` //nolint:gosec // the field's name, not a secret
+	ClientSecret string   `json:"client_secret"`
 	UserID       string   `json:"client_user_id,omitempty"`
 	Email        string   `json:"client_user_email,omitempty"`
 	Type         string   `json:"type"`
@@ -73,7 +72,7 @@ func (c *Client) send(ctx context.Context, req Request, used secret.Text) (*Answ
 }
 
 func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*Answer, error) {
-	body, err := json.Marshal(wire{ //nolint:gosec // the secret's way to the auth service
+	body, err := json.Marshal(wire{
 		ClientID: c.opts.ClientID, ClientSecret: used.Reveal(), UserID: req.UserID.Reveal(),
 		Email: req.Email.Reveal(), Type: req.Type, Scopes: req.Scopes,
 	})

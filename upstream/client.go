@@ -17,11 +17,10 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+	"token-sidecar/secret"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker/v2"
-
-	"token-sidecar/secret"
 )
 
 // The auth service's calls.

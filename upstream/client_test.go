@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 	"token-sidecar/secret"
 )
 
@@ -105,7 +104,7 @@ func TestTLS(t *testing.T) {
 	auth := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"access_token":"x","expires_in":60}`)
 	}))
-	auth.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // the oldest that is allowed
+	auth.TLS = &tls.Config{MaxVersion: tls.VersionTLS12}
 	auth.Config.ErrorLog = silent()
 	auth.StartTLS()
 	defer auth.Close()
@@ -120,7 +119,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("an unknown CA: %v", err)
 	}
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
-	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // to be refused
+	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	old.Config.ErrorLog = silent()
 	old.StartTLS()
 	defer old.Close()

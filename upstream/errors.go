@@ -9,7 +9,6 @@ import (
 	"net"
 	"syscall"
 	"time"
-
 	"token-sidecar/secret"
 )
 
@@ -17,17 +16,17 @@ import (
 type Kind int
 
 const (
-	// Unavailable: no answer, 5xx, 408 or 425, or the breaker is open.
+	// Unavailable is no answer, 5xx, 408 or 425, or the breaker is open.
 	Unavailable Kind = iota + 1
-	// Timeout: no answer in time.
+	// Timeout is no answer in time.
 	Timeout
-	// BadResponse: a 2xx that is no token, or a redirect.
+	// BadResponse is a 2xx that is no token, or a redirect.
 	BadResponse
-	// RateLimited: a 429, or a call held back because of an earlier one.
+	// RateLimited is a 429, or a call held back because of an earlier one.
 	RateLimited
-	// Refused: a definitive refusal of this one request.
+	// Refused is a definitive refusal of this one request.
 	Refused
-	// ClientRefused: a definitive refusal of our own client_id or secret, which holds for every request.
+	// ClientRefused is a definitive refusal of our own client_id or secret, which holds for every request.
 	ClientRefused
 )
 

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
 	"token-sidecar/secret"
 )
 

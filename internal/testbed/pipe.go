@@ -18,7 +18,7 @@ type Pipe struct {
 // Serve serves h and returns a transport that reaches it, whatever host is named. Both end with the test.
 func Serve(t testing.TB, h http.Handler) *http.Transport {
 	p := &Pipe{conns: make(chan net.Conn), done: make(chan struct{})}
-	server := &http.Server{Handler: h} //nolint:gosec // nobody slow is in memory
+	server := &http.Server{Handler: h}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(p) })
 	transport := &http.Transport{DialContext: p.dial, MaxIdleConnsPerHost: 100}

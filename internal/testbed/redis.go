@@ -51,7 +51,7 @@ func (r *Redis) Start() {
 	r.t.Helper()
 	_, port, _ := net.SplitHostPort(r.Addr)
 	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.dir, "--logfile", filepath.Join(r.dir, "log")}, r.args...)
-	r.cmd = exec.Command("redis-server", args...) //nolint:noctx,gosec // it lives until Kill
+	r.cmd = exec.Command("redis-server", args...)
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatalf("redis-server: %v; make test installs it", err)
 	}

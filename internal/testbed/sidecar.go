@@ -30,7 +30,7 @@ func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
 	if err != nil {
 		panic(err)
 	}
-	cmd := exec.CommandContext(ctx, exe, args...) //nolint:gosec // the test itself
+	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Env = append([]string{RunAsProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GORACE=halt_on_error=1"}, environ...)
 	return cmd
 }
@@ -155,7 +155,7 @@ func (s *Sidecar) PID() int { return s.cmd.Process.Pid }
 
 // Fetch gets a URL; the status is 0 when there was no answer.
 func (s *Sidecar) Fetch(url string) (status int, body string) {
-	res, err := s.http.Get(url) //nolint:noctx // bounded by the client
+	res, err := s.http.Get(url)
 	if err != nil {
 		return 0, err.Error()
 	}

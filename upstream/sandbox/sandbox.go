@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"strconv"
@@ -25,7 +26,7 @@ import (
 // The sandbox's credentials unless told otherwise.
 const (
 	DefaultClientID     = "sandbox-client"
-	DefaultClientSecret = "sandbox-secret" //nolint:gosec // it opens nothing
+	DefaultClientSecret = "sandbox-secret"
 )
 
 // A Mood is how the sandbox behaves. The zero Mood is healthy.
@@ -113,9 +114,7 @@ func (s *Sandbox) Counts() Counts {
 	defer s.mu.Unlock()
 	c := s.counts
 	c.running, c.Users = nil, make(map[string]int, len(s.counts.Users))
-	for user, n := range s.counts.Users {
-		c.Users[user] = n
-	}
+	maps.Copy(c.Users, s.counts.Users)
 	return c
 }
 
@@ -167,7 +166,7 @@ func (m Mood) check() error {
 // request is the body of a call; a field of the wrong type counts as missing.
 type request struct {
 	ClientID     string   `json:"client_id"`
-	ClientSecret string   `json:"client_secret"` //nolint:gosec // the field's name
+	ClientSecret string   `json:"client_secret"`
 	UserID       string   `json:"client_user_id"`
 	Email        string   `json:"client_user_email"`
 	Type         string   `json:"type"`

@@ -1,0 +1,65 @@
+# Targets explain themselves: make help.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+# Tools of development, at the versions everybody uses.
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
+
+# What the tests run besides Go, as Debian packages: name of the program, name of the package.
+NEEDED := redis-server:redis-server curl:curl
+
+.PHONY: help
+help: ## Tell what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Run the sidecar with an emulated auth service; no settings needed
+	@exec bin/token-sidecar serve --sandbox
+
+.PHONY: build
+build: ## Build bin/token-sidecar
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/token-sidecar .
+
+.PHONY: test
+test: needed ## Install what the tests need, and run all of them with the race detector
+	go test -race -timeout 10m ./...
+
+.PHONY: needed
+needed:
+	@missing=(); \
+	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
+	if (( $${#missing[@]} )); then \
+	  echo "installing $${missing[*]}"; \
+	  if ! command -v apt-get >/dev/null; then echo "make test needs: $${missing[*]}; install them with your package manager"; exit 1; fi; \
+	  sudo=; [[ $$(id -u) == 0 ]] || sudo=sudo; \
+	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck ## Format check, linters, known vulnerabilities
+	@test -z "$$(git ls-files '*.go' | xargs gofmt -l)"
+	go mod tidy -diff
+	go vet ./...
+	$(TOOLS)/golangci-lint run
+	.ci/vulnerabilities $(TOOLS)/govulncheck
+
+.PHONY: fuzz
+fuzz: ## Fuzz each parser for 30 seconds
+	@go list -f '{{$$p := .ImportPath}}{{range .TestGoFiles}}{{$$p}} {{end}}' ./... | xargs -n1 | sort -u | while read -r package; do \
+	  go test -list '^Fuzz' "$$package" | grep '^Fuzz' | while read -r target; do \
+	    echo "$$package $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime 30s "$$package"; \
+	  done; \
+	done
+
+$(TOOLS)/golangci-lint:
+	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+$(TOOLS)/govulncheck:
+	GOBIN=$(TOOLS) go install $(GOVULNCHECK)

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"token-sidecar/internal/testbed"
+	"token-sidecar/settings"
+)
+
+// TestReadme runs every command of the README against the sidecar that make run starts, and compares what it
+// prints with what the README shows; … stands for anything.
+func TestReadme(t *testing.T) {
+	readme := read(t, "README.md")
+	t.Run("make targets", func(t *testing.T) {
+		targets := regexp.MustCompile(`make (run|test|help|[a-z]+-[a-z]+)\b`).FindAllStringSubmatch(readme, -1)
+		if len(targets) < 3 {
+			t.Fatalf("found %v", targets)
+		}
+		for _, target := range targets {
+			if out, err := exec.Command("make", "-n", target[1]).CombinedOutput(); err != nil {
+				t.Errorf("make %s: %s", target[1], out)
+			}
+		}
+	})
+	tools := t.TempDir()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\nexport " + testbed.RunAsProgram + "=1\nexec " + exe + ` "$@"` + "\n"
+	if err := os.WriteFile(filepath.Join(tools, "token-sidecar"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sidecar := testbed.Command(t.Context(), []string{"UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=100"}, "serve", "--sandbox")
+	var log strings.Builder
+	sidecar.Stdout, sidecar.Stderr = &log, &log
+	if err := sidecar.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = sidecar.Process.Signal(os.Interrupt)
+		if err := sidecar.Wait(); err != nil {
+			t.Errorf("make run ended with %v:\n%s", err, &log)
+		}
+	}()
+	sh := func(script string) (string, error) {
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "bash", "-c", script)
+		cmd.Env = append(os.Environ(), "PATH="+tools+":"+os.Getenv("PATH"))
+		out, err := cmd.Output()
+		return strings.ReplaceAll(string(out), "\r", ""), err
+	}
+	testbed.Eventually(t, "it is ready", func() error {
+		_, err := sh("token-sidecar healthcheck")
+		return err
+	})
+	commands := 0
+	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(readme, -1) {
+		assignments := ""
+		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
+			command, want, _ := strings.Cut(step, "\n")
+			got, err := sh(assignments + command)
+			if regexp.MustCompile(`^[A-Z]+=`).MatchString(command) {
+				assignments += command + "\n"
+			}
+			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			if !matches(want, got) || err != nil {
+				t.Errorf("$ %s\n%swant:\n%s(%v)", command, got, want, err)
+			}
+			commands++
+		}
+	}
+	if commands < 30 {
+		t.Errorf("only %d commands found", commands)
+	}
+}
+
+// matches compares got with a text in which … stands for anything.
+func matches(want, got string) bool {
+	parts := strings.Split(strings.TrimSpace(want), "…")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(parts[i])
+	}
+	return regexp.MustCompile(`(?s)^` + strings.Join(parts, ".*") + `$`).MatchString(strings.TrimSpace(got))
+}
+
+func read(t testing.TB, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// TestReadmeNamesEverySetting, with its default.
+func TestReadmeNamesEverySetting(t *testing.T) {
+	readme := read(t, "README.md")
+	s, _ := settings.Load(nil)
+	for _, setting := range s.List() {
+		row := regexp.MustCompile("(?m)^\\|[^|]*`" + setting.Name + "`[^|]*\\|([^|]*)\\|").FindStringSubmatch(readme)
+		if row == nil {
+			t.Errorf("%s is not in the README's table", setting.Name)
+			continue
+		}
+		if setting.Value == "" {
+			continue
+		}
+		if !strings.Contains(row[1], "`"+setting.Value+"`") && !sameDuration(row[1], setting.Value) {
+			t.Errorf("%s: the README says %q, the default is %s", setting.Name, row[1], setting.Value)
+		}
+	}
+}
+
+func sameDuration(row, value string) bool {
+	want, err := time.ParseDuration(value)
+	if err != nil {
+		return false
+	}
+	got, err := time.ParseDuration(strings.Trim(strings.TrimSpace(row), "`"))
+	return err == nil && got == want
+}
