@@ -23,6 +23,7 @@ type Redis struct {
 	t    testing.TB
 	dir  string
 	args []string
+	conf string // a file of settings, for those that must be in one
 	cmd  *exec.Cmd
 }
 
@@ -50,7 +51,13 @@ func FreeAddr(t testing.TB) string {
 func (r *Redis) Start() {
 	r.t.Helper()
 	_, port, _ := net.SplitHostPort(r.Addr)
-	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.dir, "--logfile", filepath.Join(r.dir, "log")}, r.args...)
+	args := []string{"--port", port, "--bind", "127.0.0.1", "--dir", r.dir, "--logfile", filepath.Join(r.dir, "log")}
+	if r.conf != "" {
+		args = append([]string{r.conf}, args...)
+	} else {
+		args = append(args, "--save", "", "--appendonly", "no")
+	}
+	args = append(args, r.args...)
 	r.cmd = exec.Command("redis-server", args...)
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatalf("redis-server: %v; make test installs it", err)
@@ -77,11 +84,14 @@ func (r *Redis) Kill() {
 func (r *Redis) URL() string { return "redis://" + r.Addr }
 
 // Client returns a client of the library, for looking at what is kept. It closes with the test.
-func (r *Redis) Client() *redis.Client {
+func (r *Redis) Client() *redis.Client { return StartedClient(r.t, r.Addr) }
+
+// StartedClient returns a client for addr. It closes with the test.
+func StartedClient(t testing.TB, addr string) *redis.Client {
 	client := redis.NewClient(&redis.Options{
-		Addr: r.Addr, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		Addr: addr, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
-	r.t.Cleanup(func() { _ = client.Close() })
+	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
 

@@ -1,0 +1,216 @@
+package cache
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/secret"
+)
+
+// newCacheOn returns a cache on that server.
+func newCacheOn(t testing.TB, s Server) *Cache {
+	t.Helper()
+	s.Timeout = 2 * time.Second
+	client, err := Connect(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newCache(t, "", func(o *Options) { o.Client = client })
+}
+
+// worksAsAFleet does everything that two sidecars do by way of Redis.
+func worksAsAFleet(t *testing.T, a, b *Cache) {
+	t.Helper()
+	testbed.Until(t, "both listen", func() bool { return a.distrusted.Load() != 0 && b.distrusted.Load() != 0 })
+	for i := range 20 { // over all slots
+		key := NewKey(fmt.Sprint(i))
+		e := fetchOnce(t, a, key, 0)
+		if got := get(t, b, key); got == nil || got.ID != e.ID {
+			t.Fatalf("key %d: the other one got %v", i, got)
+		}
+		lease, _, err := b.Acquire(t.Context(), key, e.ID)
+		if err != nil || lease == nil || !lease.shared {
+			t.Fatalf("key %d: no lease in the fleet: %v", i, err)
+		}
+		newer := newEntry("newer", time.Hour)
+		lease.Publish(t.Context(), newer)
+		if !a.Claim(t.Context(), key, newer, time.Minute) || b.Claim(t.Context(), key, newer, time.Minute) {
+			t.Errorf("key %d: a renewal is not claimed once", i)
+		}
+		_ = a.Forget(t.Context(), key, &newer.Hashes[0])
+		testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key) == nil })
+		if get(t, b, key) != nil {
+			t.Fatalf("key %d: not forgotten", i)
+		}
+	}
+	if !a.redisUp() || !b.redisUp() {
+		t.Error("Redis was taken for dead")
+	}
+}
+
+func TestCluster(t *testing.T) {
+	url, _ := testbed.StartCluster(t)
+	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(url), Mode: "cluster"}) }
+	worksAsAFleet(t, open(), open())
+}
+
+// TestSentinel also kills the master while tokens are asked for: that is no error, and Redis is used again.
+func TestSentinel(t *testing.T) {
+	s := testbed.StartSentinel(t)
+	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(s.URL), Mode: "sentinel"}) }
+	a, b := open(), open()
+	worksAsAFleet(t, a, b)
+	stop := make(chan struct{})
+	var asked atomic.Int32
+	var load sync.WaitGroup
+	for i := range 4 {
+		load.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				key := NewKey("load", fmt.Sprint(i), fmt.Sprint(n))
+				lease, e, err := a.Acquire(t.Context(), key, 0)
+				if err != nil || e != nil {
+					t.Errorf("%v, %v", e, err)
+					return
+				}
+				lease.Publish(t.Context(), newEntry("x", time.Hour))
+				if get(t, a, key) == nil {
+					t.Error("a token got lost in the failover")
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	testbed.Until(t, "load", func() bool { return asked.Load() > 100 })
+	s.Master.Kill()
+	replica := s.Replica.Client()
+	testbed.Until(t, "the replica took over", func() bool {
+		return strings.Contains(replica.Info(context.Background(), "replication").Val(), "role:master")
+	})
+	key := NewKey("after the failover")
+	testbed.Until(t, "tokens are shared again", func() bool {
+		_ = a.Put(t.Context(), key, newEntry("x", time.Hour))
+		f, err := b.redis.look(t.Context(), key)
+		return err == nil && f.entry != nil
+	})
+	close(stop)
+	load.Wait()
+}
+
+func TestTLSAndPasswordFile(t *testing.T) {
+	cert, key := testbed.Certificate(t)
+	_, port, _ := strings.Cut(testbed.FreeAddr(t), ":")
+	server := testbed.StartRedis(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert,
+		"--tls-auth-clients", "no", "--requirepass", "right")
+	pem, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	file := testbed.WriteFile(t, "password", "right\n")
+	password, err := secret.Open("REDIS_PASSWORD_FILE", file, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := secret.Hide("rediss://127.0.0.1:" + port)
+	c := newCacheOn(t, Server{URL: url, Mode: "single", Roots: roots, Password: password})
+	if err := c.Put(t.Context(), NewKey("u"), newEntry("x", time.Hour)); err != nil {
+		t.Errorf("with its own CA: %v", err)
+	}
+	if err := newCacheOn(t, Server{URL: url, Mode: "single", Password: password}).Put(t.Context(), NewKey("u"), newEntry("x", time.Hour)); err == nil {
+		t.Error("an unknown CA was trusted")
+	}
+
+	// A password that changes is used by the next connection.
+	admin := testbed.StartedClient(t, server.Addr)
+	if err := admin.Do(t.Context(), "AUTH", "right").Err(); err != nil {
+		t.Fatal(err)
+	}
+	conn := admin.Conn()
+	defer func() { _ = conn.Close() }()
+	_ = conn.Do(t.Context(), "AUTH", "right").Err()
+	if err := conn.ConfigSet(t.Context(), "requirepass", "newer").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("newer"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	password.Reload()
+	password.Reload()
+	_ = conn.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err()
+	testbed.Until(t, "the new password is used", func() bool {
+		return c.Put(t.Context(), NewKey("v"), newEntry("x", time.Hour)) == nil
+	})
+}
+
+// acl is what docs/redis.md tells operators to grant.
+func acl(t *testing.T) []string {
+	t.Helper()
+	doc, err := os.ReadFile("../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(doc)) {
+		if rule, ok := strings.CutPrefix(strings.TrimSpace(line), "user token-sidecar "); ok {
+			return strings.Fields(rule)
+		}
+	}
+	t.Fatal("docs/redis.md shows no user")
+	return nil
+}
+
+// TestLeastPrivilege: the documented ACL is enough, and keeps us to our own keys.
+func TestLeastPrivilege(t *testing.T) {
+	server := testbed.StartRedis(t)
+	client := server.Client()
+	args := []any{"ACL", "SETUSER", "token-sidecar"}
+	for _, rule := range acl(t) {
+		args = append(args, strings.Replace(rule, ">password", ">right", 1))
+	}
+	if err := client.Do(t.Context(), args...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	url := secret.Hide("redis://token-sidecar:right@" + server.Addr)
+	a, b := newCacheOn(t, Server{URL: url, Mode: "single"}), newCacheOn(t, Server{URL: url, Mode: "single"})
+	worksAsAFleet(t, a, b)
+	if err := a.redis.probe(t.Context()); err != nil {
+		t.Errorf("the probe: %v", err)
+	}
+	if err := a.redis.client.Set(t.Context(), "other", "x", 0).Err(); err == nil {
+		t.Error("it may write other keys")
+	}
+	if err := a.redis.client.FlushAll(t.Context()).Err(); err == nil {
+		t.Error("it may flush")
+	}
+	denied := client.Do(t.Context(), "ACL", "LOG").String()
+	for _, line := range strings.Split(denied, "reason") {
+		if strings.Contains(line, "command") && !strings.Contains(line, "flushall") && !strings.Contains(line, "other") {
+			t.Errorf("denied: %s", line)
+		}
+	}
+}
+
+func TestURLMistakesNameTheSettingAndNoPassword(t *testing.T) {
+	for mode, url := range map[string]string{
+		"single": "redis://:hunter2@host:6379/notanumber", "cluster": "redis://:hunter2@host:6379?bogus=1", "sentinel": "redis://:hunter2@host:6379",
+		"ring": "redis://:hunter2@host",
+	} {
+		_, err := Connect(Server{URL: secret.Hide(url), Mode: mode})
+		if err == nil || !strings.HasPrefix(err.Error(), "REDIS_") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
