@@ -44,6 +44,7 @@ func Connect(s Server) (redis.UniversalClient, error) {
 		opts.CredentialsProvider = func() (string, string) { return user, s.Password.Text().Reveal() }
 	}
 	opts.ContextTimeoutEnabled = true
+	opts.DisableIdentity = true // one command less to allow
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = s.Timeout, s.Timeout, s.Timeout, s.Timeout
 	// The step limit leaves no room for the library's retries, except where a cluster redirects.
 	opts.DialerRetries = 1

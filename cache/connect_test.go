@@ -23,7 +23,7 @@ func newCacheOn(t testing.TB, s Server) *Cache {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newCache(t, "", func(o *Options) { o.Client = client })
+	return newCache(t, "", func(o *Options) { o.Client, o.Entries = client, 1_000_000 })
 }
 
 // worksAsAFleet does everything that two sidecars do by way of Redis.
@@ -196,7 +196,7 @@ func TestLeastPrivilege(t *testing.T) {
 		t.Error("it may flush")
 	}
 	denied := client.Do(t.Context(), "ACL", "LOG").String()
-	for _, line := range strings.Split(denied, "reason") {
+	for line := range strings.SplitSeq(denied, "reason") {
 		if strings.Contains(line, "command") && !strings.Contains(line, "flushall") && !strings.Contains(line, "other") {
 			t.Errorf("denied: %s", line)
 		}
