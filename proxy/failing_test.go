@@ -342,3 +342,17 @@ func TestNoAnswerOutlivesTheBound(t *testing.T) {
 		callers.Wait()
 	})
 }
+
+// TestFailuresAreNotRemembered: only definitive refusals are.
+func TestFailuresAreNotRemembered(t *testing.T) {
+	for _, mood := range []sandbox.Mood{{Status: 500}, {Status: 408}, {Fault: "html"}, {Fault: "cut"}, {Fault: "hang"}, {Fault: "negative_lifetime"}} {
+		inWorld(t, nil, func(t *testing.T, w *world) {
+			w.auth.Set(mood)
+			if got := w.get("alice"); got.status < 500 {
+				t.Errorf("%+v: %d", mood, got.status)
+			}
+			w.auth.Set(sandbox.Mood{})
+			w.mustGet("alice")
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"token-sidecar/cache"
 	"token-sidecar/upstream/sandbox"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"pgregory.net/rapid"
 )
 
@@ -114,7 +115,7 @@ func TestNeverServedInsideItsMargin(t *testing.T) {
 
 // TestFailingRenewalBacksOffAndGoesOn until the margin, and stops when nobody asks.
 func TestFailingRenewalBacksOffAndGoesOn(t *testing.T) {
-	inWorld(t, nil, func(t *testing.T, w *world) {
+	inWorld(t, func(s *settings) { s.upstream.BreakerFailures = 1000 }, func(t *testing.T, w *world) {
 		first := w.mustGet("alice").token()
 		w.auth.Set(sandbox.Mood{Status: 500})
 		time.Sleep(24*time.Hour - 11*time.Minute)
@@ -152,11 +153,18 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 		w.auth.Set(sandbox.Mood{LatencyMS: 500})
 		time.Sleep(24*time.Hour - 5*time.Minute)
 		ctx, leave := contextOf(t)
-		w.do(request("GET", "/token?client_user_id=alice", "").WithContext(ctx))
+		for range 100 {
+			w.do(request("GET", "/token?client_user_id=alice", "").WithContext(ctx))
+		}
 		leave()
 		time.Sleep(time.Second)
 		if w.mustGet("alice").token() == first {
 			t.Error("the renewal ended with its caller")
+		}
+		for result, want := range map[string]float64{"ok": 1, "failed": 0} {
+			if n := testutil.ToFloat64(w.handler.metrics.renewals.WithLabelValues(result)); n != want {
+				t.Errorf("%v renewals %s of a hundred hits, want %v", n, result, want)
+			}
 		}
 	})
 }

@@ -174,7 +174,6 @@ func (v *vendor) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 		}
 		return served{}, err
 	}
-	v.refused.remove(key)
 	entry = v.entryOf(answer)
 	lease.Publish(ctx, entry)
 	return served{entry: entry}, nil
