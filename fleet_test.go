@@ -42,6 +42,9 @@ func TestFleet(t *testing.T) {
 			callers.Go(func() {
 				<-start
 				r := fleet[c].Get(user)
+				if r.Status == 0 { // 4000 new connections at once on two cores: try again, as clients do
+					r = fleet[c].Get(user)
+				}
 				mine, left := sandbox.Inspect(r.Token, user, time.Now())
 				if r.Status != 200 || !mine || left <= 0 {
 					t.Errorf("status %d, %v: %s", r.Status, r.Err, r.Body)
@@ -55,6 +58,9 @@ func TestFleet(t *testing.T) {
 	counts := auth.Counts()
 	if counts.Calls != users || counts.Overlaps != 0 {
 		t.Errorf("%d calls for %d users, %d at once with another of the same user", counts.Calls, users, counts.Overlaps)
+		for _, s := range fleet {
+			t.Log(grep(s.Metrics(), "redis_step_duration_seconds_count"))
+		}
 	}
 	for u := range tokens {
 		kinds := 0
