@@ -109,7 +109,7 @@ func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error)
 			return c.keep(l.key, t.found.entry, epoch), nil
 		}
 		c.metrics.waits.Inc()
-		if !waitFor(ctx, woken, min(pollInterval, max(t.lockLeft, time.Millisecond))) {
+		if !waitFor(ctx, woken, min(c.poll, max(t.lockLeft, time.Millisecond))) {
 			return nil, context.Cause(ctx)
 		}
 	}

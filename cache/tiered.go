@@ -53,6 +53,7 @@ type Cache struct {
 	redis    *Redis // nil: memory only
 	trust    time.Duration
 	lockLife time.Duration
+	poll     time.Duration // how often a waiting lease looks by itself
 	start    time.Time
 	// distrusted is when, after start, news may last have been lost: memory confirmed before asks Redis again.
 	distrusted atomic.Int64
@@ -81,7 +82,7 @@ func New(opts Options) *Cache {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Cache{
-		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, start: time.Now(),
+		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, start: time.Now(),
 		log: opts.Log, stop: func() {},
 		leases: map[Key]*Lease{}, waiting: map[Key]chan struct{}{}, pending: map[Key]*Hash{},
 	}
@@ -252,7 +253,8 @@ func (c *Cache) isPending(key Key, entry *Entry) bool {
 	return pending && entry.Has(hash)
 }
 
-// redisIsBack tells Redis what was forgotten meanwhile, and lets memory be checked against it.
+// redisIsBack tells Redis what was forgotten meanwhile. What others forgot is a matter of the news, which
+// distrusts memory whenever it was cut off.
 func (c *Cache) redisIsBack(ctx context.Context) {
 	c.mu.Lock()
 	pending := maps.Clone(c.pending)
@@ -272,7 +274,6 @@ func (c *Cache) redisIsBack(ctx context.Context) {
 		c.isAnyPending.Store(len(c.pending) > 0)
 		c.mu.Unlock()
 	}
-	c.distrust()
 }
 
 func (c *Cache) distrust() { c.distrusted.Store(int64(time.Since(c.start))) }
