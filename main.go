@@ -55,15 +55,17 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := newCache(s, files, metrics, log) //nolint:contextcheck // it outlives ctx, to drain
+	cacheOptions, err := cacheOptions(s, files, metrics, log)
 	if err != nil {
 		return err
 	}
+	tokens := cache.New(cacheOptions) //nolint:contextcheck // it outlives ctx, to drain
 	defer tokens.Close()
 	source, err := newUpstream(s, files, metrics, log)
 	if err != nil {
 		return err
 	}
+	defer source.Close()
 	handler := newHandler(s, files, tokens, source, metrics, log)
 
 	var started atomic.Bool
@@ -124,7 +126,7 @@ func (f files) all() (open []*secret.File) {
 	return open
 }
 
-func newCache(s settings.Settings, f files, reg prometheus.Registerer, log *slog.Logger) (*cache.Cache, error) {
+func cacheOptions(s settings.Settings, f files, reg prometheus.Registerer, log *slog.Logger) (cache.Options, error) {
 	opts := cache.Options{
 		Entries: s.MemoryCacheEntries, Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
 		// Long enough for the heartbeat of a busy machine, short enough that a death is soon forgotten.
@@ -132,23 +134,20 @@ func newCache(s settings.Settings, f files, reg prometheus.Registerer, log *slog
 		Registerer: reg, Log: log,
 	}
 	if s.RedisURL.Reveal() == "" {
-		return cache.New(opts), nil
+		return opts, nil
 	}
 	roots, err := readRoots("REDIS_CA_FILE", s.RedisCAFile)
 	if err != nil {
-		return nil, err
+		return opts, err
 	}
 	opts.Keys, err = newKeyring(f, log)
 	if err != nil {
-		return nil, err
+		return opts, err
 	}
 	opts.Client, err = cache.Connect(cache.Server{
 		URL: s.RedisURL, Mode: s.RedisMode, Roots: roots, Password: f.redisPassword, Timeout: s.RedisTimeout,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return cache.New(opts), nil
+	return opts, err
 }
 
 // newKeyring takes the keys from their file, else from the client secret, and follows either.

@@ -120,6 +120,9 @@ func New(opts Options) *Client {
 	return c
 }
 
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
 func setDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/cache"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/proxy"
+	"token-sidecar/settings"
+	"token-sidecar/upstream/sandbox"
+)
+
+// A stage is a fleet of three sidecars under traffic, with TCP proxies before Redis and the auth service.
+type stage struct {
+	t           testing.TB
+	auth        *authService
+	authProxy   *testbed.Proxy
+	redis       *testbed.Redis
+	redisProxy  *testbed.Proxy
+	fleet       []*httptest.Server
+	wall        []atomic.Int64 // what each one's wall clock is off by
+	client      *http.Client
+	bound       time.Duration
+	warm        int // users whose token every sidecar has been asked for before
+	stop        chan struct{}
+	traffic     sync.WaitGroup
+	cold        atomic.Int64
+	counts      counts
+	callsBefore int
+}
+
+// counts are what was seen of one rung.
+type counts struct {
+	requests, warmFailures, coldFailures, wrongUser, insideMargin atomic.Int64
+	slowest                                                      atomic.Int64
+}
+
+const (
+	fleetSize  = 3
+	callersPer = 3
+)
+
+// newStage starts a fleet whose limits are short, to see every one of them pass.
+func newStage(t *testing.T, url func(*stage) string, more ...string) *stage {
+	s := &stage{t: t, auth: startAuth(t), warm: 100, stop: make(chan struct{}), wall: make([]atomic.Int64, fleetSize)}
+	s.authProxy = testbed.StartProxy(t, strings.TrimPrefix(s.auth.url, "http://"))
+	environ := s.auth.environ(append([]string{
+		"HUMANAPI_AUTH_URL=http://" + s.authProxy.Addr, "REDIS_URL=" + url(s), "UPSTREAM_TIMEOUT=600ms", "UPSTREAM_MAX_ATTEMPTS=2",
+		"BREAKER_OPEN_FOR=500ms",
+	}, more...)...)
+	conf, err := settings.Load(environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.bound = conf.UpstreamTimeout*time.Duration(conf.UpstreamMaxAttempts) + 2*time.Second
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	s.client = &http.Client{Transport: transport, Timeout: time.Minute}
+	t.Cleanup(transport.CloseIdleConnections)
+	for i := range fleetSize {
+		s.fleet = append(s.fleet, s.startOne(conf, i))
+	}
+	return s
+}
+
+func redisByProxy(s *stage) string {
+	s.redis = testbed.StartRedis(s.t)
+	s.redisProxy = testbed.StartProxy(s.t, s.redis.Addr)
+	return "redis://" + s.redisProxy.Addr
+}
+
+// startOne builds a sidecar as serve does, in this process, so that its wall clock can be moved.
+func (s *stage) startOne(conf settings.Settings, i int) *httptest.Server {
+	log := slog.New(slog.DiscardHandler)
+	files, err := openFiles(conf, log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	reg := prometheus.NewRegistry()
+	opts, err := cacheOptions(conf, files, reg, log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	opts.Wall = func() time.Time { return time.Now().Add(time.Duration(s.wall[i].Load())) }
+	tokens := cache.New(opts)
+	source, err := newUpstream(conf, files, reg, log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	handler := newHandler(conf, files, tokens, source, reg, log)
+	server := httptest.NewUnstartedServer(handler)
+	server.Config = proxy.NewServer(handler, handler.Longest(), log)
+	server.Start()
+	s.t.Cleanup(func() {
+		server.Close()
+		handler.Close()
+		tokens.Close()
+		source.Close()
+	})
+	return server
+}
+
+// ask asks one sidecar for a token and judges the answer.
+func (s *stage) ask(sidecar int, user string) bool {
+	began := time.Now()
+	res, err := s.client.Get(s.fleet[sidecar].URL + "/token?client_user_id=" + user)
+	ok := err == nil
+	if ok {
+		body, readErr := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		ok = readErr == nil && res.StatusCode == http.StatusOK
+		if ok {
+			_, rest, _ := strings.Cut(string(body), `"access_token":"`)
+			token, _, _ := strings.Cut(rest, `"`)
+			mine, left := sandbox.Inspect(token, user, began)
+			if !mine {
+				s.counts.wrongUser.Add(1)
+			}
+			if left < time.Minute {
+				s.counts.insideMargin.Add(1)
+			}
+		}
+	}
+	took := time.Since(began)
+	for {
+		slowest := s.counts.slowest.Load()
+		if int64(took) <= slowest || s.counts.slowest.CompareAndSwap(slowest, int64(took)) {
+			break
+		}
+	}
+	s.counts.requests.Add(1)
+	return ok
+}
+
+// run warms the fleet up and starts the traffic: nine of ten requests for users whose token is known, the
+// rest for new ones.
+func (s *stage) run() {
+	s.t.Helper()
+	var warming sync.WaitGroup
+	for i := range fleetSize {
+		warming.Go(func() {
+			for u := range s.warm {
+				if !s.ask(i, fmt.Sprint("warm-", u)) {
+					s.t.Error("cannot warm up")
+				}
+			}
+		})
+	}
+	warming.Wait()
+	s.counts.slowest.Store(0)
+	s.counts.requests.Store(0)
+	s.callsBefore = s.auth.Counts().Calls
+	for i := range fleetSize {
+		for range callersPer {
+			s.traffic.Go(func() {
+				for {
+					select {
+					case <-s.stop:
+						return
+					default:
+					}
+					if rand.N(10) > 0 {
+						if !s.ask(i, fmt.Sprint("warm-", rand.N(s.warm))) {
+							s.counts.warmFailures.Add(1)
+						}
+					} else if !s.ask(i, fmt.Sprint("cold-", s.cold.Add(1))) {
+						s.counts.coldFailures.Add(1)
+					}
+				}
+			})
+		}
+	}
+}
+
+// during lets traffic pass until so many more requests were answered.
+func (s *stage) during(requests int64) {
+	s.t.Helper()
+	from := s.counts.requests.Load()
+	testbed.Until(s.t, "traffic flows", func() bool { return s.counts.requests.Load() >= from+requests })
+}
+
+func (s *stage) end() {
+	close(s.stop)
+	s.traffic.Wait()
+}
+
+// TestOutageLadder: whatever breaks, nobody gets somebody else's token or one inside its margin, a token that
+// exists is served, and every answer comes in time.
+func TestOutageLadder(t *testing.T) {
+	const some = 300
+	for _, rung := range []struct {
+		name string
+		// coldMayFail is whether new tokens cannot be had meanwhile.
+		coldMayFail bool
+		url         func(*stage) string
+		disturb     func(*stage)
+	}{
+		{"auth service down", true, redisByProxy, func(s *stage) { s.authProxy.Down(); s.during(some); s.authProxy.Up() }},
+		{"auth service slow", false, redisByProxy, func(s *stage) { s.authProxy.Slow(250); s.during(some); s.authProxy.Heal() }},
+		{"auth service slower than UPSTREAM_TIMEOUT", true, redisByProxy, func(s *stage) { s.authProxy.Slow(5000); s.during(some); s.authProxy.Heal() }},
+		{"auth service black-holed", true, redisByProxy, func(s *stage) { s.authProxy.BlackHole(); s.during(some); s.authProxy.Heal() }},
+		{"auth service flapping", true, redisByProxy, func(s *stage) {
+			for range 5 {
+				s.authProxy.Down()
+				s.during(some / 10)
+				s.authProxy.Up()
+				s.during(some / 10)
+			}
+		}},
+		{"auth service resets", true, redisByProxy, func(s *stage) { s.authProxy.Reset(); s.during(some); s.authProxy.Heal() }},
+		{"auth service stops mid-body", true, redisByProxy, func(s *stage) { s.authProxy.CutAfter(250); s.during(some); s.authProxy.Heal() }},
+		{"Redis down", false, redisByProxy, func(s *stage) { s.redisProxy.Down(); s.during(some); s.redisProxy.Up() }},
+		{"Redis slow", false, redisByProxy, func(s *stage) { s.redisProxy.Slow(50); s.during(some); s.redisProxy.Heal() }},
+		{"Redis slower than REDIS_TIMEOUT", false, redisByProxy, func(s *stage) { s.redisProxy.Slow(1000); s.during(some); s.redisProxy.Heal() }},
+		{"Redis black-holed", false, redisByProxy, func(s *stage) { s.redisProxy.BlackHole(); s.during(some); s.redisProxy.Heal() }},
+		{"Redis flapping", false, redisByProxy, func(s *stage) {
+			for range 5 {
+				s.redisProxy.Down()
+				s.during(some / 10)
+				s.redisProxy.Up()
+				s.during(some / 10)
+			}
+		}},
+		{"Redis resets", false, redisByProxy, func(s *stage) { s.redisProxy.Reset(); s.during(some); s.redisProxy.Heal() }},
+		{"Redis stops mid-answer", false, redisByProxy, func(s *stage) { s.redisProxy.CutAfter(100); s.during(some); s.redisProxy.Heal() }},
+		{"Redis killed and empty again", false, redisByProxy, func(s *stage) { s.redis.Kill(); s.during(some); s.redis.Start() }},
+		{"both down", true, redisByProxy, func(s *stage) {
+			s.redisProxy.Down()
+			s.authProxy.Down()
+			s.during(some)
+			s.redisProxy.Up()
+			s.authProxy.Up()
+		}},
+		{"one wall clock an hour ahead", false, redisByProxy, func(s *stage) { s.wall[0].Store(int64(time.Hour)); s.during(some) }},
+		{"one wall clock an hour behind", false, redisByProxy, func(s *stage) { s.wall[0].Store(-int64(time.Hour)); s.during(some) }},
+	} {
+		t.Run(rung.name, func(t *testing.T) {
+			s := newStage(t, rung.url, "MEMORY_CACHE_TTL=50ms")
+			climb(t, s, rung.name, rung.coldMayFail, rung.disturb)
+		})
+	}
+}
+
+// TestFailover kills the master of a sentinel trio under the same traffic.
+func TestFailover(t *testing.T) {
+	sentinel := testbed.StartSentinel(t)
+	s := newStage(t, func(*stage) string { return sentinel.URL }, "REDIS_MODE=sentinel", "MEMORY_CACHE_TTL=50ms")
+	climb(t, s, "Redis failing over", false, func(s *stage) {
+		sentinel.Master.Kill()
+		replica := sentinel.Replica.Client()
+		testbed.Until(t, "the replica took over", func() bool {
+			return strings.Contains(replica.Info(t.Context(), "replication").Val(), "role:master")
+		})
+		s.during(300)
+	})
+}
+
+func climb(t *testing.T, s *stage, name string, coldMayFail bool, disturb func(*stage)) {
+	t.Helper()
+	s.run()
+	s.during(100)
+	disturb(s)
+	s.during(100)
+	s.end()
+	c := &s.counts
+	if c.wrongUser.Load() != 0 || c.insideMargin.Load() != 0 {
+		t.Errorf("%d tokens of another user, %d inside their margin", c.wrongUser.Load(), c.insideMargin.Load())
+	}
+	if n := c.warmFailures.Load(); n != 0 {
+		t.Errorf("%d failures though a valid token existed", n)
+	}
+	if n := c.coldFailures.Load(); n != 0 && !coldMayFail {
+		t.Errorf("%d failures though the auth service answered", n)
+	}
+	if slowest := time.Duration(c.slowest.Load()); slowest > s.bound {
+		t.Errorf("the slowest answer took %v, the bound is %v", slowest, s.bound)
+	}
+	calls := s.auth.Counts().Calls - s.callsBefore
+	record(name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(), c.warmFailures.Load(), c.coldFailures.Load(),
+		c.wrongUser.Load(), c.insideMargin.Load(), calls, s.cold.Load()))
+	t.Logf("%s: %d requests, %d + %d failures, %d calls for %d new users, slowest %v", name, c.requests.Load(), c.warmFailures.Load(),
+		c.coldFailures.Load(), calls, s.cold.Load(), time.Duration(c.slowest.Load()))
+}
