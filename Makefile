@@ -51,6 +51,15 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck ## Format check, linters, know
 	$(TOOLS)/golangci-lint run
 	.ci/vulnerabilities $(TOOLS)/govulncheck
 
+.PHONY: reliability
+reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
+	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' . -args -record docs/reliability.md
+
+SOAK ?= 10m
+.PHONY: soak
+soak: needed ## Random faults for ten minutes (SOAK=1h for longer); nothing may grow
+	go test -race -count 1 -timeout 0 -v -run TestSoak . -args -soak $(SOAK)
+
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for 30 seconds
 	@go list -f '{{$$p := .ImportPath}}{{range .TestGoFiles}}{{$$p}} {{end}}' ./... | xargs -n1 | sort -u | while read -r package; do \

@@ -12,14 +12,13 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
 	"token-sidecar/cache"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
 	"token-sidecar/settings"
 	"token-sidecar/upstream/sandbox"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A stage is a fleet of three sidecars under traffic, with TCP proxies before Redis and the auth service.
@@ -44,7 +43,7 @@ type stage struct {
 // counts are what was seen of one rung.
 type counts struct {
 	requests, warmFailures, coldFailures, wrongUser, insideMargin atomic.Int64
-	slowest                                                      atomic.Int64
+	slowest                                                       atomic.Int64
 }
 
 const (

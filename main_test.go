@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(testbed.RunAsProgram) != "" {
 		os.Exit(run())
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, testbed.ProxyLeaks()...)
 }
 
 // An authService is the sandbox on a free port.

@@ -2,8 +2,9 @@ package cache
 
 import (
 	"testing"
+	"token-sidecar/internal/testbed"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, testbed.ProxyLeaks()...) }

@@ -8,10 +8,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"token-sidecar/upstream/sandbox"
 
 	"pgregory.net/rapid"
-
-	"token-sidecar/upstream/sandbox"
 )
 
 // A step is one thing that happens in the model test.
@@ -25,9 +24,23 @@ type step struct {
 
 func steps() *rapid.Generator[[]step] {
 	moods := []sandbox.Mood{
-		{}, {}, {}, {ExpiresIn: 20}, {ExpiresIn: 2}, {LatencyMS: 300}, {LatencyMS: 300, ExpiresIn: 20}, {LatencyMS: 7000},
-		{Status: 500}, {Status: 429, RetryAfter: "3"}, {Status: 403}, {Status: 503, RetryAfter: "1"},
-		{Fault: "hang"}, {Fault: "cut"}, {Fault: "half"}, {Fault: "html"}, {Fault: "negative_lifetime"},
+		{},
+		{},
+		{},
+		{ExpiresIn: 20},
+		{ExpiresIn: 2},
+		{LatencyMS: 300},
+		{LatencyMS: 300, ExpiresIn: 20},
+		{LatencyMS: 7000},
+		{Status: 500},
+		{Status: 429, RetryAfter: "3"},
+		{Status: 403},
+		{Status: 503, RetryAfter: "1"},
+		{Fault: "hang"},
+		{Fault: "cut"},
+		{Fault: "half"},
+		{Fault: "html"},
+		{Fault: "negative_lifetime"},
 	}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{

@@ -9,6 +9,7 @@ import (
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
 )
 
 // A Proxy is a TCP proxy that can be told to break what goes through it.
@@ -31,6 +32,15 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	t.Cleanup(p.Stop)
 	_, port, _ := net.SplitHostPort(p.Listen)
 	return &Proxy{Addr: "127.0.0.1:" + port, t: t, proxy: p}
+}
+
+// ProxyLeaks are the goroutines that the library leaves behind where it was told to break a connection.
+func ProxyLeaks() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+	}
 }
 
 // Slow delays what comes back by ms milliseconds.

@@ -1,0 +1,74 @@
+package cache
+
+import (
+	"testing"
+	"time"
+	"token-sidecar/secret"
+
+	"pgregory.net/rapid"
+)
+
+// FuzzValue: whatever lies in Redis is an entry that can be served, or unreadable; never a panic. The plain
+// text is fuzzed too, as if somebody had the key.
+func FuzzValue(f *testing.F) {
+	keys := &Keyring{}
+	if err := keys.UseSecrets(secret.Hide("s")); err != nil {
+		f.Fatal(err)
+	}
+	sealer := keys.all()[0]
+	plain := encode(newEntry("x", time.Hour), time.Now())
+	f.Add(plain, sealer.seal(plain, "name", 7))
+	f.Add([]byte{}, []byte("-0123456789abcdef:"))
+	f.Fuzz(func(t *testing.T, plain, raw []byte) {
+		for _, value := range []string{string(raw), string(sealer.seal(plain, "name", 7))} {
+			_, _ = buries(value, newEntry("x", time.Hour))
+			opened, id, err := keys.open(value, "name")
+			if err != nil {
+				continue
+			}
+			e, err := decode(opened, id, time.Now(), time.Minute)
+			if err != nil {
+				continue
+			}
+			at := 0
+			for _, hole := range e.Holes {
+				_ = e.Body.Reveal()[at:hole.Start]
+				at = hole.End
+			}
+			if e.KeepFor > e.Life || e.KeepFor <= 0 || time.Since(e.Sent) < 0 {
+				t.Fatalf("%+v", e)
+			}
+		}
+	})
+}
+
+// TestCodecIsLossless: what one sidecar stores, another one reads.
+func TestCodecIsLossless(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := newEntry(rapid.StringN(1, 50, 100).Draw(t, "token"), time.Duration(rapid.Int64Range(1, int64(1000*time.Hour)).Draw(t, "keep")))
+		age := time.Duration(rapid.Int64Range(0, int64(e.KeepFor)).Draw(t, "age"))
+		e.Sent = e.Sent.Add(-age)
+		now := time.Now()
+		got, err := decode(encode(e, now), e.ID, now, e.KeepFor-age)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.ID != e.ID || string(got.Body.Reveal()) != string(e.Body.Reveal()) || got.Holes[0] != e.Holes[0] || got.Hashes[0] != e.Hashes[0] ||
+			got.Life != e.Life || got.KeepFor != e.KeepFor || got.Sent.Sub(e.Sent).Abs() > time.Second {
+			t.Fatalf("%+v became %+v", e, got)
+		}
+	})
+}
+
+// TestNamesTellKeysApart: no two keys share a name, nor two secrets.
+func TestNamesTellKeysApart(t *testing.T) {
+	a, b := newKeys(t, "a").all()[0], newKeys(t, "b").all()[0]
+	names := map[string]bool{}
+	for i := range 100 {
+		names[a.nameOf(NewKey(string(rune(i))))] = true
+		names[b.nameOf(NewKey(string(rune(i))))] = true
+	}
+	if len(names) != 200 {
+		t.Errorf("%d names for 200", len(names))
+	}
+}
