@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"golang.org/x/net/netutil"
 	"io"
 	"log/slog"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
 	"token-sidecar/admin"
 	"token-sidecar/cache"
 	"token-sidecar/commands"
@@ -41,7 +43,7 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	return commands.Run(ctx, commands.Options{
 		Args: os.Args[1:], Environ: settings.Environ(), Stdout: os.Stdout, Stderr: os.Stderr,
-		Version: version, Commit: commit, Go: runtime.Version(), Serve: serve,
+		Version: version, Commit: commit, Go: runtime.Version(), Serve: serve, RefreshToken: refreshToken,
 	})
 }
 
@@ -87,6 +89,22 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	started.Store(true)
 	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr))
 	return servers.run(ctx, handler, s.ShutdownTimeout, log)
+}
+
+// refreshToken reads back what KEEP_REFRESH_TOKENS kept.
+func refreshToken(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error) {
+	log := slog.New(slog.DiscardHandler)
+	files, err := openFiles(s, log)
+	if err != nil {
+		return token, false, err
+	}
+	opts, err := cacheOptions(s, files, nil, log)
+	if err != nil {
+		return token, false, err
+	}
+	tokens := cache.New(opts) //nolint:contextcheck // it ends by Close
+	defer tokens.Close()
+	return tokens.Refresh(ctx, proxy.RefreshKey(s.AuthURL, s.ClientID, user))
 }
 
 func newLog(w io.Writer, s settings.Settings) *slog.Logger {
@@ -187,7 +205,12 @@ func newUpstream(s settings.Settings, f files, reg prometheus.Registerer, log *s
 }
 
 func newHandler(s settings.Settings, f files, tokens *cache.Cache, source *upstream.Client, reg prometheus.Registerer, log *slog.Logger) *proxy.Handler {
+	var keeper proxy.RefreshKeeper
+	if s.KeepRefreshTokens {
+		keeper = tokens
+	}
 	return proxy.New(proxy.Options{
+		Keeper: keeper,
 		Tokens: tokens, Source: source, AuthURL: s.AuthURL, ClientID: s.ClientID, Path: s.TokenPath(),
 		Lifetimes:   proxy.Lifetimes{Margin: s.ExpiryMargin, Ahead: s.RefreshAhead},
 		NegativeTTL: s.NegativeTTL, NegativeEntries: s.MemoryCacheEntries,
@@ -227,6 +250,8 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, ad
 		_ = adminListener.Close()
 		return nil, fmt.Errorf("LISTEN_ADDR: %w", err)
 	}
+	// Idle connections count too, so there are more than requests. A socket beyond that waits to be accepted.
+	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
 		tokens: proxy.NewServer(handler, handler.Longest(), log), admin: admin.NewServer(adminHandler, log), failed: make(chan error, 2),
 	}

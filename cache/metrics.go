@@ -13,6 +13,7 @@ type metrics struct {
 	waits       prometheus.Counter
 	forgets     prometheus.Counter
 	lostForgets prometheus.Counter
+	lostRefresh prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
@@ -48,6 +49,10 @@ func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
 		forgets: make.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_forget_news_total",
 			Help: "Messages of other sidecars that a token was forgotten.",
+		}),
+		lostRefresh: make.NewCounter(prometheus.CounterOpts{
+			Name: "token_sidecar_refresh_tokens_lost_total",
+			Help: "Refresh tokens that were not kept, because Redis was down for too long.",
 		}),
 		lostForgets: make.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_forgets_lost_total",

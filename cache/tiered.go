@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+
+	"token-sidecar/secret"
 )
 
 // A Source tells where an entry came from.
@@ -65,7 +67,8 @@ type Cache struct {
 	mu      sync.Mutex
 	leases  map[Key]*Lease
 	waiting map[Key]chan struct{}
-	pending map[Key]*Hash // forgotten while Redis was down, to be told when it is back
+	unkept  map[Key]secret.Text // refresh tokens that Redis is yet to be given
+	pending map[Key]*Hash       // forgotten while Redis was down, to be told when it is back
 
 	isAnyPending atomic.Bool
 
@@ -84,7 +87,7 @@ func New(opts Options) *Cache {
 	c := &Cache{
 		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, start: time.Now(),
 		log: opts.Log, stop: func() {},
-		leases: map[Key]*Lease{}, waiting: map[Key]chan struct{}{}, pending: map[Key]*Hash{},
+		leases: map[Key]*Lease{}, waiting: map[Key]chan struct{}{}, pending: map[Key]*Hash{}, unkept: map[Key]secret.Text{},
 	}
 	c.metrics = newMetrics(opts.Registerer, c)
 	if opts.Client == nil {
@@ -256,6 +259,7 @@ func (c *Cache) isPending(key Key, entry *Entry) bool {
 // redisIsBack tells Redis what was forgotten meanwhile. What others forgot is a matter of the news, which
 // distrusts memory whenever it was cut off.
 func (c *Cache) redisIsBack(ctx context.Context) {
+	c.writeUnkept(ctx)
 	c.mu.Lock()
 	pending := maps.Clone(c.pending)
 	c.mu.Unlock()

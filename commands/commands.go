@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"token-sidecar/secret"
 	"token-sidecar/settings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,8 @@ type Options struct {
 	Version, Commit, Go string
 	// Serve runs the sidecar until ctx ends.
 	Serve func(ctx context.Context, s settings.Settings, out, errs io.Writer) error
+	// RefreshToken reads the refresh token that was kept of a user.
+	RefreshToken func(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error)
 }
 
 // The exit codes.
@@ -66,7 +69,7 @@ func newRoot(opts Options) *cobra.Command {
 	}
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newSandbox(opts), newGet(opts), newHealthcheck(opts), newConfig(opts), newVersion(opts))
+	root.AddCommand(serve, newSandbox(opts), newGet(opts), newHealthcheck(opts), newConfig(opts), newRefreshToken(opts), newVersion(opts))
 	return root
 }
 
@@ -79,6 +82,40 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%s takes no argument %q", cmd.Name(), args[0])}
 	}
 	return usageError{fmt.Errorf("there is no command %q", args[0])}
+}
+
+func newRefreshToken(opts Options) *cobra.Command {
+	var user string
+	cmd := &cobra.Command{
+		Use:     "refresh-token --user U",
+		Short:   "Print the refresh token that was kept of a user",
+		Long:    "Print the newest refresh_token of a user, in full, as KEEP_REFRESH_TOKENS kept it in Redis.\nIt takes the settings of the sidecar and asks Redis itself.",
+		Example: "  token-sidecar refresh-token --user alice",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if user == "" {
+				return usageError{errors.New("--user is missing; name the client_user_id")}
+			}
+			s, err := settings.Load(opts.Environ)
+			if err != nil {
+				return settingsError(err)
+			}
+			if !s.KeepRefreshTokens {
+				return errors.New("KEEP_REFRESH_TOKENS: is false, so none are kept; set it to true")
+			}
+			token, ok, err := opts.RefreshToken(cmd.Context(), s, secret.Hide(user))
+			if err != nil {
+				return fmt.Errorf("cannot read it from Redis: %w", err)
+			}
+			if !ok {
+				return errors.New("none was kept for this user")
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), token.Reveal())
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&user, "user", "", "client_user_id")
+	return cmd
 }
 
 func newVersion(opts Options) *cobra.Command {

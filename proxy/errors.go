@@ -31,6 +31,7 @@ const (
 var (
 	errTokenType = &refusal{http.StatusBadRequest, "INVALID_TOKEN_TYPE", "type is unknown; use access, client, id_token, id or session"}
 	errMediaType = &refusal{http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", "send Content-Type: application/json or application/x-www-form-urlencoded, in UTF-8 and not compressed"}
+	errBodySize  = &refusal{http.StatusRequestEntityTooLarge, "BODY_TOO_LARGE", "the body is larger than 16 KiB"}
 	errNotFound  = &refusal{http.StatusNotFound, "NOT_FOUND", "there is no such call; see GET /token"}
 	errMethod    = &refusal{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "the call is not made with this method; see the Allow header"}
 	errStopping  = &refusal{http.StatusServiceUnavailable, "SHUTTING_DOWN", "the sidecar is shutting down"}

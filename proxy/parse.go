@@ -37,6 +37,14 @@ func (f *fields) parseQuery(raw string) error {
 	return nil
 }
 
+// parseTarget reads the query of a request that has no body.
+func (f *fields) parseTarget(r *http.Request) error {
+	if r.ContentLength != 0 {
+		return &refusal{http.StatusBadRequest, codeInvalid, "a body is sent with POST only; put the fields into the query"}
+	}
+	return f.parseQuery(r.URL.RawQuery)
+}
+
 func unescape(s string) (string, error) {
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
 		return s, nil
@@ -57,9 +65,12 @@ func (f *fields) parseBody(w http.ResponseWriter, r *http.Request) error {
 	if kind != "application/json" && kind != "application/x-www-form-urlencoded" {
 		return errMediaType
 	}
+	if r.ContentLength > maxBody {
+		return errBodySize // before it is waited for
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return &refusal{http.StatusRequestEntityTooLarge, "BODY_TOO_LARGE", "the body is larger than 16 KiB"}
+		return errBodySize
 	}
 	if err != nil {
 		return &refusal{http.StatusBadRequest, codeInvalid, "the body ended before it was complete"}

@@ -30,6 +30,8 @@ type Options struct {
 	AuthURL, ClientID string
 	// Path is where GET and POST /token ask: [upstream.ConnectPath] or [upstream.AdminPath].
 	Path string
+	// Keeper, when set, is given every refresh token that comes.
+	Keeper RefreshKeeper
 	// Lifetimes is the rule of the three states.
 	Lifetimes Lifetimes
 	// NegativeTTL is how long a refusal is remembered; NegativeEntries bounds how many are.
@@ -45,6 +47,16 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Log defaults to none.
 	Log *slog.Logger
+}
+
+// A RefreshKeeper keeps the newest refresh token of a user; see [RefreshKey].
+type RefreshKeeper interface {
+	KeepRefresh(ctx context.Context, key cache.Key, token secret.Text)
+}
+
+// RefreshKey is the key of the refresh token of a user, whatever token it came with.
+func RefreshKey(authURL, clientID string, user secret.Text) cache.Key {
+	return cache.NewKey("refresh_token", authURL, clientID, user.Reveal())
 }
 
 // A Handler answers the calls on LISTEN_ADDR.
@@ -66,7 +78,12 @@ func New(opts Options) *Handler {
 	h.metrics = newMetrics(opts.Registerer, h)
 	h.vendor = &vendor{
 		tokens: opts.Tokens, source: opts.Source, lifetimes: opts.Lifetimes,
-		refused: newRefusals(opts.NegativeTTL, max(1, opts.NegativeEntries)), metrics: h.metrics, log: opts.Log,
+		refused: newRefusals(opts.NegativeTTL, max(1, opts.NegativeEntries)), metrics: h.metrics, log: opts.Log, keepRefresh: func(context.Context, secret.Text, secret.Text) {},
+	}
+	if opts.Keeper != nil {
+		h.vendor.keepRefresh = func(ctx context.Context, user, token secret.Text) {
+			opts.Keeper.KeepRefresh(ctx, RefreshKey(opts.AuthURL, opts.ClientID, user), token)
+		}
 	}
 	h.vendor.life, h.vendor.end = context.WithCancel(context.Background())
 	return h
@@ -157,7 +174,7 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) (served, outcome
 
 func (h *Handler) get(r *http.Request) (served, error) {
 	var f fields
-	if err := f.parseQuery(r.URL.RawQuery); err != nil {
+	if err := f.parseTarget(r); err != nil {
 		return served{}, err
 	}
 	return h.vend(r, &f, h.opts.Path)
@@ -192,7 +209,7 @@ func (h *Handler) key(req upstream.Request) cache.Key {
 
 func (h *Handler) delete(r *http.Request) error {
 	var f fields
-	if err := f.parseQuery(r.URL.RawQuery); err != nil {
+	if err := f.parseTarget(r); err != nil {
 		return err
 	}
 	if f.tokenType == typeSession {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/secret"
 	"token-sidecar/upstream"
 
 	"golang.org/x/sync/singleflight"
@@ -42,6 +43,8 @@ type vendor struct {
 	refused   *refusals
 	metrics   *metrics
 	log       *slog.Logger
+	// keepRefresh is given the refresh token of a user.
+	keepRefresh func(ctx context.Context, user, token secret.Text)
 
 	looks, fetches singleflight.Group
 
@@ -166,7 +169,7 @@ func (v *vendor) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 		return served{entry: entry, collapsed: true}, err
 	}
 	defer lease.Release(ctx)
-	answer, err := v.source.Token(ctx, req)
+	answer, err := v.ask(ctx, req)
 	if err != nil {
 		var e *upstream.Error
 		if errors.As(err, &e) && e.Kind == upstream.Refused {
@@ -183,11 +186,19 @@ func (v *vendor) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 func (v *vendor) direct(ctx context.Context, req upstream.Request) (served, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.flightLimit())
 	defer cancel()
-	answer, err := v.source.Token(ctx, req)
+	answer, err := v.ask(ctx, req)
 	if err != nil {
 		return served{}, err
 	}
 	return served{entry: v.entryOf(answer)}, nil
+}
+
+func (v *vendor) ask(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
+	answer, err := v.source.Token(ctx, req)
+	if err == nil && answer.RefreshToken.Reveal() != "" && req.UserID.Reveal() != "" {
+		v.keepRefresh(context.WithoutCancel(ctx), req.UserID, answer.RefreshToken)
+	}
+	return answer, err
 }
 
 func (v *vendor) entryOf(answer *upstream.Answer) *cache.Entry {
