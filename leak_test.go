@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -79,8 +78,14 @@ func TestNothingLeaks(t *testing.T) {
 		ask(s, "policy-55443322", "", "X-Forwarded-For", "1.1.1.1")
 		s.Do("DELETE", "client_user_id=policy-0815-4242", "Authorization", "Bearer the-caller-token-4711")
 		for _, mood := range []sandbox.Mood{
-			{Status: 500}, {Fault: "html"}, {Fault: "hang"}, {Fault: "cut"}, {Fault: "half"}, {Status: 429, RetryAfter: "1"},
-			{ClientSecret: "another-secret-1234"}, {ClientSecret: sandbox.DefaultClientSecret},
+			{Status: 500},
+			{Fault: "html"},
+			{Fault: "hang"},
+			{Fault: "cut"},
+			{Fault: "half"},
+			{Status: 429, RetryAfter: "1"},
+			{ClientSecret: "another-secret-1234"},
+			{ClientSecret: sandbox.DefaultClientSecret},
 		} {
 			auth.Set(mood)
 			ask(s, "policy-33445566", "")
@@ -215,8 +220,10 @@ func TestSecretRotationUnderLoad(t *testing.T) {
 	if err := os.Symlink("..data/secret", filepath.Join(mount, "secret")); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"HUMANAPI_AUTH_URL=" + auth.url, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID,
-		"HUMANAPI_CLIENT_SECRET_FILE=" + filepath.Join(mount, "secret"), "REDIS_URL=" + redis.URL()}
+	environ := []string{
+		"HUMANAPI_AUTH_URL=" + auth.url, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID,
+		"HUMANAPI_CLIENT_SECRET_FILE=" + filepath.Join(mount, "secret"), "REDIS_URL=" + redis.URL(),
+	}
 	fleet := []*testbed.Sidecar{testbed.StartSidecar(t, environ...), testbed.StartSidecar(t, environ...)}
 	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"golang.org/x/net/netutil"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,7 +17,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
 	"token-sidecar/admin"
 	"token-sidecar/cache"
 	"token-sidecar/commands"
@@ -26,6 +24,8 @@ import (
 	"token-sidecar/secret"
 	"token-sidecar/settings"
 	"token-sidecar/upstream"
+
+	"golang.org/x/net/netutil"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-
 	"token-sidecar/secret"
 )
 

@@ -7,11 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"token-sidecar/secret"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-
-	"token-sidecar/secret"
 )
 
 // A Source tells where an entry came from.
