@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 

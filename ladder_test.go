@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"

@@ -3,14 +3,32 @@
 package admin
 
 import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
+
+const (
+	// eventInterval is how often the page is told what is new.
+	eventInterval = 2 * time.Second
+	// maxPages is how many pages can be open: each holds a connection.
+	maxPages = 32
+)
+
+//go:embed page.html
+var page string
 
 // Options configure the handler; all are required.
 type Options struct {
@@ -19,6 +37,8 @@ type Options struct {
 	Ready func() bool
 	// Metrics are what /metrics tells.
 	Metrics prometheus.Gatherer
+	// Status is what the page tells.
+	Status func() Status
 }
 
 // New returns the handler of ADMIN_ADDR.
@@ -33,6 +53,13 @@ func New(opts Options) http.Handler {
 		say(w, http.StatusOK, "ok")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /{$}", servePage(contentPolicy(page)))
+	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(opts.Status())
+	})
+	mux.HandleFunc("GET /events", events(opts.Status, make(chan struct{}, maxPages)))
 	return mux
 }
 
@@ -43,10 +70,72 @@ func say(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, text+"\n")
 }
 
-// NewServer returns a server for h.
-func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+func servePage(policy string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Security-Policy", policy)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, _ = io.WriteString(w, page)
+	}
+}
+
+// contentPolicy allows the page's own script and style and nothing else.
+func contentPolicy(page string) string {
+	return fmt.Sprintf("default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src '%s'; style-src '%s'",
+		hashOf(between(page, "<script>", "</script>")), hashOf(between(page, "<style>", "</style>")))
+}
+
+func between(text, begin, end string) string {
+	_, rest, _ := strings.Cut(text, begin)
+	inner, _, _ := strings.Cut(rest, end)
+	return inner
+}
+
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// events tells the status again and again, as server-sent events, until the page is closed or the server ends.
+func events(status func() Status, pages chan struct{}) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case pages <- struct{}{}:
+			defer func() { <-pages }()
+		default:
+			say(w, http.StatusServiceUnavailable, "too many pages are open")
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Cache-Control", "no-store")
+		out := http.NewResponseController(w)
+		tick := time.NewTicker(eventInterval)
+		defer tick.Stop()
+		for {
+			body, err := json.Marshal(status())
+			if err != nil {
+				return
+			}
+			// Whoever does not read holds nothing up for long.
+			_ = out.SetWriteDeadline(time.Now().Add(2 * eventInterval))
+			if _, err := fmt.Fprintf(w, "data: %s\n\n", body); err != nil || out.Flush() != nil {
+				return
+			}
+			select {
+			case <-r.Context().Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}
+}
+
+// NewServer returns a server for h. Its open pages end with ctx.
+func NewServer(ctx context.Context, h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 }

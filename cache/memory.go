@@ -86,5 +86,15 @@ func (m *Memory) confirm(key Key, entry *Entry) {
 // Len is about how many entries there are.
 func (m *Memory) Len() int { return m.cache.EstimatedSize() }
 
+// each calls visit with the time that is left of every entry that can be served.
+func (m *Memory) each(visit func(left time.Duration)) {
+	now := time.Now()
+	for _, h := range m.cache.All() {
+		if h.entry.Usable(now) {
+			visit(h.entry.KeepFor - now.Sub(h.entry.Sent))
+		}
+	}
+}
+
 // Close ends the memory's goroutines.
 func (m *Memory) Close() { m.cache.StopAllGoroutines() }

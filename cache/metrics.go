@@ -31,6 +31,9 @@ func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
 		}
 		return 0
 	})
+	if reg != nil {
+		reg.MustRegister(newTokenCollector(c))
+	}
 	return &metrics{
 		steps: make.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "token_sidecar_redis_step_duration_seconds",

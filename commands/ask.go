@@ -107,26 +107,8 @@ func newHealthcheck(opts Options) *cobra.Command {
 		Short: "Exit 0 when the sidecar is ready, else 1 with the reason",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := settings.LoadAdmin(opts.Environ)
-			if err != nil {
-				return settingsError(err)
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), probeLimit)
-			defer cancel()
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/readyz", nil)
-			if err != nil {
-				return fmt.Errorf("cannot ask: %w", err)
-			}
-			res, err := clientFor(s.AdminAddr).Do(req)
-			if err != nil {
-				return fmt.Errorf("no answer on ADMIN_ADDR %s: %w", s.AdminAddr, unwrapURL(err))
-			}
-			defer func() { _ = res.Body.Close() }()
-			if res.StatusCode != http.StatusOK {
-				reason, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-				return fmt.Errorf("/readyz answered %d: %s", res.StatusCode, bytes.TrimSpace(reason))
-			}
-			return nil
+			_, err := askAdmin(cmd.Context(), opts, "/readyz")
+			return err
 		},
 	}
 }

@@ -69,7 +69,7 @@ func newRoot(opts Options) *cobra.Command {
 	}
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newSandbox(opts), newGet(opts), newHealthcheck(opts), newConfig(opts), newRefreshToken(opts), newVersion(opts))
+	root.AddCommand(serve, newSandbox(opts), newGet(opts), newHealthcheck(opts), newStatus(opts), newConfig(opts), newRefreshToken(opts), newVersion(opts))
 	return root
 }
 

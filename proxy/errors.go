@@ -139,8 +139,9 @@ func complete(body []byte, code, message string) []byte {
 }
 
 // writeError answers err.
-func writeError(w http.ResponseWriter, err error) {
+func (h *Handler) writeError(w http.ResponseWriter, err error) {
 	a := explain(err)
+	h.metrics.failed(a.code)
 	body := a.body
 	if body == nil {
 		body, _ = json.Marshal(map[string]string{"errorCode": a.code, "message": a.message})

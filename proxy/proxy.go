@@ -115,26 +115,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
 	if err := h.guard.check(r); err != nil {
 		w.Header().Set("Connection", "close")
-		writeError(w, err)
+		h.writeError(w, err)
 		return guarded
 	}
 	defer h.inUse.Add(-1)
 	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) {
-		writeError(w, errOverload)
+		h.writeError(w, errOverload)
 		return shed
 	}
 	if h.Draining() {
 		w.Header().Set("Connection", "close")
-		writeError(w, errStopping)
+		h.writeError(w, errStopping)
 		return shed
 	}
 	s, how, err := h.route(w, r)
 	switch {
 	case err != nil && r.Context().Err() != nil:
-		writeError(w, err) // nobody reads it
-		return abandoned
+		return abandoned // nobody would read an answer
 	case err != nil:
-		writeError(w, err)
+		h.writeError(w, err)
 		return outcomeOfError(err)
 	case s.entry == nil:
 		w.WriteHeader(http.StatusNoContent)

@@ -85,6 +85,8 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 		v.metrics.negativeHits.Inc()
 		return served{}, err
 	}
+	began := time.Now()
+	defer func() { v.metrics.waits.Observe(time.Since(began).Seconds()) }()
 	s, err := v.share(ctx, &v.looks, key, func(ctx context.Context) (served, error) {
 		if entry, from := v.tokens.Look(ctx, key); entry != nil {
 			return served{entry: entry, from: from}, nil
@@ -99,6 +101,8 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 
 // vendFresh learns which token there is, and fetches another one. What the caches hold stays until then.
 func (v *vendor) vendFresh(ctx context.Context, key cache.Key, req upstream.Request) (served, error) {
+	began := time.Now()
+	defer func() { v.metrics.waits.Observe(time.Since(began).Seconds()) }()
 	ctx, cancel := context.WithTimeout(ctx, v.patience())
 	defer cancel()
 	var avoid uint64

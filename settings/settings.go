@@ -5,6 +5,8 @@
 package settings
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -176,6 +178,15 @@ func show(v any) string {
 	default:
 		return fmt.Sprint(v)
 	}
+}
+
+// Fingerprint is the same for the same settings, secrets aside, so that pods that differ can be told.
+func (s Settings) Fingerprint() string {
+	hash := sha256.New()
+	for _, setting := range s.List() {
+		_, _ = fmt.Fprintf(hash, "%s=%q\n", setting.Name, setting.Value)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:6])
 }
 
 // OpenSecret returns the client secret, from its file if one is named.

@@ -1,0 +1,120 @@
+package admin
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A Status is what the status page and the status command tell. It holds no token and no user id.
+type Status struct {
+	// Serving is whether requests are served; false while starting or draining.
+	Serving bool `json:"serving"`
+	// Version and Started are those of this process; Fingerprint is that of its settings.
+	Version     string    `json:"version"`
+	Started     time.Time `json:"started"`
+	Fingerprint string    `json:"settings_fingerprint"`
+	// Breaker is closed, half-open or open; TrialIn the seconds until the next trial while it is open.
+	Breaker string  `json:"breaker"`
+	TrialIn float64 `json:"trial_in_seconds"`
+	// Paused is why no call goes out (rate_limited, unavailable, client_refused), or empty; PausedFor how long still.
+	Paused    string  `json:"paused"`
+	PausedFor float64 `json:"paused_for_seconds"`
+	// Redis is up, down or off; RedisDownFor how long it has been down.
+	Redis        string  `json:"redis"`
+	RedisDownFor float64 `json:"redis_down_for_seconds"`
+	// Tokens are those in memory, by how long they can be served still.
+	Tokens     int     `json:"tokens"`
+	TokensLeft []Count `json:"tokens_left"`
+	// Requests are the outcomes since the start, Failures the errors by errorCode, the latest first.
+	Requests map[string]int64 `json:"requests"`
+	Failures []Failure        `json:"failures"`
+	// Settings are those in force, secrets hidden.
+	Settings []Setting `json:"settings"`
+	// History is the last hour, the oldest minute first.
+	History []Minute `json:"history"`
+}
+
+// A Count is a number with a name.
+type Count struct {
+	Name  string `json:"name"`
+	Count int    `json:"count"`
+}
+
+// A Failure is one errorCode that callers got.
+type Failure struct {
+	Code  string    `json:"code"`
+	Count int64     `json:"count"`
+	Last  time.Time `json:"last"`
+}
+
+// A Setting is one setting in force.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// A Minute is how many requests ended in which way within it.
+type Minute struct {
+	Start    time.Time        `json:"start"`
+	Requests map[string]int64 `json:"requests"`
+}
+
+// minutes is how far the history goes back.
+const minutes = 60
+
+// History remembers the outcomes of the last hour by the minute.
+type History struct {
+	outcomes func() map[string]int64
+
+	mu    sync.Mutex
+	past  []Minute
+	begun time.Time
+	base  map[string]int64 // the totals when the current minute began
+}
+
+// NewHistory returns a history of what outcomes counts.
+func NewHistory(outcomes func() map[string]int64) *History {
+	return &History{outcomes: outcomes, begun: time.Now(), base: outcomes()}
+}
+
+// Run moves the history on every minute until ctx ends.
+func (h *History) Run(ctx context.Context) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			h.turn()
+		}
+	}
+}
+
+func (h *History) turn() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	total := h.outcomes()
+	h.past = append(h.past, h.current(total))
+	h.past = h.past[max(0, len(h.past)-minutes+1):]
+	h.begun, h.base = time.Now(), total
+}
+
+// current is the minute that goes on.
+func (h *History) current(total map[string]int64) Minute {
+	m := Minute{Start: h.begun.UTC().Truncate(time.Second), Requests: map[string]int64{}}
+	for name, n := range total {
+		if d := n - h.base[name]; d > 0 {
+			m.Requests[name] = d
+		}
+	}
+	return m
+}
+
+// Minutes returns the last hour, the oldest minute first.
+func (h *History) Minutes() []Minute {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append(append([]Minute(nil), h.past...), h.current(h.outcomes()))
+}

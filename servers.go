@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"token-sidecar/admin"
+	"token-sidecar/proxy"
+	"token-sidecar/settings"
+)
+
+// servers are the two listeners at work.
+type servers struct {
+	tokens, admin *http.Server
+	closePages    context.CancelFunc
+	failed        chan error
+}
+
+func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, adminHandler http.Handler, log *slog.Logger) (*servers, error) {
+	adminListener, err := proxy.Listen(ctx, s.AdminAddr)
+	if err != nil {
+		return nil, fmt.Errorf("ADMIN_ADDR: %w", err)
+	}
+	listener, err := proxy.Listen(ctx, s.ListenAddr)
+	if err != nil {
+		_ = adminListener.Close()
+		return nil, fmt.Errorf("LISTEN_ADDR: %w", err)
+	}
+	// Idle connections count too, so there are more than requests. A socket beyond that waits to be accepted.
+	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
+	v := &servers{
+		tokens: proxy.NewServer(handler, handler.Longest(), log), failed: make(chan error, 2),
+	}
+	// Open status pages would hold the end up.
+	var pages context.Context
+	pages, v.closePages = context.WithCancel(context.WithoutCancel(ctx))
+	v.admin = admin.NewServer(pages, adminHandler, log)
+	go func() { v.failed <- v.tokens.Serve(listener) }()
+	go func() { v.failed <- v.admin.Serve(adminListener) }()
+	return v, nil
+}
+
+// run waits for ctx to end, or a listener to fail, and drains.
+func (v *servers) run(ctx context.Context, handler *proxy.Handler, patience time.Duration, log *slog.Logger) error {
+	var failure error
+	select {
+	case <-ctx.Done():
+		log.Info("draining: requests in progress are answered, new ones refused")
+	case failure = <-v.failed:
+	}
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	if err := handler.Shutdown(limit, v.tokens); err != nil {
+		log.Warn("requests were cut off: they took longer than SHUTDOWN_TIMEOUT")
+	}
+	v.closePages()
+	_ = v.admin.Close()
+	log.Info("stopped")
+	return failure
+}

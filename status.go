@@ -1,0 +1,62 @@
+package main
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/admin"
+	"token-sidecar/cache"
+	"token-sidecar/proxy"
+	"token-sidecar/settings"
+	"token-sidecar/upstream"
+)
+
+// status puts together what ADMIN_ADDR tells of the parts.
+type status struct {
+	settings settings.Settings
+	handler  *proxy.Handler
+	source   *upstream.Client
+	tokens   *cache.Cache
+	history  *admin.History
+	begun    time.Time
+	started  atomic.Bool
+}
+
+func newStatus(s settings.Settings, handler *proxy.Handler, source *upstream.Client, tokens *cache.Cache) *status {
+	return &status{settings: s, handler: handler, source: source, tokens: tokens, history: admin.NewHistory(handler.Outcomes), begun: time.Now()}
+}
+
+func (s *status) ready() bool { return s.started.Load() && !s.handler.Draining() }
+
+func (s *status) get() admin.Status {
+	auth, cached := s.source.State(), s.tokens.State()
+	st := admin.Status{
+		Serving: s.ready(), Version: version, Started: s.begun.UTC().Truncate(time.Second), Fingerprint: s.settings.Fingerprint(),
+		Breaker: auth.Breaker, TrialIn: auth.TrialIn.Seconds(), Paused: auth.Paused, PausedFor: auth.PausedFor.Seconds(),
+		Redis: cached.Redis, RedisDownFor: cached.DownFor.Seconds(), Tokens: cached.Tokens,
+		Requests: s.handler.Outcomes(), History: s.history.Minutes(), Failures: []admin.Failure{},
+	}
+	for _, band := range cached.Left {
+		st.TokensLeft = append(st.TokensLeft, admin.Count{Name: band.Name, Count: band.Tokens})
+	}
+	for _, f := range s.handler.Failures() {
+		st.Failures = append(st.Failures, admin.Failure{Code: f.Code, Count: f.Count, Last: f.Last.UTC()})
+	}
+	for _, setting := range s.settings.List() {
+		st.Settings = append(st.Settings, admin.Setting{Name: setting.Name, Value: setting.Value})
+	}
+	return st
+}
+
+// newBuildInfo tells which version runs with which settings.
+func newBuildInfo(s settings.Settings) prometheus.Collector {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "token_sidecar_build_info",
+		Help:        "Always 1. The labels tell the version, the commit, and a fingerprint of the settings, secrets aside.",
+		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "settings": s.Fingerprint()},
+	})
+	info.Set(1)
+	return info
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/cache"
+	"token-sidecar/proxy"
+	"token-sidecar/secret"
+	"token-sidecar/settings"
+	"token-sidecar/upstream"
+)
+
+// refreshToken reads back what KEEP_REFRESH_TOKENS kept.
+func refreshToken(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error) {
+	log := slog.New(slog.DiscardHandler)
+	files, err := openFiles(s, log)
+	if err != nil {
+		return token, false, err
+	}
+	opts, err := cacheOptions(s, files, nil, log)
+	if err != nil {
+		return token, false, err
+	}
+	tokens := cache.New(opts) //nolint:contextcheck // it ends by Close
+	defer tokens.Close()
+	return tokens.Refresh(ctx, proxy.RefreshKey(s.AuthURL, s.ClientID, user))
+}
+
+func newLog(w io.Writer, s settings.Settings) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: s.LogLevel, ReplaceAttr: secret.ReplaceAttr}
+	if s.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, opts))
+	}
+	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// files are the secrets that may change while the sidecar runs; nil where none is set.
+type files struct{ clientSecret, callerToken, redisPassword, encryptionKeys *secret.File }
+
+func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
+	f.clientSecret, err = s.OpenSecret(log)
+	errs := []error{err}
+	open := func(setting, path string, accept func(string) error) *secret.File {
+		if path == "" {
+			return nil
+		}
+		file, err := secret.Open(setting, path, accept, log)
+		errs = append(errs, err)
+		return file
+	}
+	f.callerToken = open("CALLER_TOKEN_FILE", s.CallerTokenFile, nil)
+	f.redisPassword = open("REDIS_PASSWORD_FILE", s.RedisPasswordFile, nil)
+	f.encryptionKeys = open("ENCRYPTION_KEYS_FILE", s.EncryptionKeysFile, cache.CheckKeys)
+	return f, errors.Join(errs...)
+}
+
+func (f files) all() (open []*secret.File) {
+	for _, file := range []*secret.File{f.clientSecret, f.callerToken, f.redisPassword, f.encryptionKeys} {
+		if file != nil {
+			open = append(open, file)
+		}
+	}
+	return open
+}
+
+func cacheOptions(s settings.Settings, f files, reg prometheus.Registerer, log *slog.Logger) (cache.Options, error) {
+	opts := cache.Options{
+		Entries: s.MemoryCacheEntries, Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
+		// Long enough for the heartbeat of a busy machine, short enough that a death is soon forgotten.
+		LockLife:   min(max(s.UpstreamTimeout/2, time.Second), 5*time.Second),
+		Registerer: reg, Log: log,
+	}
+	if s.RedisURL.Reveal() == "" {
+		return opts, nil
+	}
+	roots, err := readRoots("REDIS_CA_FILE", s.RedisCAFile)
+	if err != nil {
+		return opts, err
+	}
+	opts.Keys, err = newKeyring(f, log)
+	if err != nil {
+		return opts, err
+	}
+	opts.Client, err = cache.Connect(cache.Server{
+		URL: s.RedisURL, Mode: s.RedisMode, Roots: roots, Password: f.redisPassword, Timeout: s.RedisTimeout,
+	})
+	return opts, err
+}
+
+// newKeyring takes the keys from their file, else from the client secret, and follows either.
+func newKeyring(f files, log *slog.Logger) (*cache.Keyring, error) {
+	keys := &cache.Keyring{}
+	if f.encryptionKeys != nil {
+		use := func() error { return keys.UseKeys(f.encryptionKeys.Text()) }
+		f.encryptionKeys.OnChange(func() { report(log, use()) })
+		return keys, use()
+	}
+	current := f.clientSecret.Text()
+	f.clientSecret.OnChange(func() {
+		former := current
+		current = f.clientSecret.Text()
+		report(log, keys.UseSecrets(current, former))
+	})
+	return keys, keys.UseSecrets(current)
+}
+
+func report(log *slog.Logger, err error) {
+	if err != nil {
+		log.Error("new encryption keys cannot be used, the old ones stay in force", slog.Any("error", err))
+	}
+}
+
+func newUpstream(s settings.Settings, f files, reg prometheus.Registerer, log *slog.Logger) (*upstream.Client, error) {
+	roots, err := readRoots("HUMANAPI_CA_FILE", s.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return upstream.New(upstream.Options{
+		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
+		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
+		BreakerFailures: s.BreakerFailures, BreakerOpenFor: s.BreakerOpenFor, RefusalPause: s.NegativeTTL,
+		Transport: upstream.NewTransport(roots), Registerer: reg, Log: log,
+	}), nil
+}
+
+func newHandler(s settings.Settings, f files, tokens *cache.Cache, source *upstream.Client, reg prometheus.Registerer, log *slog.Logger) *proxy.Handler {
+	var keeper proxy.RefreshKeeper
+	if s.KeepRefreshTokens {
+		keeper = tokens
+	}
+	return proxy.New(proxy.Options{
+		Keeper: keeper,
+		Tokens: tokens, Source: source, AuthURL: s.AuthURL, ClientID: s.ClientID, Path: s.TokenPath(),
+		Lifetimes:   proxy.Lifetimes{Margin: s.ExpiryMargin, Ahead: s.RefreshAhead},
+		NegativeTTL: s.NegativeTTL, NegativeEntries: s.MemoryCacheEntries,
+		CallerToken: f.callerToken, AnyHost: s.AllowRemoteCallers || s.ListensOnSocket(),
+		MaxConcurrent: s.MaxConcurrentRequests, Registerer: reg, Log: log,
+	})
+}
+
+func readRoots(setting, path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(path) //nolint:gosec // the operator's own setting
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot read the file: %w", setting, err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: there is no PEM certificate in it", setting)
+	}
+	return roots, nil
+}
