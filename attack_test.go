@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 	"token-sidecar/internal/testbed"
 )
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-
 	"token-sidecar/internal/testbed"
 )
 

@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

@@ -12,11 +12,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 	"token-sidecar/cache"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
 	"token-sidecar/settings"
+	"token-sidecar/tracing"
 	"token-sidecar/upstream/sandbox"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -94,7 +94,7 @@ func (s *stage) startOne(conf settings.Settings, i int) *httptest.Server {
 	}
 	opts.Wall = func() time.Time { return time.Now().Add(time.Duration(s.wall[i].Load())) }
 	tokens := cache.New(opts)
-	source, err := newUpstream(conf, files, reg, log)
+	source, err := newUpstream(conf, files, tracing.Tracing{}.Transport, reg, log)
 	if err != nil {
 		s.t.Fatal(err)
 	}

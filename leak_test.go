@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

@@ -11,11 +11,11 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-
 	"token-sidecar/admin"
 	"token-sidecar/cache"
 	"token-sidecar/commands"
 	"token-sidecar/settings"
+	"token-sidecar/tracing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -43,6 +43,11 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(s))
 
+	traces, err := tracing.Start(ctx, settings.Environ(), version, log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop(context.WithoutCancel(ctx))
 	files, err := openFiles(s, log)
 	if err != nil {
 		return err
@@ -51,9 +56,12 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := traces.Redis(cacheOptions.Client); err != nil {
+		return err
+	}
 	tokens := cache.New(cacheOptions) //nolint:contextcheck // it outlives ctx, to drain
 	defer tokens.Close()
-	source, err := newUpstream(s, files, metrics, log)
+	source, err := newUpstream(s, files, traces.Transport, metrics, log)
 	if err != nil {
 		return err
 	}
@@ -61,7 +69,7 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	handler := newHandler(s, files, tokens, source, metrics, log)
 
 	status := newStatus(s, handler, source, tokens)
-	servers, err := listen(ctx, s, handler, admin.New(admin.Options{Ready: status.ready, Metrics: metrics, Status: status.get}), log)
+	servers, err := listen(ctx, s, handler, traces.Handler(handler), admin.New(admin.Options{Ready: status.ready, Metrics: metrics, Status: status.get}), log)
 	if err != nil {
 		handler.Close()
 		return err

@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 

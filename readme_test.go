@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/settings"
 )

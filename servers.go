@@ -6,12 +6,11 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-
-	"golang.org/x/net/netutil"
-
 	"token-sidecar/admin"
 	"token-sidecar/proxy"
 	"token-sidecar/settings"
+
+	"golang.org/x/net/netutil"
 )
 
 // servers are the two listeners at work.
@@ -21,7 +20,7 @@ type servers struct {
 	failed        chan error
 }
 
-func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, adminHandler http.Handler, log *slog.Logger) (*servers, error) {
+func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, traced, adminHandler http.Handler, log *slog.Logger) (*servers, error) {
 	adminListener, err := proxy.Listen(ctx, s.AdminAddr)
 	if err != nil {
 		return nil, fmt.Errorf("ADMIN_ADDR: %w", err)
@@ -34,7 +33,7 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, ad
 	// Idle connections count too, so there are more than requests. A socket beyond that waits to be accepted.
 	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
-		tokens: proxy.NewServer(handler, handler.Longest(), log), failed: make(chan error, 2),
+		tokens: proxy.NewServer(traced, handler.Longest(), log), failed: make(chan error, 2),
 	}
 	// Open status pages would hold the end up.
 	var pages context.Context

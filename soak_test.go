@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

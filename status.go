@@ -3,14 +3,13 @@ package main
 import (
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
 	"token-sidecar/admin"
 	"token-sidecar/cache"
 	"token-sidecar/proxy"
 	"token-sidecar/settings"
 	"token-sidecar/upstream"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // status puts together what ADMIN_ADDR tells of the parts.

@@ -7,16 +7,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
 	"token-sidecar/cache"
 	"token-sidecar/proxy"
 	"token-sidecar/secret"
 	"token-sidecar/settings"
 	"token-sidecar/upstream"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // refreshToken reads back what KEEP_REFRESH_TOKENS kept.
@@ -119,7 +119,7 @@ func report(log *slog.Logger, err error) {
 	}
 }
 
-func newUpstream(s settings.Settings, f files, reg prometheus.Registerer, log *slog.Logger) (*upstream.Client, error) {
+func newUpstream(s settings.Settings, f files, wrap func(http.RoundTripper) http.RoundTripper, reg prometheus.Registerer, log *slog.Logger) (*upstream.Client, error) {
 	roots, err := readRoots("HUMANAPI_CA_FILE", s.CAFile)
 	if err != nil {
 		return nil, err
@@ -128,7 +128,7 @@ func newUpstream(s settings.Settings, f files, reg prometheus.Registerer, log *s
 		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
 		BreakerFailures: s.BreakerFailures, BreakerOpenFor: s.BreakerOpenFor, RefusalPause: s.NegativeTTL,
-		Transport: upstream.NewTransport(roots), Registerer: reg, Log: log,
+		Transport: wrap(upstream.NewTransport(roots)), Registerer: reg, Log: log,
 	}), nil
 }
 

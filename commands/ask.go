@@ -119,7 +119,7 @@ func newConfig(opts Options) *cobra.Command {
 		Short: "The settings in force, secrets hidden; every mistake named",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := settings.Load(opts.Environ)
+			s, err := load(opts.Environ)
 			for _, setting := range s.List() {
 				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "# %s\n%s=%s\n", setting.Doc, setting.Name, setting.Value); err != nil {
 					return err

@@ -11,6 +11,7 @@ import (
 	"time"
 	"token-sidecar/proxy"
 	"token-sidecar/settings"
+	"token-sidecar/tracing"
 	"token-sidecar/upstream/sandbox"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,7 @@ func newServe(opts Options) *cobra.Command {
 			if emulate {
 				return serveSandbox(cmd.Context(), opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
-			s, err := settings.Load(opts.Environ)
+			s, err := load(opts.Environ)
 			if err != nil {
 				return settingsError(err)
 			}
@@ -40,6 +41,12 @@ func newServe(opts Options) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&emulate, "sandbox", false, "use a built-in emulator of the auth service, needs no settings")
 	return cmd
+}
+
+// load reads all settings, those of tracing too.
+func load(environ []string) (settings.Settings, error) {
+	s, err := settings.Load(environ)
+	return s, errors.Join(err, tracing.Check(environ))
 }
 
 // settingsError introduces the mistakes that were found.
@@ -57,7 +64,7 @@ func serveSandbox(ctx context.Context, opts Options, out, errs io.Writer) error 
 	overridden = append(overridden, "HUMANAPI_AUTH_URL=http://"+defaultSandboxAddr,
 		"HUMANAPI_CLIENT_ID="+sandbox.DefaultClientID, "HUMANAPI_CLIENT_SECRET="+sandbox.DefaultClientSecret)
 	environ := append([]string{"ADMIN_ADDR=127.0.0.1:8081", "LOG_FORMAT=text"}, opts.Environ...)
-	s, err := settings.Load(append(environ, overridden...))
+	s, err := load(append(environ, overridden...))
 	if err != nil {
 		_ = listener.Close()
 		return settingsError(err)

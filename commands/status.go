@@ -10,11 +10,10 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/spf13/cobra"
-
 	"token-sidecar/admin"
 	"token-sidecar/settings"
+
+	"github.com/spf13/cobra"
 )
 
 func newStatus(opts Options) *cobra.Command {

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"token-sidecar/internal/testbed"
+
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// A collector receives traces by OTLP.
+type collector struct {
+	mu    sync.Mutex
+	raw   strings.Builder
+	spans []*tracepb.Span
+	token string
+}
+
+func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var data tracepb.TracesData
+	if err := proto.Unmarshal(body, &data); err != nil || r.URL.Path != "/v1/traces" {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.raw.Write(body)
+	c.token = r.Header.Get("X-Token")
+	for _, resource := range data.GetResourceSpans() {
+		for _, scope := range resource.GetScopeSpans() {
+			c.spans = append(c.spans, scope.GetSpans()...)
+		}
+	}
+}
+
+// TestTraces: a call of the app, the look in Redis and the call to the auth service are one trace, which the
+// app began; and it tells no user.
+func TestTraces(t *testing.T) {
+	received := &collector{}
+	server := httptest.NewServer(received)
+	defer server.Close()
+	redis := testbed.StartRedis(t)
+	seen := make(chan string, 10)
+	auth := startAuth(t)
+	spy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.Header.Get("Traceparent") + r.Header.Get("Baggage")
+		auth.ServeHTTP(w, r)
+	}))
+	defer spy.Close()
+	s := testbed.StartSidecar(t, auth.environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
+		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_EXPORTER_OTLP_HEADERS=X-Token=let%20me", "OTEL_SERVICE_NAME=my-sidecar")...)
+	const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
+	token := mustGet(t, s, "policy-4711-0815", "Traceparent", "00-"+traceID+"-00f067aa0ba902b7-01", "Baggage", "user=policy-4711-0815").Token
+	if got := <-seen; !strings.HasPrefix(got, "00-"+traceID) || strings.Contains(got, "policy") {
+		t.Errorf("the auth service was told %q", got)
+	}
+	s.Signal(syscall.SIGTERM)
+	s.Wait()
+	received.mu.Lock()
+	defer received.mu.Unlock()
+	names := map[string]int{}
+	for _, span := range received.spans {
+		if fmt.Sprintf("%x", span.GetTraceId()) == traceID {
+			names[span.GetName()]++
+		}
+	}
+	for _, name := range []string{"GET /token", "HTTP POST", "evalsha"} {
+		if names[name] == 0 {
+			t.Errorf("no span %q in the trace: %v", name, names)
+		}
+	}
+	for _, hidden := range []string{"policy-4711-0815", token, "sandbox-secret"} {
+		if strings.Contains(received.raw.String(), hidden) {
+			t.Errorf("a trace tells %q", hidden)
+		}
+	}
+	if received.token != "let me" || !strings.Contains(received.raw.String(), "my-sidecar") {
+		t.Error("headers or the name of the service are not as set")
+	}
+}
+
+func TestTracesAreOffUnlessAskedFor(t *testing.T) {
+	for _, value := range []string{"OTEL_TRACES_EXPORTER=zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_ENDPOINT=nowhere", "OTEL_EXPORTER_OTLP_TIMEOUT=1s"} {
+		name, _, _ := strings.Cut(value, "=")
+		if out, errs, code := tool(t, startAuth(t).environ(value), "config"); code != 1 || !strings.Contains(errs, name+": ") {
+			t.Errorf("%s: exit %d %s%s", value, code, out, errs)
+		}
+	}
+	received := &collector{}
+	server := httptest.NewServer(received)
+	defer server.Close()
+	s := testbed.StartSidecar(t, startAuth(t).environ("OTEL_SDK_DISABLED=true", "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
+	mustGet(t, s, "alice")
+	s.Signal(syscall.SIGTERM)
+	if s.Wait() != 0 || len(received.spans) != 0 {
+		t.Error("traces were sent though they are off")
+	}
+}
