@@ -16,21 +16,23 @@ type metrics struct {
 	lostRefresh prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
+func newMetrics(reg prometheus.Registerer, c *Cache, shared bool) *metrics {
 	make := promauto.With(reg)
 	make.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_memory_entries",
 		Help: "Tokens in memory, about.",
 	}, func() float64 { return float64(c.memory.Len()) })
-	make.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "token_sidecar_redis_up",
-		Help: "1 while Redis is in use, 0 while it is down or not configured.",
-	}, func() float64 {
-		if c.redisUp() {
-			return 1
-		}
-		return 0
-	})
+	if shared {
+		make.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "token_sidecar_redis_up",
+			Help: "1 while Redis is in use, 0 while it is down. Without REDIS_URL it is not there.",
+		}, func() float64 {
+			if c.redisUp() {
+				return 1
+			}
+			return 0
+		})
+	}
 	if reg != nil {
 		reg.MustRegister(newTokenCollector(c))
 	}

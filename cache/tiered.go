@@ -88,7 +88,7 @@ func New(opts Options) *Cache {
 		log: opts.Log, stop: func() {},
 		leases: map[Key]*Lease{}, waiting: map[Key]chan struct{}{}, pending: map[Key]*Hash{}, unkept: map[Key]secret.Text{},
 	}
-	c.metrics = newMetrics(opts.Registerer, c)
+	c.metrics = newMetrics(opts.Registerer, c, opts.Client != nil)
 	if opts.Client == nil {
 		return c
 	}

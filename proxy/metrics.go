@@ -128,6 +128,9 @@ func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
 			Help: "Defects that were caught. Any is a reason to report it.",
 		}),
 	}
+	for _, result := range []string{"ok", "failed", "left_to_another"} {
+		m.renewals.WithLabelValues(result)
+	}
 	for _, code := range codes {
 		m.errors[code] = &errorCount{counter: errors.WithLabelValues(code)}
 	}

@@ -161,7 +161,7 @@ func convertSpan(span trace.ReadOnlySpan) *tracepb.Span {
 	return out
 }
 
-func nanos(t time.Time) uint64 { return uint64(t.UnixNano()) } //nolint:gosec // after 1970
+func nanos(t time.Time) uint64 { return uint64(t.UnixNano()) }
 
 func attributes(list []attribute.KeyValue) []*commonpb.KeyValue {
 	out := make([]*commonpb.KeyValue, 0, len(list))

@@ -39,6 +39,12 @@ func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
 			Help: "How often the circuit breaker opened.",
 		}),
 	}
+	for _, result := range []string{"ok", "held_back", "cancelled"} {
+		m.calls.WithLabelValues(result)
+	}
+	for kind := Unavailable; kind <= ClientRefused; kind++ {
+		m.calls.WithLabelValues(kind.String())
+	}
 	for state := gobreaker.StateClosed; state <= gobreaker.StateOpen; state++ {
 		make.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "token_sidecar_breaker_state",

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/cache"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/settings"
+	"token-sidecar/tracing"
+)
+
+// descriptions is a Registerer that writes down what is registered.
+type descriptions struct{ rows map[string]string }
+
+func (d *descriptions) Register(c prometheus.Collector) error {
+	descs := make(chan *prometheus.Desc, 100)
+	c.Describe(descs)
+	close(descs)
+	for desc := range descs {
+		m := regexp.MustCompile(`^Desc\{fqName: "(.*)", help: "(.*?)"(?:, unit: "[^"]*")?, constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`).FindStringSubmatch(desc.String())
+		if m == nil {
+			return fmt.Errorf("not understood: %s", desc)
+		}
+		labels := strings.FieldsFunc(regexp.MustCompile(`="[^"]*"`).ReplaceAllString(m[3], ""), func(r rune) bool { return r == ',' })
+		labels = append(labels, strings.FieldsFunc(m[4], func(r rune) bool { return r == ',' })...)
+		d.rows[m[1]] = fmt.Sprintf("| `%s` | %s | %s |", m[1], strings.Join(labels, ", "), m[2])
+	}
+	return nil
+}
+
+func (d *descriptions) MustRegister(all ...prometheus.Collector) {
+	for _, c := range all {
+		if err := d.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func (d *descriptions) Unregister(prometheus.Collector) bool { return false }
+
+// TestMetricsDoc: docs/metrics.md names every metric with its labels and meaning, and no other.
+func TestMetricsDoc(t *testing.T) {
+	d := &descriptions{rows: map[string]string{}}
+	auth, redis := startAuth(t), testbed.StartRedis(t)
+	conf, err := settings.Load(auth.environ("REDIS_URL=" + redis.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	files, err := openFiles(conf, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts, err := cacheOptions(conf, files, d, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := cache.New(opts)
+	defer tokens.Close()
+	source, err := newUpstream(conf, files, tracing.Tracing{}.Transport, d, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := newHandler(conf, files, tokens, source, d, log)
+	defer handler.Close()
+	d.MustRegister(newBuildInfo(conf))
+
+	var rows []string
+	for name, row := range d.rows {
+		if !strings.HasPrefix(name, "token_sidecar_") {
+			t.Errorf("%s has not our prefix", name)
+		}
+		rows = append(rows, row)
+	}
+	slices.Sort(rows)
+	table := strings.Join(rows, "\n")
+	doc := read(t, "docs/metrics.md")
+	if *recordTo == "docs/metrics.md" {
+		doc = regexp.MustCompile("(?m)^\\| `token_sidecar_.*\n").ReplaceAllString(doc, "")
+		doc = strings.Replace(doc, "| --- | --- | --- |\n", "| --- | --- | --- |\n"+table+"\n", 1)
+		if err := os.WriteFile("docs/metrics.md", []byte(doc), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	documented := regexp.MustCompile("(?m)^\\| `token_sidecar_.*$").FindAllString(doc, -1)
+	if got := strings.Join(documented, "\n"); got != table {
+		t.Errorf("docs/metrics.md does not tell what is registered; go test -run TestMetricsDoc . -args -record docs/metrics.md writes:\n%s", table)
+	}
+}
