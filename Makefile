@@ -14,7 +14,7 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
 
 # What the tests run besides Go, as Debian packages: name of the program, name of the package.
-NEEDED := redis-server:redis-server curl:curl
+NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus
 
 .PHONY: help
 help: ## Tell what can be made

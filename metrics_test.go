@@ -8,13 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/client_golang/prometheus"
-
 	"token-sidecar/cache"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/settings"
 	"token-sidecar/tracing"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // descriptions is a Registerer that writes down what is registered.

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -355,4 +358,29 @@ func TestFailuresAreNotRemembered(t *testing.T) {
 			w.mustGet("alice")
 		})
 	}
+}
+
+// TestTroubleIsSummedUp: one line when it begins, one a minute while it goes on, one when it is over.
+func TestTroubleIsSummedUp(t *testing.T) {
+	var log bytes.Buffer
+	inWorld(t, func(s *settings) {
+		s.proxy.Log = slog.New(slog.NewTextHandler(&log, nil))
+		s.upstream.BreakerFailures = 1000
+	}, func(t *testing.T, w *world) {
+		w.auth.Set(sandbox.Mood{Status: 500})
+		for i := range 150 {
+			w.get(fmt.Sprint("user-", i))
+			time.Sleep(time.Second)
+		}
+		w.auth.Set(sandbox.Mood{})
+		w.mustGet("alice")
+		w.mustGet("bob")
+		failing, over := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "answers again")
+		if failing < 2 || failing > 4 || over != 1 || !strings.Contains(log.String(), "times=") {
+			t.Errorf("%d lines of trouble, %d of its end:\n%s", failing, over, &log)
+		}
+		if strings.Contains(log.String(), "user-") {
+			t.Error("the log names a user")
+		}
+	})
 }

@@ -20,6 +20,8 @@ import (
 	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Options configure a [Handler]. Tokens, Source, ClientID and MaxConcurrent are required.
@@ -79,6 +81,14 @@ func New(opts Options) *Handler {
 	h.vendor = &vendor{
 		tokens: opts.Tokens, source: opts.Source, lifetimes: opts.Lifetimes,
 		refused: newRefusals(opts.NegativeTTL, max(1, opts.NegativeEntries)), metrics: h.metrics, log: opts.Log, keepRefresh: func(context.Context, secret.Text, secret.Text) {},
+		fetching: trouble{
+			log: opts.Log, begins: "the auth service fails: cached tokens are served, callers without one get errors; see its status and the way there",
+			ends: "the auth service answers again",
+		},
+		renewing: trouble{
+			log: opts.Log, begins: "tokens cannot be renewed ahead of time: callers notice nothing until a token's margin; see the auth service",
+			ends: "tokens are renewed again",
+		},
 	}
 	if opts.Keeper != nil {
 		h.vendor.keepRefresh = func(ctx context.Context, user, token secret.Text) {
@@ -107,6 +117,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	how := h.serve(w, r)
 	took := time.Since(began)
 	h.metrics.request(how, took)
+	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
+		span.SetAttributes(attribute.String("token_sidecar.outcome", how.String()))
+	}
 	if h.opts.Log.Enabled(r.Context(), slog.LevelDebug) {
 		h.opts.Log.Debug("request", slog.String("outcome", how.String()), slog.Duration("took", took))
 	}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 	"token-sidecar/cache"
@@ -49,12 +48,13 @@ func (v *vendor) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 	switch {
 	case err == nil:
 		v.metrics.renewals.WithLabelValues("ok").Inc()
+		v.renewing.succeeded()
 	case v.life.Err() != nil:
 		return
 	default:
 		v.metrics.renewals.WithLabelValues("failed").Inc()
 		entry.Failed()
 		entry.Postpone(time.Now(), hold)
-		v.log.Debug("a token could not be renewed yet: it is served until its margin", slog.Any("error", err))
+		v.renewing.failed(err)
 	}
 }

@@ -43,6 +43,8 @@ type vendor struct {
 	refused   *refusals
 	metrics   *metrics
 	log       *slog.Logger
+	// fetching and renewing sum up what fails.
+	fetching, renewing trouble
 	// keepRefresh is given the refresh token of a user.
 	keepRefresh func(ctx context.Context, user, token secret.Text)
 
@@ -199,6 +201,13 @@ func (v *vendor) direct(ctx context.Context, req upstream.Request) (served, erro
 
 func (v *vendor) ask(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
 	answer, err := v.source.Token(ctx, req)
+	var e *upstream.Error
+	switch {
+	case err == nil:
+		v.fetching.succeeded()
+	case errors.As(err, &e) && e.Kind != upstream.Refused && e.Kind != upstream.ClientRefused:
+		v.fetching.failed(err)
+	}
 	if err == nil && answer.RefreshToken.Reveal() != "" && req.UserID.Reveal() != "" {
 		v.keepRefresh(context.WithoutCancel(ctx), req.UserID, answer.RefreshToken)
 	}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
+)
+
+const observability = "charts/token-sidecar/observability/"
+
+func TestAlerts(t *testing.T) {
+	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
+		cmd := exec.CommandContext(t.Context(), "promtool", args...)
+		cmd.Dir = observability
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %v: %s", args, out)
+		}
+	}
+	runbook := read(t, "docs/runbook.md")
+	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(read(t, observability+"alerts.yaml"), -1)
+	tests := read(t, observability+"alerts_test.yaml")
+	for _, alert := range alerts {
+		if !strings.Contains(runbook, "\n## "+alert[1]+"\n") {
+			t.Errorf("the runbook has no section %s", alert[1])
+		}
+		if strings.Count(tests, "alertname: "+alert[1]+"\n")+strings.Count(tests, "alertname: "+alert[1]+",") < 2 {
+			t.Errorf("%s is not tested both ways", alert[1])
+		}
+	}
+}
+
+// startPrometheus scrapes target every second.
+func startPrometheus(t *testing.T, target string) (url string) {
+	t.Helper()
+	dir, addr := t.TempDir(), testbed.FreeAddr(t)
+	config := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: sidecar\n    static_configs: [{targets: ['%s']}]\n", target)
+	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"),
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return "http://" + addr
+}
+
+// queries are those of the dashboard, with its variables filled in.
+func queries(t *testing.T) (all []string) {
+	t.Helper()
+	var dashboard struct {
+		Panels []struct {
+			Targets []struct {
+				Expr string `json:"expr"`
+			} `json:"targets"`
+		} `json:"panels"`
+	}
+	if err := json.Unmarshal([]byte(read(t, observability+"dashboard.json")), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			all = append(all, strings.NewReplacer("$instance", ".*", "$__rate_interval", "1m").Replace(target.Expr))
+		}
+	}
+	return all
+}
+
+// TestEveryOutcomeIsSeen drives each outcome and finds it in the metrics, the log, the trace and on the page,
+// finds data for each query of the dashboard, and nowhere a user id.
+func TestEveryOutcomeIsSeen(t *testing.T) {
+	received := &collector{}
+	otlp := httptest.NewServer(received)
+	defer otlp.Close()
+	auth, redis := startAuth(t), testbed.StartRedis(t)
+	environ := auth.environ("REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+otlp.URL, "MAX_CONCURRENT_REQUESTS=2", "UPSTREAM_MAX_ATTEMPTS=1")
+	other := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL())...)
+	s := testbed.StartSidecar(t, environ...)
+	prometheus := startPrometheus(t, s.Admin)
+
+	drive := func(n int) {
+		user := func(name string) string { return fmt.Sprint("policy-4711-", name, "-", n) }
+		s.Get(user("miss"))
+		s.Get(user("miss"))
+		other.Get(user("redis"))
+		s.Get(user("redis"))
+		auth.Set(sandbox.Mood{LatencyMS: 300})
+		var two sync.WaitGroup
+		for range 2 {
+			two.Go(func() { s.Get(user("collapsed")) })
+		}
+		two.Wait()
+		calls := auth.Counts().Calls
+		for i := range 2 {
+			two.Go(func() { s.Get(user(fmt.Sprint("busy", i))) })
+		}
+		testbed.Until(t, "two are busy", func() bool { return auth.Counts().Calls == calls+2 })
+		s.Get(user("shed"))
+		two.Wait()
+		left, leave := context.WithCancel(t.Context())
+		calls = auth.Counts().Calls
+		two.Go(func() {
+			req, _ := http.NewRequestWithContext(left, http.MethodGet, "http://"+s.Addr+"/token?client_user_id="+user("left"), nil)
+			if res, err := http.DefaultClient.Do(req); err == nil {
+				_ = res.Body.Close()
+			}
+		})
+		testbed.Until(t, "the call is under way", func() bool { return auth.Counts().Calls == calls+1 })
+		leave()
+		two.Wait()
+		auth.Set(sandbox.Mood{Status: 500})
+		s.Get(user("failed"))
+		auth.Set(sandbox.Mood{})
+		s.Do("DELETE", "client_user_id="+user("miss"))
+		s.Get("unknown-policy-4711")
+		s.Get("unknown-policy-4711")
+		s.Do("GET", "client_user_id=policy-4711&type=wrong")
+		s.Get("policy-4711", "Origin", "http://evil.example")
+	}
+	outcomes := []string{"hit_memory", "hit_redis", "miss", "collapsed", "forgotten", "refused", "failed", "rejected", "guarded", "shed", "abandoned"}
+	n := 0
+	missing := outcomes
+	testbed.Until(t, "every outcome is counted", func() bool { // which of two callers is shed is up to the machine
+		drive(n)
+		n++
+		metrics := s.Metrics()
+		missing = slices.DeleteFunc(slices.Clone(outcomes), func(o string) bool {
+			return regexp.MustCompile(`token_sidecar_requests_total\{outcome="` + o + `"\} [1-9]`).MatchString(metrics)
+		})
+		t.Logf("missing after round %d: %v", n, missing)
+		return len(missing) == 0
+	})
+	_, page := s.Fetch("http://" + s.Admin + "/status.json")
+	for _, outcome := range outcomes {
+		if !strings.Contains(s.Log(), `"outcome":"`+outcome+`"`) {
+			t.Errorf("%s is not in the log", outcome)
+		}
+		if !regexp.MustCompile(`"` + outcome + `":[1-9]`).MatchString(page) {
+			t.Errorf("%s is not on the page", outcome)
+		}
+	}
+	for _, code := range []string{"UNKNOWN_CLIENT_USER_ID", "OVERLOADED", "UPSTREAM_UNAVAILABLE", "INVALID_TOKEN_TYPE", "CALLER_NOT_ALLOWED"} {
+		if !strings.Contains(page, `"code":"`+code+`"`) {
+			t.Errorf("%s is not on the page", code)
+		}
+	}
+	for _, query := range queries(t) {
+		testbed.Until(t, "data for "+query, func() bool {
+			status, body := s.Fetch(prometheus + "/api/v1/query?query=" + url.QueryEscape(query))
+			if status == http.StatusBadRequest {
+				t.Fatalf("%s: %s", query, body)
+			}
+			if status == 200 && strings.Contains(body, `"result":[{`) && !strings.Contains(body, `"NaN"]}]`) {
+				return true
+			}
+			s.Get(fmt.Sprint("policy-4711-", n)) // a rate needs changes between two scrapes
+			s.Get("policy-4711-hit")
+			s.Do("GET", "client_user_id=policy-4711&type=wrong")
+			n++
+			return false
+		})
+	}
+	s.Signal(syscall.SIGTERM)
+	s.Wait()
+	received.mu.Lock()
+	defer received.mu.Unlock()
+	traces := received.raw.String()
+	for _, outcome := range outcomes {
+		if !strings.Contains(traces, outcome) {
+			t.Errorf("%s is in no trace", outcome)
+		}
+	}
+	for place, text := range map[string]string{"log": s.Log(), "page": page, "traces": traces} {
+		if strings.Contains(text, "policy-4711") {
+			t.Errorf("%s: a user id", place)
+		}
+	}
+}
