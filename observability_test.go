@@ -20,7 +20,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-const observability = "charts/token-sidecar/observability/"
+const observability = "charts/token-sidecar/files/"
 
 func TestAlerts(t *testing.T) {
 	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {

@@ -142,6 +142,11 @@ func complete(body []byte, code, message string) []byte {
 func (h *Handler) writeError(w http.ResponseWriter, err error) {
 	a := explain(err)
 	h.metrics.failed(a.code)
+	answer(w, a)
+}
+
+// answer writes a.
+func answer(w http.ResponseWriter, a answerTo) {
 	body := a.body
 	if body == nil {
 		body, _ = json.Marshal(map[string]string{"errorCode": a.code, "message": a.message})

@@ -10,6 +10,7 @@ package proxy
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -143,8 +144,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
 	}
 	s, how, err := h.route(w, r)
 	switch {
-	case err != nil && r.Context().Err() != nil:
-		return abandoned // nobody would read an answer
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+		answer(w, explain(err)) // nobody reads it, but without it net/http would say 200
+		return abandoned
 	case err != nil:
 		h.writeError(w, err)
 		return outcomeOfError(err)

@@ -5,6 +5,7 @@ package testbed
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -36,15 +37,20 @@ func StartRedis(t testing.TB, args ...string) *Redis {
 	return r
 }
 
-// FreeAddr returns an address on loopback that nobody listens on.
+// FreeAddr returns an address on loopback that nobody listens on. Its port is below those that the system gives
+// to outgoing connections, one of which could take it before it is used.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.N(12_000))
+		listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", addr)
+		if err == nil {
+			_ = listener.Close()
+			return addr
+		}
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // Start starts the server again, empty, at the same address.
