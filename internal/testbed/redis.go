@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,12 +38,18 @@ func StartRedis(t testing.TB, args ...string) *Redis {
 	return r
 }
 
+// No port is given out twice in a process, as it may not be listened on yet; processes begin at different ones.
+var (
+	firstPort = rand.Int32N(12_000)
+	nextPort  atomic.Int32
+)
+
 // FreeAddr returns an address on loopback that nobody listens on. Its port is below those that the system gives
 // to outgoing connections, one of which could take it before it is used.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.N(12_000))
+		addr := fmt.Sprint("127.0.0.1:", 20_000+(firstPort+nextPort.Add(1))%12_000)
 		listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", addr)
 		if err == nil {
 			_ = listener.Close()

@@ -1,0 +1,123 @@
+// Package charts holds the Helm charts; its tests render them with the real Helm.
+package charts
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// helm runs Helm and returns what it printed.
+func helm(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "helm", args...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// exampleService returns a copy of the example with the chart as its dependency.
+func exampleService(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, chart := range []string{"token-sidecar", "example-service"} {
+		if err := os.CopyFS(filepath.Join(dir, chart), os.DirFS(chart)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service := filepath.Join(dir, "example-service")
+	if out, err := helm(t, "dependency", "build", service); err != nil {
+		t.Fatal(out)
+	}
+	return service
+}
+
+func TestLint(t *testing.T) {
+	values := []string{"--strict", "--set", "humanapi.clientId=a,humanapi.existingSecret=b"}
+	if out, err := helm(t, append([]string{"lint", "token-sidecar"}, values...)...); err != nil {
+		t.Error(out)
+	}
+	if out, err := helm(t, "lint", "--strict", exampleService(t)); err != nil {
+		t.Error(out)
+	}
+}
+
+// TestRendered compares what each set of values renders to with a golden file.
+func TestRendered(t *testing.T) {
+	service := exampleService(t)
+	for name, values := range map[string]string{
+		"service-native": "",
+		"service-plain":  "token-sidecar.mode=plain",
+		"service-full": "token-sidecar.redis.url=rediss://redis:6379/0,token-sidecar.redis.existingSecret=redis,token-sidecar.callerToken.existingSecret=caller," +
+			"token-sidecar.encryptionKeys.existingSecret=keys,token-sidecar.settings.REFRESH_AHEAD=20m,token-sidecar.settings.UPSTREAM_MAX_ATTEMPTS=2," +
+			"token-sidecar.humanapi.product=hip,token-sidecar.ports.token=9080,token-sidecar.ports.admin=9081," +
+			"token-sidecar.image.digest=sha256:" + strings.Repeat("0", 64),
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := helm(t, "template", "demo", service, "--namespace", "demo", "--set", values)
+			if err != nil {
+				t.Fatal(out)
+			}
+			golden(t, name, out)
+		})
+	}
+	for name, values := range map[string]string{
+		"chart":               "",
+		"chart-secret":        "humanapi.existingSecret=,humanapi.clientSecret=s3cr3t",
+		"chart-observability": "podMonitor.enabled=true,podMonitor.labels.release=prometheus,prometheusRule.enabled=true,dashboard.enabled=true",
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := helm(t, "template", "demo", "token-sidecar", "--namespace", "demo", "--set", "humanapi.clientId=a,humanapi.existingSecret=b,"+values)
+			if err != nil {
+				t.Fatal(out)
+			}
+			golden(t, name, out)
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".yaml")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil || string(want) != got {
+		t.Errorf("%s is not what is rendered (%v); go test ./charts -args -update writes it anew:\n%s", path, err, got)
+	}
+}
+
+// TestWrongValues: each is refused with a sentence that names the value.
+func TestWrongValues(t *testing.T) {
+	service := exampleService(t)
+	for values, sentence := range map[string]string{
+		"humanapi.clientId=":                     "humanapi.clientId is missing",
+		"humanapi.existingSecret=":               "humanapi.existingSecret is missing",
+		"humanapi.clientSecret=x":                "keep one of them",
+		"mode=sidecar":                           "mode",
+		"humanapi.product=other":                 "product",
+		"humanapi.authUrl=http://auth.example":   "authUrl",
+		"humanapi.clientID=a":                    "clientID",
+		"redis.url=redis://:password@redis:6379": "url",
+		"redis.mode=ring":                        "mode",
+		"ports.token=80":                         "token",
+		"settings.LISTEN_ADDR=0.0.0.0:8080":      "LISTEN_ADDR",
+		"settings.refresh_ahead=1m":              "refresh_ahead",
+		"image.digest=latest":                    "digest",
+		"replicas=2":                             "replicas",
+	} {
+		t.Run(values, func(t *testing.T) {
+			out, err := helm(t, "template", "demo", service, "--set", "token-sidecar."+values)
+			if err == nil || !strings.Contains(out, sentence) {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
