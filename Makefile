@@ -10,6 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 # Tools of development, at the versions everybody uses.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
 
@@ -29,8 +30,8 @@ build: ## Build bin/token-sidecar
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/token-sidecar .
 
 .PHONY: test
-test: needed ## Install what the tests need, and run all of them with the race detector
-	go test -race -timeout 10m ./...
+test: needed $(TOOLS)/helm ## Install what the tests need, and run all of them with the race detector
+	PATH="$(TOOLS):$$PATH" go test -race -timeout 10m ./...
 
 .PHONY: needed
 needed:
@@ -51,6 +52,10 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck ## Format check, linters, know
 	$(TOOLS)/golangci-lint run
 	.ci/vulnerabilities $(TOOLS)/govulncheck
 
+.PHONY: golden
+golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; look at the difference
+	PATH="$(TOOLS):$$PATH" go test ./charts -args -update
+
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
 	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' . -args -record docs/reliability.md
@@ -70,5 +75,7 @@ fuzz: ## Fuzz each parser for 30 seconds
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+$(TOOLS)/helm:
+	GOBIN=$(TOOLS) go install $(HELM)
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) go install $(GOVULNCHECK)

@@ -12,9 +12,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+// kubernetes is the version that charts are rendered for.
+const kubernetes = "1.36.0"
+
 // helm runs Helm and returns what it printed.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
+	if args[0] == "template" {
+		args = append([]string{"template", "--kube-version", kubernetes}, args[1:]...)
+	}
 	cmd := exec.CommandContext(t.Context(), "helm", args...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -119,5 +125,17 @@ func TestWrongValues(t *testing.T) {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
+	}
+}
+
+func TestNativeSidecarsNeedANewerCluster(t *testing.T) {
+	service := exampleService(t)
+	out, err := exec.CommandContext(t.Context(), "helm", "template", "demo", service, "--kube-version", "1.28.0").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "set mode to plain") {
+		t.Errorf("%v: %s", err, out)
+	}
+	out, err = exec.CommandContext(t.Context(), "helm", "template", "demo", service, "--kube-version", "1.28.0", "--set", "token-sidecar.mode=plain").CombinedOutput()
+	if err != nil {
+		t.Errorf("%s", out)
 	}
 }

@@ -69,6 +69,13 @@ func StartSidecar(t testing.TB, environ ...string) *Sidecar {
 	return s
 }
 
+// Observe returns a Sidecar that somebody else started.
+func Observe(t testing.TB, addr, admin string) *Sidecar {
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &Sidecar{t: t, Addr: addr, Admin: admin, http: &http.Client{Transport: transport, Timeout: time.Minute}}
+}
+
 // LaunchSidecar is StartSidecar that does not wait.
 func LaunchSidecar(t testing.TB, environ ...string) *Sidecar {
 	t.Helper()

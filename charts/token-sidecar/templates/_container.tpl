@@ -9,6 +9,9 @@ The sidecar's container, an item of a pod's initContainers (mode native) or cont
 {{- define "token-sidecar.container" -}}
 {{- $values := include "token-sidecar.values" . | fromYaml -}}
 {{- include "token-sidecar.check" $values -}}
+{{- if and (eq $values.mode "native") (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "mode native needs Kubernetes 1.29, this is %s; set mode to plain" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 - name: token-sidecar
   image: {{ include "token-sidecar.image" $values | quote }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
