@@ -8,10 +8,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"token-sidecar/internal/testbed"
 
 	"go.yaml.in/yaml/v2"
-
-	"token-sidecar/internal/testbed"
 )
 
 // A manifest is what is looked at of a rendered Deployment.

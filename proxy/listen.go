@@ -27,18 +27,15 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 			return nil, err
 		}
 	}
+	// The socket must not be open to others for a moment either.
+	umask := syscall.Umask(0o777 &^ socketMode)
 	listener, err := (&net.ListenConfig{}).Listen(ctx, network, where)
+	syscall.Umask(umask)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s is in use by another program; stop that, or choose another address", addr)
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen: %w", err)
-	}
-	if isUnix {
-		if err := os.Chmod(path, socketMode); err != nil {
-			_ = listener.Close()
-			return nil, fmt.Errorf("cannot set the mode of the socket: %w", err)
-		}
 	}
 	return listener, nil
 }

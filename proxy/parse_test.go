@@ -38,7 +38,6 @@ func TestRefusedRequests(t *testing.T) {
 		"unknown type":          {"GET", "/token?client_user_id=a&type=admin", "", "", 400, "INVALID_TOKEN_TYPE", "type"},
 		"type in other case":    {"GET", "/token?client_user_id=a&type=Access", "", "", 400, "INVALID_TOKEN_TYPE", "type"},
 		"empty type":            {"GET", "/token?client_user_id=a&type=", "", "", 400, "INVALID_REQUEST", "type"},
-		"session without email": {"GET", "/token?client_user_id=a&type=session", "", "", 400, "INVALID_REQUEST", "client_user_email"},
 		"email without session": {"GET", "/token?client_user_id=a&client_user_email=b", "", "", 400, "INVALID_REQUEST", "client_user_email"},
 		"empty scope":           {"GET", "/token?client_user_id=a&extra_scopes=", "", "", 400, "INVALID_REQUEST", "extra_scopes"},
 		"query on POST":         {"POST", "/token?client_user_id=a", "{}", asJSON, 400, "INVALID_REQUEST", "body"},

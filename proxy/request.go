@@ -105,8 +105,6 @@ func (f *fields) token(path string) (upstream.Request, error) {
 	switch {
 	case f.userID == "" && kind != typeClient:
 		return upstream.Request{}, invalid("client_user_id", "is missing or empty; name the user whose token is wanted")
-	case kind == typeSession && f.email == "":
-		return upstream.Request{}, invalid("client_user_email", "is missing or empty; type session needs it")
 	case kind != typeSession && f.seen&seenEmail != 0:
 		return upstream.Request{}, invalid("client_user_email", "goes with type session only")
 	case slices.Contains(f.scopes, ""):
