@@ -86,7 +86,7 @@ func whatToTry(s settings.Settings) string {
   a refusal:            curl -i '%[1]s/token?client_user_id=unknown-bob'
   an outage:            curl -X PUT http://%[2]s/sandbox -d '{"status":500}'
   its end:              curl -X PUT http://%[2]s/sandbox -d '{}'
-  metrics:              curl http://%[3]s/metrics
+  how it does:          open http://%[3]s/ in a browser
 
 Ctrl-C stops it.
 `, at, defaultSandboxAddr, dialable(s.AdminAddr))
