@@ -10,12 +10,15 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 # Tools of development, at the versions everybody uses.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
 HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
 
+PLATFORM ?= linux/amd64
+
 # What the tests run besides Go, as Debian packages: name of the program, name of the package.
-NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus
+NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static
 
 .PHONY: help
 help: ## Tell what can be made
@@ -52,6 +55,14 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck ## Format check, linters, know
 	$(TOOLS)/golangci-lint run
 	.ci/vulnerabilities $(TOOLS)/govulncheck
 
+.PHONY: image
+image: ## Build the image for this machine, and for arm64 with PLATFORM=linux/arm64
+	docker build --platform $(PLATFORM) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t token-sidecar:$(VERSION) .
+
+.PHONY: sbom
+sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, what the program is made of (CycloneDX)
+	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
+
 .PHONY: golden
 golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; look at the difference
 	PATH="$(TOOLS):$$PATH" go test ./charts -args -update
@@ -75,6 +86,8 @@ fuzz: ## Fuzz each parser for 30 seconds
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+$(TOOLS)/cyclonedx-gomod:
+	GOBIN=$(TOOLS) go install $(CYCLONEDX)
 $(TOOLS)/helm:
 	GOBIN=$(TOOLS) go install $(HELM)
 $(TOOLS)/govulncheck:
