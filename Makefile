@@ -13,6 +13,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
 HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+KUBERNETES    := $(shell go env GOPATH)/token-sidecar-tools/v1.36.3
 TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
 
 PLATFORM ?= linux/amd64
@@ -51,7 +52,7 @@ needed:
 lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck ## Format check, linters, known vulnerabilities
 	@test -z "$$(git ls-files '*.go' | xargs gofmt -l)"
 	go mod tidy -diff
-	go vet ./...
+	go vet ./... && go vet -tags cluster ./charts
 	$(TOOLS)/golangci-lint run
 	.ci/vulnerabilities $(TOOLS)/govulncheck
 
@@ -62,6 +63,26 @@ image: ## Build the image for this machine, and for arm64 with PLATFORM=linux/ar
 .PHONY: sbom
 sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, what the program is made of (CycloneDX)
 	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
+
+.PHONY: test-cluster
+test-cluster: $(TOOLS)/helm $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and look at the pods it admits
+	@$(MAKE) --no-print-directory needed NEEDED="etcd:etcd-server openssl:openssl"
+	PATH="$(KUBERNETES):$(TOOLS):$$PATH" go test -tags cluster -count 1 -run 'TestInjection$$|TestServiceIsAdmitted' ./charts
+
+# From sources by the Go module proxy, a few minutes the first time.
+$(KUBERNETES)/kube-apiserver: charts/cluster/go.mod
+	@mkdir -p $(KUBERNETES)
+	cd charts/cluster && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(notdir $(KUBERNETES))' \
+	  -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver
+	@touch $@
+
+.PHONY: manifest
+manifest: $(TOOLS)/helm ## Write bin/manifest, plain manifests of a service with the sidecar, for kubectl kustomize
+	@rm -rf bin/manifest bin/charts && mkdir -p bin/manifest bin/charts && cp -r charts/token-sidecar charts/example-service bin/charts/
+	@$(TOOLS)/helm dependency build bin/charts/example-service >/dev/null
+	@$(TOOLS)/helm template example bin/charts/example-service --kube-version 1.36.0 > bin/manifest/service.yaml
+	@printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [service.yaml]\n' > bin/manifest/kustomization.yaml
+	@echo bin/manifest
 
 .PHONY: golden
 golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; look at the difference

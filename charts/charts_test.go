@@ -74,6 +74,7 @@ func TestRendered(t *testing.T) {
 	for name, values := range map[string]string{
 		"chart":               "",
 		"chart-secret":        "humanapi.existingSecret=,humanapi.clientSecret=s3cr3t",
+		"chart-network":       "networkPolicy.enabled=true,networkPolicy.from[0].namespaceSelector.matchLabels.name=monitoring",
 		"chart-observability": "podMonitor.enabled=true,podMonitor.labels.release=prometheus,prometheusRule.enabled=true,dashboard.enabled=true",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +126,29 @@ func TestWrongValues(t *testing.T) {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
+	}
+}
+
+// TestInjectionNeedsTheCluster: it is rendered for what the cluster offers, and says so where that is not enough.
+func TestInjectionNeedsTheCluster(t *testing.T) {
+	render := func(more ...string) (string, error) {
+		return helm(t, append([]string{
+			"template", "demo", "token-sidecar", "--namespace", "demo", "--set",
+			"humanapi.clientId=a,humanapi.existingSecret=b,injection.enabled=true",
+		}, more...)...)
+	}
+	if out, err := render(); err == nil || !strings.Contains(out, "no MutatingAdmissionPolicy") {
+		t.Errorf("%v: %s", err, out)
+	}
+	for _, version := range []string{"v1", "v1beta1"} {
+		out, err := render("--api-versions", "admissionregistration.k8s.io/"+version+"/MutatingAdmissionPolicy")
+		if err != nil {
+			t.Fatal(out)
+		}
+		golden(t, "injection-"+version, out)
+	}
+	if out, err := render("--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy", "--set", "mode=plain"); err == nil || !strings.Contains(out, "needs mode native") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

@@ -32,3 +32,28 @@ app.kubernetes.io/name: token-sidecar
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
+
+{{/* JSON patches, in CEL, that put an item at the head of a list of the pod's spec, and make the list where there is none. */}}
+{{- define "token-sidecar.prepend" -}}
+(has(object.spec.{{ .list }}) ? [] : [JSONPatch{op: "add", path: "/spec/{{ .list }}", value: []}]) +
+[JSONPatch{op: "add", path: "/spec/{{ .list }}/0", value: {{ include "token-sidecar.cel" .item }}}]
+{{- end -}}
+
+{{/* A value as a CEL literal. The values of a map have one type there; dyn() lets them differ, as those of JSON do. */}}
+{{- define "token-sidecar.cel" -}}
+{{- if kindIs "map" . -}}
+{ {{- $first := true -}}
+{{- range $key, $value := . -}}
+{{- if not $first }}, {{ end -}}{{- $first = false -}}
+{{ $key | quote }}: dyn({{ include "token-sidecar.cel" $value }})
+{{- end -}} }
+{{- else if kindIs "slice" . -}}
+[ {{- range $i, $value := . -}}{{- if $i }}, {{ end -}}dyn({{ include "token-sidecar.cel" $value }}){{- end -}} ]
+{{- else if kindIs "string" . -}}
+{{ . | toJson }}
+{{- else if kindIs "float64" . -}}
+{{ int64 . }}
+{{- else -}}
+{{ toJson . }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,270 @@
+//go:build cluster
+
+package charts
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A cluster is a real API server with etcd behind it. There is no kubelet: pods are admitted, not run.
+type cluster struct {
+	t      *testing.T
+	config string
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
+}
+
+func start(t *testing.T, log string, name string, args ...string) {
+	t.Helper()
+	out, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			content, _ := os.ReadFile(log)
+			t.Logf("%s:\n%s", name, content[max(0, len(content)-1000):])
+		}
+	})
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if content != "" {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return path
+	}
+	etcd, peer, port := freePort(t), freePort(t), freePort(t)
+	start(t, file("etcd.log", ""), "etcd", "--data-dir", file("etcd", ""), "--listen-client-urls", "http://127.0.0.1:"+etcd,
+		"--advertise-client-urls", "http://127.0.0.1:"+etcd, "--listen-peer-urls", "http://127.0.0.1:"+peer,
+		"--initial-advertise-peer-urls", "http://127.0.0.1:"+peer, "--initial-cluster", "default=http://127.0.0.1:"+peer)
+	key := file("sa.key", "")
+	if out, err := exec.CommandContext(t.Context(), "openssl", "genrsa", "-out", key, "2048").CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	start(t, file("apiserver.log", ""), "kube-apiserver", "--etcd-servers", "http://127.0.0.1:"+etcd, "--bind-address", "127.0.0.1",
+		"--secure-port", port, "--cert-dir", dir, "--token-auth-file", file("tokens", "admin-token,admin,admin,system:masters\n"),
+		"--service-account-key-file", key, "--service-account-signing-key-file", key, "--service-account-issuer", "https://kubernetes.default.svc",
+		"--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24")
+	c := &cluster{t: t, config: file("kubeconfig", fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:%s", insecure-skip-tls-verify: true}}]
+users: [{name: u, user: {token: admin-token}}]
+contexts: [{name: x, context: {cluster: c, user: u, namespace: demo}}]
+current-context: x
+`, port))}
+	c.until("the API server is ready", func() bool { _, err := c.try("", "kubectl", "get", "--raw", "/readyz"); return err == nil })
+	return c
+}
+
+// try runs a command against the cluster.
+func (c *cluster) try(stdin string, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()), name, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.config)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (c *cluster) must(stdin string, name string, args ...string) string {
+	c.t.Helper()
+	out, err := c.try(stdin, name, args...)
+	if err != nil {
+		c.t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return out
+}
+
+func (c *cluster) until(what string, met func() bool) {
+	c.t.Helper()
+	deadline := time.Now().Add(90 * time.Second)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for !met() {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s: still not so", what)
+		}
+		<-tick.C
+	}
+}
+
+// A pod is what is looked at of an admitted pod.
+type pod struct {
+	Spec struct {
+		InitContainers []struct {
+			Name          string `json:"name"`
+			RestartPolicy string `json:"restartPolicy"`
+			VolumeMounts  []struct {
+				Name string `json:"name"`
+			} `json:"volumeMounts"`
+		} `json:"initContainers"`
+		Containers []struct {
+			Name         string `json:"name"`
+			VolumeMounts []struct {
+				Name string `json:"name"`
+			} `json:"volumeMounts"`
+		} `json:"containers"`
+		Volumes []struct {
+			Name string `json:"name"`
+		} `json:"volumes"`
+	} `json:"spec"`
+}
+
+func (p pod) names() (init, volumes []string) {
+	for _, c := range p.Spec.InitContainers {
+		init = append(init, c.Name)
+	}
+	for _, v := range p.Spec.Volumes {
+		volumes = append(volumes, v.Name)
+	}
+	return init, volumes
+}
+
+// admit creates a pod and returns what was admitted; with dryRun the server keeps nothing.
+func (c *cluster) admit(name, namespace, labels, more string, dryRun bool) pod {
+	c.t.Helper()
+	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":%q,"labels":%s},"spec":{
+"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},
+"containers":[{"name":"app","image":"app","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]%s}}`, name, namespace, labels, more)
+	args := []string{"create", "-f", "-", "-o", "json"}
+	if dryRun {
+		args = append(args, "--dry-run=server")
+	}
+	var p pod
+	if err := json.Unmarshal([]byte(c.must(manifest, "kubectl", args...)), &p); err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+// TestInjection installs, upgrades, rolls back and uninstalls the chart on a real API server, and looks at the
+// pods it admits.
+func TestInjection(t *testing.T) {
+	c := startCluster(t)
+	for _, namespace := range []string{"demo", "other"} {
+		c.must("", "kubectl", "create", "namespace", namespace)
+		c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", namespace)
+		c.must("", "kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+	}
+	release := []string{"demo", "token-sidecar", "--namespace", "demo", "--set", "humanapi.clientId=a,humanapi.clientSecret=s,injection.enabled=true"}
+	c.must("", "helm", append([]string{"install"}, release...)...)
+	const optedIn = `{"token-sidecar/inject":"true"}`
+	injected := func(p pod) bool {
+		init, _ := p.names()
+		return len(init) > 0 && init[0] == "token-sidecar"
+	}
+	c.until("pods are injected", func() bool { return injected(c.admit("probe", "demo", optedIn, "", true)) })
+
+	for name, p := range map[string]pod{
+		"bare":       c.admit("bare", "demo", optedIn, "", false),
+		"dry run":    c.admit("dry", "demo", optedIn, "", true),
+		"with lists": c.admit("lists", "demo", optedIn, `,"volumes":[{"name":"mine","emptyDir":{}}],"initContainers":[{"name":"migrate","image":"m","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]`, false),
+		"of a Job":   c.admit("job", "demo", optedIn, `,"restartPolicy":"Never"`, false),
+	} {
+		init, volumes := p.names()
+		if len(init) == 0 || init[0] != "token-sidecar" || p.Spec.InitContainers[0].RestartPolicy != "Always" || strings.Count(strings.Join(init, " "), "token-sidecar") != 1 {
+			t.Errorf("%s: init containers %v", name, init)
+		}
+		if volumes[0] != "token-sidecar" || len(p.Spec.Containers[0].VolumeMounts) != 0 || len(p.Spec.InitContainers[0].VolumeMounts) != 1 {
+			t.Errorf("%s: volumes %v, mounts of the app %v, of the sidecar %v", name, volumes, p.Spec.Containers[0].VolumeMounts, p.Spec.InitContainers[0].VolumeMounts)
+		}
+		if name == "with lists" && (len(init) != 2 || init[1] != "migrate" || len(volumes) != 2) {
+			t.Errorf("%s: %v, %v", name, init, volumes)
+		}
+	}
+	// A pod that was admitted before is created again as it is: it is not injected twice.
+	again := c.must("", "kubectl", "get", "pod", "bare", "-o", "json")
+	c.must("", "kubectl", "delete", "pod", "bare", "--grace-period=0", "--force")
+	var second pod
+	if err := json.Unmarshal([]byte(c.must(strings.Replace(again, `"resourceVersion"`, `"was"`, 1), "kubectl", "create", "--validate=false", "-f", "-", "-o", "json")), &second); err != nil {
+		t.Fatal(err)
+	}
+	if init, volumes := second.names(); len(init) != 1 || len(volumes) != 1 {
+		t.Errorf("created again: %v, %v", init, volumes)
+	}
+	if injected(c.admit("unlabelled", "demo", "{}", "", false)) || injected(c.admit("opted-out", "demo", `{"token-sidecar/inject":"false"}`, "", false)) {
+		t.Error("a pod without the label was injected")
+	}
+	if injected(c.admit("elsewhere", "other", optedIn, "", false)) {
+		t.Error("a pod of another namespace was injected")
+	}
+
+	c.must("", "helm", append([]string{"upgrade", "--set", "humanapi.product=hip"}, release...)...)
+	c.until("the upgrade is in force", func() bool {
+		c.admit("upgraded", "demo", optedIn, "", true)
+		return strings.Contains(c.must("", "kubectl", "get", "mutatingadmissionpolicies", "-o", "yaml"), "hip")
+	})
+	c.must("", "helm", "rollback", "demo", "1", "--namespace", "demo")
+	if strings.Contains(c.must("", "kubectl", "get", "mutatingadmissionpolicies", "-o", "yaml"), "hip") {
+		t.Error("the rollback left the upgrade in force")
+	}
+	c.must("", "helm", "uninstall", "demo", "--namespace", "demo")
+	c.until("pods are left alone again", func() bool { return !injected(c.admit("probe", "demo", optedIn, "", true)) })
+	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-o", "name"); strings.TrimSpace(out) != "" {
+		t.Errorf("left behind: %s", out)
+	}
+}
+
+// TestServiceIsAdmitted: the example service, with the chart as its dependency, passes the server's validation
+// and pod security.
+func TestServiceIsAdmitted(t *testing.T) {
+	c := startCluster(t)
+	c.must("", "kubectl", "create", "namespace", "demo")
+	c.must("", "kubectl", "label", "namespace", "demo", "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
+	c.must("", "make", "-C", "..", "manifest")
+	c.must("", "kubectl", "apply", "--dry-run=server", "--namespace", "demo", "-k", "../bin/manifest")
+	for _, mode := range []string{"native", "plain"} {
+		out := c.must("", "helm", "upgrade", "--install", "demo", exampleService(t), "--namespace", "demo", "--set", "token-sidecar.mode="+mode)
+		if strings.Contains(strings.ToLower(out), "warning") {
+			t.Errorf("%s: %s", mode, out)
+		}
+		var deployment struct {
+			Spec struct {
+				Template map[string]any `json:"template"`
+			} `json:"spec"`
+		}
+		if err := json.Unmarshal([]byte(c.must("", "kubectl", "get", "deployment", "demo", "-o", "json")), &deployment); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.try("", "kubectl", "create", "serviceaccount", "default")
+		p := deployment.Spec.Template
+		p["apiVersion"], p["kind"] = "v1", "Pod"
+		p["metadata"].(map[string]any)["name"] = "pod-" + mode
+		manifest, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.must(string(manifest), "kubectl", "create", "-f", "-")
+	}
+}
