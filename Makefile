@@ -80,7 +80,7 @@ $(KUBERNETES)/kube-apiserver: charts/cluster/go.mod
 manifest: $(TOOLS)/helm ## Write bin/manifest, plain manifests of a service with the sidecar, for kubectl kustomize
 	@rm -rf bin/manifest bin/charts && mkdir -p bin/manifest bin/charts && cp -r charts/token-sidecar charts/example-service bin/charts/
 	@$(TOOLS)/helm dependency build bin/charts/example-service >/dev/null
-	@$(TOOLS)/helm template example bin/charts/example-service --kube-version 1.36.0 > bin/manifest/service.yaml
+	@$(TOOLS)/helm template example bin/charts/example-service --skip-tests --kube-version 1.36.0 > bin/manifest/service.yaml
 	@printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [service.yaml]\n' > bin/manifest/kustomization.yaml
 	@echo bin/manifest
 

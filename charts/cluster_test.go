@@ -241,6 +241,7 @@ func TestInjection(t *testing.T) {
 func TestServiceIsAdmitted(t *testing.T) {
 	c := startCluster(t)
 	c.must("", "kubectl", "create", "namespace", "demo")
+	c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", "demo")
 	c.must("", "kubectl", "label", "namespace", "demo", "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
 	c.must("", "make", "-C", "..", "manifest")
 	c.must("", "kubectl", "apply", "--dry-run=server", "--namespace", "demo", "-k", "../bin/manifest")
@@ -257,7 +258,6 @@ func TestServiceIsAdmitted(t *testing.T) {
 		if err := json.Unmarshal([]byte(c.must("", "kubectl", "get", "deployment", "demo", "-o", "json")), &deployment); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = c.try("", "kubectl", "create", "serviceaccount", "default")
 		p := deployment.Spec.Template
 		p["apiVersion"], p["kind"] = "v1", "Pod"
 		p["metadata"].(map[string]any)["name"] = "pod-" + mode
