@@ -19,8 +19,8 @@ type dribble string
 
 // TestAttacks sends real bytes over a socket. Each row is refused and never reaches the auth service.
 func TestAttacks(t *testing.T) {
-	auth := startAuth(t)
-	s := testbed.StartSidecar(t, auth.environ()...)
+	auth := testbed.StartAuth(t)
+	s := testbed.StartSidecar(t, auth.Environ()...)
 	const ask = "GET /token?client_user_id=alice HTTP/1.1\r\n"
 	get := func(headers ...string) string { return ask + strings.Join(headers, "\r\n") + "\r\n\r\n" }
 	post := func(body string, headers ...string) string {

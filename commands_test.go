@@ -19,8 +19,8 @@ func tool(t testing.TB, environ []string, args ...string) (out, errs string, cod
 }
 
 func TestTools(t *testing.T) {
-	auth := startAuth(t)
-	s := testbed.StartSidecar(t, auth.environ()...)
+	auth := testbed.StartAuth(t)
+	s := testbed.StartSidecar(t, auth.Environ()...)
 	at := []string{"LISTEN_ADDR=" + s.Addr, "ADMIN_ADDR=" + s.Admin}
 	token := mustGet(t, s, "alice").Token
 	nobody := []string{"LISTEN_ADDR=" + testbed.FreeAddr(t), "ADMIN_ADDR=" + testbed.FreeAddr(t)}
@@ -40,7 +40,7 @@ func TestTools(t *testing.T) {
 		"get without user":    {at, []string{"get"}, 2, "", "--user"},
 		"healthcheck":         {at, []string{"healthcheck"}, 0, "", ""},
 		"healthcheck, nobody": {nobody, []string{"healthcheck"}, 1, "", "ADMIN_ADDR"},
-		"config":              {auth.environ(), []string{"config"}, 0, "UPSTREAM_TIMEOUT=5s", ""},
+		"config":              {auth.Environ(), []string{"config"}, 0, "UPSTREAM_TIMEOUT=5s", ""},
 		"config, mistakes":    {[]string{"LOG_LEVEL=loud"}, []string{"config"}, 1, "REDIS_TIMEOUT=250ms", "HUMANAPI_CLIENT_ID: "},
 		"version":             {nil, []string{"version"}, 0, "token-sidecar ", ""},
 		"help":                {nil, []string{"--help"}, 0, "healthcheck", ""},
@@ -48,11 +48,11 @@ func TestTools(t *testing.T) {
 		"unknown flag":        {nil, []string{"serve", "--sandbx"}, 2, "", "sandbx"},
 		"serve, mistakes":     {nil, []string{"serve"}, 1, "", "HUMANAPI_CLIENT_SECRET: "},
 		"no command":          {nil, nil, 1, "", "HUMANAPI_CLIENT_ID: "},
-		"address in use":      {auth.environ("LISTEN_ADDR=" + s.Addr), nil, 1, "", "LISTEN_ADDR: "},
+		"address in use":      {auth.Environ("LISTEN_ADDR=" + s.Addr), nil, 1, "", "LISTEN_ADDR: "},
 		"secret file missing": {[]string{"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET_FILE=/no/such"}, nil, 1, "", "HUMANAPI_CLIENT_SECRET_FILE: "},
-		"bad keys":            {auth.environ("REDIS_URL=redis://127.0.0.1:1", "ENCRYPTION_KEYS_FILE=/etc/hostname"), nil, 1, "", "ENCRYPTION_KEYS_FILE: line 1"},
-		"bad CA":              {auth.environ("HUMANAPI_CA_FILE=/etc/hostname"), nil, 1, "", "HUMANAPI_CA_FILE: "},
-		"sentinel, no master": {auth.environ("REDIS_URL=redis://127.0.0.1:1", "REDIS_MODE=sentinel"), nil, 1, "", "master_name"},
+		"bad keys":            {auth.Environ("REDIS_URL=redis://127.0.0.1:1", "ENCRYPTION_KEYS_FILE=/etc/hostname"), nil, 1, "", "ENCRYPTION_KEYS_FILE: line 1"},
+		"bad CA":              {auth.Environ("HUMANAPI_CA_FILE=/etc/hostname"), nil, 1, "", "HUMANAPI_CA_FILE: "},
+		"sentinel, no master": {auth.Environ("REDIS_URL=redis://127.0.0.1:1", "REDIS_MODE=sentinel"), nil, 1, "", "master_name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, errs, code := tool(t, c.environ, c.args...)
@@ -70,8 +70,8 @@ func TestTools(t *testing.T) {
 }
 
 func TestGetPrintsTheCacheStatusApart(t *testing.T) {
-	auth := startAuth(t)
-	s := testbed.StartSidecar(t, auth.environ()...)
+	auth := testbed.StartAuth(t)
+	s := testbed.StartSidecar(t, auth.Environ()...)
 	out, _, _ := tool(t, []string{"LISTEN_ADDR=" + s.Addr}, "get", "--user", "alice")
 	body, status, found := strings.Cut(out, "\nCache-Status: ")
 	if !found || !strings.HasPrefix(status, "token-sidecar; ") || !json.Valid([]byte(body)) {

@@ -28,8 +28,8 @@ func startFleet(t *testing.T, n int, environ []string) []*testbed.Sidecar {
 
 // TestFleet: 20 sidecars, 200 cold users, 20 callers of each at once; the auth service is asked 200 times.
 func TestFleet(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	fleet := startFleet(t, 20, auth.environ(append(patient, "REDIS_URL="+redis.URL())...))
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	fleet := startFleet(t, 20, auth.Environ(append(patient, "REDIS_URL="+redis.URL())...))
 	auth.Set(sandbox.Mood{LatencyMS: 100})
 	const users, callersEach = 200, 20
 	var callers sync.WaitGroup
@@ -74,8 +74,8 @@ func TestFleet(t *testing.T) {
 // TestFleetLosesAHolder: the sidecar that fetches is killed; that costs one more call for each key it held, and
 // no caller of another sidecar an error.
 func TestFleetLosesAHolder(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	fleet := startFleet(t, 20, auth.environ(append(patient, "REDIS_URL="+redis.URL())...))
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	fleet := startFleet(t, 20, auth.Environ(append(patient, "REDIS_URL="+redis.URL())...))
 	auth.Set(sandbox.Mood{LatencyMS: 2000})
 	const users = 10
 	holder, others := fleet[0], fleet[1:]

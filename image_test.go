@@ -100,10 +100,10 @@ func TestImage(t *testing.T) {
 		t.Errorf("the image holds more than the program and certificates:\n%s", files)
 	}
 
-	auth := startAuth(t)
+	auth := testbed.StartAuth(t)
 	inImage := func(args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "chroot", append([]string{"--userspec=65532:65532", root, "/token-sidecar"}, args...)...)
-		cmd.Env = auth.environ("LISTEN_ADDR="+testbed.FreeAddr(t), "ADMIN_ADDR="+testbed.FreeAddr(t))
+		cmd.Env = auth.Environ("LISTEN_ADDR="+testbed.FreeAddr(t), "ADMIN_ADDR="+testbed.FreeAddr(t))
 		return cmd
 	}
 	if out, err := inImage("version").CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "token-sidecar v1.2.3\n") {

@@ -25,7 +25,7 @@ import (
 // A stage is a fleet of three sidecars under traffic, with TCP proxies before Redis and the auth service.
 type stage struct {
 	t           testing.TB
-	auth        *authService
+	auth        *testbed.Auth
 	authProxy   *testbed.Proxy
 	redis       *testbed.Redis
 	redisProxy  *testbed.Proxy
@@ -54,9 +54,9 @@ const (
 
 // newStage starts a fleet whose limits are short, to see every one of them pass.
 func newStage(t *testing.T, url func(*stage) string, more ...string) *stage {
-	s := &stage{t: t, auth: startAuth(t), warm: 100, stop: make(chan struct{}), wall: make([]atomic.Int64, fleetSize)}
-	s.authProxy = testbed.StartProxy(t, strings.TrimPrefix(s.auth.url, "http://"))
-	environ := s.auth.environ(append([]string{
+	s := &stage{t: t, auth: testbed.StartAuth(t), warm: 100, stop: make(chan struct{}), wall: make([]atomic.Int64, fleetSize)}
+	s.authProxy = testbed.StartProxy(t, strings.TrimPrefix(s.auth.URL, "http://"))
+	environ := s.auth.Environ(append([]string{
 		"HUMANAPI_AUTH_URL=http://" + s.authProxy.Addr, "REDIS_URL=" + url(s), "UPSTREAM_TIMEOUT=600ms", "UPSTREAM_MAX_ATTEMPTS=2",
 		"BREAKER_OPEN_FOR=500ms",
 	}, more...)...)

@@ -45,10 +45,10 @@ func watchRedis(t *testing.T, addr string) (stop func() string) {
 // TestNothingLeaks drives every outcome and then searches everything the sidecars wrote for every secret,
 // token and user id that was used, in every encoding they could hide in.
 func TestNothingLeaks(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	stopWatching := watchRedis(t, redis.Addr)
 	keys := testbed.WriteFile(t, "keys", base64.StdEncoding.EncodeToString([]byte("0123456789-encryption-key-012345")))
-	environ := auth.environ("REDIS_URL="+redis.URL(), "LOG_LEVEL=debug", "UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=3", "BREAKER_OPEN_FOR=100ms",
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "LOG_LEVEL=debug", "UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=3", "BREAKER_OPEN_FOR=100ms",
 		"NEGATIVE_TTL=100ms", "ENCRYPTION_KEYS_FILE="+keys, "KEEP_REFRESH_TOKENS=true",
 		"CALLER_TOKEN_FILE="+testbed.WriteFile(t, "caller", "the-caller-token-4711"))
 	a, b := testbed.StartSidecar(t, environ...), testbed.StartSidecar(t, environ...)
@@ -143,9 +143,9 @@ func encodings(s string) map[string]string {
 }
 
 func TestRefreshTokensAreKept(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	keyFile := testbed.WriteFile(t, "keys", base64.StdEncoding.EncodeToString(make([]byte, 32)))
-	environ := auth.environ("REDIS_URL="+redis.URL(), "ENCRYPTION_KEYS_FILE="+keyFile, "KEEP_REFRESH_TOKENS=true")
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "ENCRYPTION_KEYS_FILE="+keyFile, "KEEP_REFRESH_TOKENS=true")
 	s := testbed.StartSidecar(t, environ...)
 	refreshOf := func(r testbed.Reply) string {
 		_, rest, _ := strings.Cut(r.Body, `"refresh_token":"`)
@@ -198,7 +198,7 @@ func TestRefreshTokensAreKept(t *testing.T) {
 // TestSecretRotationUnderLoad: the file is replaced the way Kubernetes does it, and the auth service takes the
 // new secret only from then on. No request fails.
 func TestSecretRotationUnderLoad(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	mount := t.TempDir()
 	version := 0
 	write := func(secret string) {
@@ -221,7 +221,7 @@ func TestSecretRotationUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	environ := []string{
-		"HUMANAPI_AUTH_URL=" + auth.url, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID,
+		"HUMANAPI_AUTH_URL=" + auth.URL, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID,
 		"HUMANAPI_CLIENT_SECRET_FILE=" + filepath.Join(mount, "secret"), "REDIS_URL=" + redis.URL(),
 	}
 	fleet := []*testbed.Sidecar{testbed.StartSidecar(t, environ...), testbed.StartSidecar(t, environ...)}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -23,27 +22,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, testbed.ProxyLeaks()...)
 }
 
-// An authService is the sandbox on a free port.
-type authService struct {
-	*sandbox.Sandbox
-	url string
-}
-
-func startAuth(t testing.TB) *authService {
-	t.Helper()
-	s := sandbox.New(sandbox.Options{})
-	server := httptest.NewServer(s)
-	t.Cleanup(server.Close)
-	return &authService{Sandbox: s, url: server.URL}
-}
-
-// environ are the settings that use a.
-func (a *authService) environ(more ...string) []string {
-	return append([]string{
-		"HUMANAPI_AUTH_URL=" + a.url, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID, "HUMANAPI_CLIENT_SECRET=" + sandbox.DefaultClientSecret,
-	}, more...)
-}
-
 // mustGet fails the test unless the sidecar vends a token of that user.
 func mustGet(t testing.TB, s *testbed.Sidecar, user string, header ...string) testbed.Reply {
 	t.Helper()
@@ -58,8 +36,8 @@ func mustGet(t testing.TB, s *testbed.Sidecar, user string, header ...string) te
 }
 
 func TestTwoSidecarsShareATokenAndARestartedOneAsksRedis(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	environ := auth.environ("REDIS_URL=" + redis.URL())
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	environ := auth.Environ("REDIS_URL=" + redis.URL())
 	first, second := testbed.StartSidecar(t, environ...), testbed.StartSidecar(t, environ...)
 	token := mustGet(t, first, "alice").Token
 	if r := mustGet(t, second, "alice"); r.Token != token || !strings.HasSuffix(r.CacheStatus, "detail=redis") {
@@ -84,8 +62,8 @@ func TestTwoSidecarsShareATokenAndARestartedOneAsksRedis(t *testing.T) {
 }
 
 func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	s := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL())...)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	s := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	var asked, failed atomic.Int32
 	stop := make(chan struct{})
 	var traffic sync.WaitGroup
@@ -120,7 +98,7 @@ func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
 	after(200)
 	close(stop)
 	traffic.Wait()
-	other := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL())...)
+	other := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	mustGet(t, s, "after")
 	if r := mustGet(t, other, "after"); !strings.HasSuffix(r.CacheStatus, "detail=redis") {
 		t.Errorf("not shared after Redis came back: %s\n%s", r.CacheStatus, grep(s.Metrics()+other.Metrics(), "redis_step_duration_seconds_count"))
@@ -131,8 +109,8 @@ func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
 func TestSignalDrains(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
-			auth := startAuth(t)
-			s := testbed.StartSidecar(t, auth.environ()...)
+			auth := testbed.StartAuth(t)
+			s := testbed.StartSidecar(t, auth.Environ()...)
 			auth.Set(sandbox.Mood{LatencyMS: 1500})
 			slow := make(chan testbed.Reply, 1)
 			go func() { slow <- s.Get("alice") }()
@@ -159,8 +137,8 @@ func TestSignalDrains(t *testing.T) {
 }
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
-	auth := startAuth(t)
-	s := testbed.StartSidecar(t, auth.environ("SHUTDOWN_TIMEOUT=1h", "UPSTREAM_TIMEOUT=1h")...)
+	auth := testbed.StartAuth(t)
+	s := testbed.StartSidecar(t, auth.Environ("SHUTDOWN_TIMEOUT=1h", "UPSTREAM_TIMEOUT=1h")...)
 	auth.Set(sandbox.Mood{Fault: "hang"})
 	go s.Get("alice")
 	testbed.Until(t, "the call is under way", func() bool { return auth.Counts().Calls == 1 })
@@ -173,22 +151,22 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 }
 
 func TestSocket(t *testing.T) {
-	auth := startAuth(t)
+	auth := testbed.StartAuth(t)
 	path := t.TempDir() + "/s.sock"
-	s := testbed.StartSidecar(t, auth.environ("LISTEN_ADDR=unix://"+path)...)
+	s := testbed.StartSidecar(t, auth.Environ("LISTEN_ADDR=unix://"+path)...)
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	mustGet(t, s, "alice", "Host", "anything")
-	second := testbed.LaunchSidecar(t, auth.environ("LISTEN_ADDR=unix://"+path)...)
+	second := testbed.LaunchSidecar(t, auth.Environ("LISTEN_ADDR=unix://"+path)...)
 	if code := second.Wait(); code != 1 || !strings.Contains(second.Log(), "in use") {
 		t.Errorf("a second one on the same socket: exit %d\n%s", code, second.Log())
 	}
 	s.Kill() // leaves the socket behind
-	mustGet(t, testbed.StartSidecar(t, auth.environ("LISTEN_ADDR=unix://"+path)...), "alice")
+	mustGet(t, testbed.StartSidecar(t, auth.Environ("LISTEN_ADDR=unix://"+path)...), "alice")
 	file := testbed.WriteFile(t, "file", "x")
-	third := testbed.LaunchSidecar(t, auth.environ("LISTEN_ADDR=unix://"+file)...)
+	third := testbed.LaunchSidecar(t, auth.Environ("LISTEN_ADDR=unix://"+file)...)
 	if code := third.Wait(); code != 1 || !strings.Contains(third.Log(), "no socket") {
 		t.Errorf("in the place of a file: exit %d\n%s", code, third.Log())
 	}

@@ -48,8 +48,8 @@ func (d *descriptions) Unregister(prometheus.Collector) bool { return false }
 // TestMetricsDoc: docs/metrics.md names every metric with its labels and meaning, and no other.
 func TestMetricsDoc(t *testing.T) {
 	d := &descriptions{rows: map[string]string{}}
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	conf, err := settings.Load(auth.environ("REDIS_URL=" + redis.URL()))
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	conf, err := settings.Load(auth.Environ("REDIS_URL=" + redis.URL()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,9 +90,9 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	received := &collector{}
 	otlp := httptest.NewServer(received)
 	defer otlp.Close()
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	environ := auth.environ("REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+otlp.URL, "MAX_CONCURRENT_REQUESTS=2", "UPSTREAM_MAX_ATTEMPTS=1")
-	other := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL())...)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+otlp.URL, "MAX_CONCURRENT_REQUESTS=2", "UPSTREAM_MAX_ATTEMPTS=1")
+	other := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	s := testbed.StartSidecar(t, environ...)
 	prometheus := startPrometheus(t, s.Admin)
 

@@ -23,8 +23,8 @@ var screenshotsTo = flag.String("screenshots", "", "folder for pictures of the s
 
 // TestPage opens the status page in a browser and sees it tell what happens, live.
 func TestPage(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	s := testbed.StartSidecar(t, auth.environ("REDIS_URL="+redis.URL(), "BREAKER_OPEN_FOR=1h")...)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	s := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL(), "BREAKER_OPEN_FOR=1h")...)
 	for i := range 40 {
 		auth.Set(sandbox.Mood{ExpiresIn: []int{60, 1000, 10_000, 40_000, 86_400}[i%5]})
 		for range 1 + i%4 {

@@ -41,7 +41,7 @@ func TestPodInMiniature(t *testing.T) {
 		t.Fatal(err)
 	}
 	sidecar := m.Spec.Template.Spec.InitContainers[0]
-	auth := startAuth(t)
+	auth := testbed.StartAuth(t)
 	files := t.TempDir()
 	if err := os.WriteFile(filepath.Join(files, "client-secret"), []byte("sandbox-secret"), 0o600); err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestPodInMiniature(t *testing.T) {
 		}
 		environ = append(environ, v.Name+"="+value)
 	}
-	environ = append(environ, "HUMANAPI_AUTH_URL="+auth.url)
+	environ = append(environ, "HUMANAPI_AUTH_URL="+auth.URL)
 	if len(sidecar.Command) != 0 || len(environ) < 6 {
 		t.Fatalf("not understood: %+v", sidecar)
 	}

@@ -40,10 +40,10 @@ func footprintOf(t *testing.T, s *testbed.Sidecar) (f footprint) {
 
 // TestSoak breaks things at random for a long time; memory, goroutines and file descriptors are flat after it.
 func TestSoak(t *testing.T) {
-	auth, redis := startAuth(t), testbed.StartRedis(t)
-	authProxy, redisProxy := testbed.StartProxy(t, strings.TrimPrefix(auth.url, "http://")), testbed.StartProxy(t, redis.Addr)
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	authProxy, redisProxy := testbed.StartProxy(t, strings.TrimPrefix(auth.URL, "http://")), testbed.StartProxy(t, redis.Addr)
 	auth.Set(sandbox.Mood{ExpiresIn: 20})
-	fleet := startFleet(t, 3, auth.environ("HUMANAPI_AUTH_URL=http://"+authProxy.Addr, "REDIS_URL=redis://"+redisProxy.Addr, "LOG_LEVEL=warn",
+	fleet := startFleet(t, 3, auth.Environ("HUMANAPI_AUTH_URL=http://"+authProxy.Addr, "REDIS_URL=redis://"+redisProxy.Addr, "LOG_LEVEL=warn",
 		"MEMORY_CACHE_ENTRIES=500", "MEMORY_CACHE_TTL=1s", "UPSTREAM_TIMEOUT=500ms", "BREAKER_OPEN_FOR=1s", "NEGATIVE_TTL=1s"))
 	var requests, wrong atomic.Int64
 	stop := make(chan struct{})

@@ -49,13 +49,13 @@ func TestTraces(t *testing.T) {
 	defer server.Close()
 	redis := testbed.StartRedis(t)
 	seen := make(chan string, 10)
-	auth := startAuth(t)
+	auth := testbed.StartAuth(t)
 	spy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen <- r.Header.Get("Traceparent") + r.Header.Get("Baggage")
 		auth.ServeHTTP(w, r)
 	}))
 	defer spy.Close()
-	s := testbed.StartSidecar(t, auth.environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
+	s := testbed.StartSidecar(t, auth.Environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
 		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_EXPORTER_OTLP_HEADERS=X-Token=let%20me", "OTEL_SERVICE_NAME=my-sidecar")...)
 	const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
 	token := mustGet(t, s, "policy-4711-0815", "Traceparent", "00-"+traceID+"-00f067aa0ba902b7-01", "Baggage", "user=policy-4711-0815").Token
@@ -90,14 +90,14 @@ func TestTraces(t *testing.T) {
 func TestTracesAreOffUnlessAskedFor(t *testing.T) {
 	for _, value := range []string{"OTEL_TRACES_EXPORTER=zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_ENDPOINT=nowhere", "OTEL_EXPORTER_OTLP_TIMEOUT=1s"} {
 		name, _, _ := strings.Cut(value, "=")
-		if out, errs, code := tool(t, startAuth(t).environ(value), "config"); code != 1 || !strings.Contains(errs, name+": ") {
+		if out, errs, code := tool(t, testbed.StartAuth(t).Environ(value), "config"); code != 1 || !strings.Contains(errs, name+": ") {
 			t.Errorf("%s: exit %d %s%s", value, code, out, errs)
 		}
 	}
 	received := &collector{}
 	server := httptest.NewServer(received)
 	defer server.Close()
-	s := testbed.StartSidecar(t, startAuth(t).environ("OTEL_SDK_DISABLED=true", "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
+	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("OTEL_SDK_DISABLED=true", "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
 	mustGet(t, s, "alice")
 	s.Signal(syscall.SIGTERM)
 	if s.Wait() != 0 || len(received.spans) != 0 {

@@ -79,9 +79,22 @@ func Observe(t testing.TB, addr, admin string) *Sidecar {
 // LaunchSidecar is StartSidecar that does not wait.
 func LaunchSidecar(t testing.TB, environ ...string) *Sidecar {
 	t.Helper()
-	s := &Sidecar{t: t, Addr: FreeAddr(t), Admin: FreeAddr(t), log: &output{}, done: make(chan error, 1)}
+	return launch(t, Command(context.WithoutCancel(t.Context()), nil, "serve"), environ)
+}
+
+// LaunchBuilt is LaunchSidecar of the program as it is shipped, at path.
+func LaunchBuilt(t testing.TB, path string, environ ...string) *Sidecar {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path, "serve")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	return launch(t, cmd, environ)
+}
+
+func launch(t testing.TB, cmd *exec.Cmd, environ []string) *Sidecar {
+	t.Helper()
+	s := &Sidecar{cmd: cmd, t: t, Addr: FreeAddr(t), Admin: FreeAddr(t), log: &output{}, done: make(chan error, 1)}
 	environ = append([]string{"LISTEN_ADDR=" + s.Addr, "ADMIN_ADDR=" + s.Admin, "LOG_LEVEL=debug"}, environ...)
-	s.cmd = Command(context.WithoutCancel(t.Context()), environ, "serve")
+	s.cmd.Env = append(s.cmd.Env, environ...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

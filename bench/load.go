@@ -1,0 +1,248 @@
+// Package bench measures the sidecar beside what a user would take instead and beside the limit of the machine,
+// in one run, interleaved, and writes docs/performance.md. See make bench.
+package bench
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Load is what the generator sends to one server.
+//
+// The generator is one thread over epoll, so that it takes as little as possible of a machine it shares with
+// the server it measures: with a goroutine for each connection, half of what is measured would be itself.
+type Load struct {
+	// Addr is host:port on loopback.
+	Addr string
+	// Conns is the number of connections. They are opened before the first request is sent.
+	Conns int
+	// Requests are whole HTTP/1.1 requests; each time one of them is sent, taken at random.
+	Requests [][]byte
+	// For is how long requests are sent. 0: each connection sends one, all at once.
+	For time.Duration
+	// Rate is how many arrive in a second (open loop, at random intervals); a request that finds no connection
+	// free waits, and that counts. 0: a connection sends the next request when it has its answer.
+	Rate float64
+}
+
+// A Result is what the generator saw.
+type Result struct {
+	// Failures are answers other than 200; Sample is one of them.
+	Failures int
+	Sample   string
+	// Elapsed is from the first request sent to the last answer received.
+	Elapsed time.Duration
+	// Latencies are sorted. With a Rate they count from when the request was due.
+	Latencies []time.Duration
+}
+
+// Throughput is answers in a second.
+func (r Result) Throughput() float64 { return float64(len(r.Latencies)) / r.Elapsed.Seconds() }
+
+// Quantile is the latency that the share q of requests did not exceed.
+func (r Result) Quantile(q float64) time.Duration {
+	if len(r.Latencies) == 0 {
+		return 0
+	}
+	return r.Latencies[min(int(q*float64(len(r.Latencies))), len(r.Latencies)-1)]
+}
+
+// conn is one connection.
+type conn struct {
+	fd   int
+	due  time.Time // of the request in progress
+	busy bool
+	in   []byte
+}
+
+type generator struct {
+	load  Load
+	epoll int
+	conns []conn
+	free  []int       // indices of idle connections
+	queue []time.Time // due times of requests that found none
+	rest  int         // requests in progress
+	res   Result
+}
+
+// Run sends the load. Its error is one of the machine; failures of the server are in the Result.
+func (l Load) Run() (Result, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	g := &generator{load: l, conns: make([]conn, l.Conns)}
+	defer g.close()
+	if err := g.open(); err != nil {
+		return Result{}, err
+	}
+	began := time.Now()
+	if err := g.loop(began); err != nil {
+		return Result{}, err
+	}
+	g.res.Elapsed = time.Since(began)
+	slices.Sort(g.res.Latencies)
+	return g.res, nil
+}
+
+func (g *generator) open() (err error) {
+	addr, err := netip.ParseAddrPort(g.load.Addr)
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	if g.epoll, err = unix.EpollCreate1(0); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	for i := range g.conns {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return fmt.Errorf("bench: connection %d: %w", i, err)
+		}
+		g.conns[i] = conn{fd: fd, in: make([]byte, 0, 2048)}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}); err != nil {
+			return fmt.Errorf("bench: connection %d: %w", i, err)
+		}
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		_ = unix.SetNonblock(fd, true)
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)} //nolint:gosec // an index
+		if err := unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		g.free = append(g.free, i)
+	}
+	return nil
+}
+
+func (g *generator) close() {
+	for _, c := range g.conns {
+		if c.fd > 0 {
+			_ = unix.Close(c.fd)
+		}
+	}
+	_ = unix.Close(g.epoll)
+}
+
+func (g *generator) loop(began time.Time) error {
+	events := make([]unix.EpollEvent, 256)
+	end, next := began.Add(g.load.For), began
+	if g.load.Rate == 0 {
+		for len(g.free) > 0 {
+			if err := g.send(time.Now()); err != nil {
+				return err
+			}
+		}
+	}
+	for {
+		now := time.Now()
+		timeout := -1
+		if g.load.Rate > 0 {
+			for !next.After(now) && next.Before(end) {
+				g.queue = append(g.queue, next)
+				next = next.Add(time.Duration(rand.ExpFloat64() / g.load.Rate * float64(time.Second)))
+			}
+			if next.Before(end) {
+				timeout = int(time.Until(next) / time.Millisecond) // the rest of a millisecond is spun
+			}
+		}
+		for len(g.queue) > 0 && len(g.free) > 0 {
+			if err := g.send(g.queue[0]); err != nil {
+				return err
+			}
+			g.queue = g.queue[1:]
+		}
+		if g.rest == 0 && !next.Before(end) {
+			return nil
+		}
+		n, err := unix.EpollWait(g.epoll, events, timeout)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("bench: %w", err)
+		}
+		for _, event := range events[:max(n, 0)] {
+			if err := g.receive(int(event.Fd), end); err != nil {
+				return err
+			}
+		}
+		if g.load.Rate == 0 {
+			next = end // nothing arrives by itself
+		}
+	}
+}
+
+// send sends a request that was due then on a free connection.
+func (g *generator) send(due time.Time) error {
+	i := g.free[len(g.free)-1]
+	g.free = g.free[:len(g.free)-1]
+	c := &g.conns[i]
+	c.due, c.busy = due, true
+	g.rest++
+	request := g.load.Requests[rand.IntN(len(g.load.Requests))] //nolint:gosec // which user asks
+	if n, err := unix.Write(c.fd, request); err != nil || n != len(request) {
+		return fmt.Errorf("bench: a request was not sent: %w", cmp.Or(err, errors.New("the socket is full")))
+	}
+	return nil
+}
+
+// receive reads what came on a connection, and when the answer is complete makes it free, or sends the next
+// request.
+func (g *generator) receive(i int, end time.Time) error {
+	c := &g.conns[i]
+	n, err := unix.Read(c.fd, c.in[len(c.in):cap(c.in)])
+	if errors.Is(err, unix.EAGAIN) {
+		return nil
+	}
+	if err != nil || n == 0 || !c.busy {
+		return fmt.Errorf("bench: the server closed a connection: %w", cmp.Or(err, errors.New("after "+string(c.in))))
+	}
+	c.in = c.in[:len(c.in)+n]
+	size, complete := answerSize(c.in)
+	if !complete {
+		if len(c.in) == cap(c.in) {
+			c.in = slices.Grow(c.in, cap(c.in))
+		}
+		return nil
+	}
+	if !bytes.HasPrefix(c.in, []byte("HTTP/1.1 200 ")) || size != len(c.in) {
+		g.res.Failures++
+		g.res.Sample = string(c.in)
+	}
+	now := time.Now()
+	g.res.Latencies = append(g.res.Latencies, now.Sub(c.due))
+	c.in, c.busy = c.in[:0], false
+	g.rest--
+	g.free = append(g.free, i)
+	if g.load.Rate == 0 && now.Before(end) {
+		return g.send(now)
+	}
+	return nil
+}
+
+var headEnd, lengthName = []byte("\r\n\r\n"), []byte("Content-Length: ")
+
+// answerSize is the size of the HTTP answer that b begins with, and whether b holds all of it.
+func answerSize(b []byte) (size int, complete bool) {
+	head := bytes.Index(b, headEnd)
+	if head < 0 {
+		return 0, false
+	}
+	size = head + len(headEnd)
+	if at := bytes.Index(b[:head], lengthName); at >= 0 {
+		digits := b[at+len(lengthName) : head]
+		if end := bytes.IndexByte(digits, '\r'); end >= 0 {
+			digits = digits[:end]
+		}
+		length, err := strconv.Atoi(string(digits))
+		if err != nil {
+			return 0, false
+		}
+		size += length
+	}
+	return size, len(b) >= size
+}
