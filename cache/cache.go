@@ -40,11 +40,7 @@ type Key [sha256.Size]byte
 
 // NewKey joins parts unambiguously.
 func NewKey(parts ...string) Key {
-	size := 0
-	for _, part := range parts {
-		size += 4 + len(part)
-	}
-	joined := make([]byte, 0, max(size, 256))
+	joined := make([]byte, 0, 512) // on the stack, nearly always
 	for _, part := range parts {
 		joined = binary.BigEndian.AppendUint32(joined, uint32(len(part))) //nolint:gosec // bounded by the parser
 		joined = append(joined, part...)

@@ -25,6 +25,7 @@ type Lease struct {
 	cache  *Cache
 	key    Key
 	ended  chan struct{}
+	woken  chan struct{} // by news that the turn of another sidecar has ended
 	voided atomic.Bool // everything of the key was forgotten since: what comes must not be kept
 	over   atomic.Bool
 
@@ -46,7 +47,7 @@ func (c *Cache) Acquire(ctx context.Context, key Key, avoid uint64) (*Lease, *En
 		return nil, nil, err
 	}
 	entry, err := lease.acquireShared(ctx, avoid)
-	if held := c.memory.held(key).entry; held != nil && held.ID != avoid && !lease.shared {
+	if held := c.memory.held(key, time.Now()).entry; held != nil && held.ID != avoid && !lease.shared {
 		entry = held
 	}
 	if entry != nil || err != nil {
@@ -62,7 +63,7 @@ func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
 		c.mu.Lock()
 		other := c.leases[key]
 		if other == nil {
-			lease := &Lease{cache: c, key: key, ended: make(chan struct{}), stop: func() {}}
+			lease := &Lease{cache: c, key: key, ended: make(chan struct{}), woken: make(chan struct{}, 1), stop: func() {}}
 			c.leases[key] = lease
 			c.mu.Unlock()
 			return lease, nil
@@ -86,9 +87,11 @@ func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error)
 	l.owner = strconv.FormatUint(NewID(), 36)
 	name := l.sealer.nameOf(l.key)
 	for {
-		// Listening begins before asking, or news could slip through between.
 		epoch := c.epoch(l.key)
-		woken := c.awaitNews(l.key)
+		select { // what was heard before asking is old
+		case <-l.woken:
+		default:
+		}
 		t, err := c.redis.acquire(ctx, name, l.owner, c.lockLife, avoid)
 		switch {
 		case ctx.Err() != nil:
@@ -109,7 +112,7 @@ func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error)
 			return c.keep(l.key, t.found.entry, epoch), nil
 		}
 		c.metrics.waits.Inc()
-		if !waitFor(ctx, woken, min(c.poll, max(t.lockLeft, time.Millisecond))) {
+		if !waitFor(ctx, l.woken, min(c.poll, max(t.lockLeft, time.Millisecond))) {
 			return nil, context.Cause(ctx)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -267,7 +269,7 @@ func TestStaleSightsAreNotKept(t *testing.T) {
 	epoch := c.epoch(key)
 	_ = c.Forget(t.Context(), key, nil)
 	c.keep(key, e, epoch)
-	if c.Peek(key) != nil {
+	if c.Peek(key, time.Now()) != nil {
 		t.Error("what was read before a forget is served after it")
 	}
 
@@ -287,11 +289,35 @@ func TestLostNews(t *testing.T) {
 	e := fetchOnce(t, c, key, 0)
 	_ = c.Forget(t.Context(), key, nil)
 	c.memory.put(key, e)
-	if c.Peek(key) == nil {
+	if c.Peek(key, time.Now()) == nil {
 		t.Fatal("the test does not test anything")
 	}
 	c.distrust()
-	if get(t, c, key) != nil || c.Peek(key) != nil {
+	if get(t, c, key) != nil || c.Peek(key, time.Now()) != nil {
 		t.Error("a token that the fleet forgot is served")
 	}
+}
+
+// TestFetchedKeysLeaveNothingBehind: what is kept of ever new keys is bounded by the entries, on all paths.
+func TestFetchedKeysLeaveNothingBehind(t *testing.T) {
+	c := newCache(t, testbed.StartRedis(t).URL(), func(o *Options) { o.Entries = 100 })
+	fetch := func(from, to int) {
+		for i := from; i < to; i++ {
+			fetchOnce(t, c, NewKey("u", strconv.Itoa(i)), 0)
+		}
+	}
+	fetch(0, 1000) // connections, pools and buffers are there
+	before := liveHeap()
+	fetch(1000, 6000)
+	if after := liveHeap(); after > before+512<<10 {
+		t.Errorf("5000 keys left %d KiB behind", (after-before)>>10)
+	}
+}
+
+func liveHeap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools hold goes with the second
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

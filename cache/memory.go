@@ -37,7 +37,9 @@ func NewMemory(entries int) *Memory {
 }
 
 // Get implements [Store]. It never blocks and never fails.
-func (m *Memory) Get(_ context.Context, key Key) (*Entry, error) { return m.held(key).entry, nil }
+func (m *Memory) Get(_ context.Context, key Key) (*Entry, error) {
+	return m.held(key, time.Now()).entry, nil
+}
 
 // Put implements [Store].
 func (m *Memory) Put(_ context.Context, key Key, entry *Entry) error {
@@ -64,10 +66,10 @@ func (m *Memory) forget(key Key, hash *Hash) {
 	})
 }
 
-// held returns what is held of a key; its entry is nil when that is nothing usable.
-func (m *Memory) held(key Key) held {
+// held returns what is held of a key; its entry is nil when that is nothing usable at now.
+func (m *Memory) held(key Key, now time.Time) held {
 	h, ok := m.cache.GetIfPresent(key)
-	if !ok || !h.entry.Usable(time.Now()) {
+	if !ok || !h.entry.Usable(now) {
 		return held{}
 	}
 	return h

@@ -269,11 +269,11 @@ func TestWorksBesideALatePubSub(t *testing.T) {
 	if got, from := b.Look(t.Context(), key); got == nil || from != FromRedis {
 		t.Fatalf("%v from %q", got, from)
 	}
-	if b.Peek(key) == nil {
+	if b.Peek(key, time.Now()) == nil {
 		t.Fatal("not in memory")
 	}
 	_ = a.Forget(t.Context(), key, &e.Hashes[0])
-	testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key) == nil })
+	testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key, time.Now()) == nil })
 	if got := get(t, b, key); got != nil {
 		t.Error("still in Redis")
 	}

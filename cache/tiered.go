@@ -65,7 +65,6 @@ type Cache struct {
 
 	mu      sync.Mutex
 	leases  map[Key]*Lease
-	waiting map[Key]chan struct{}
 	unkept  map[Key]secret.Text // refresh tokens that Redis is yet to be given
 	pending map[Key]*Hash       // forgotten while Redis was down, to be told when it is back
 
@@ -86,7 +85,7 @@ func New(opts Options) *Cache {
 	c := &Cache{
 		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, start: time.Now(),
 		log: opts.Log, stop: func() {},
-		leases: map[Key]*Lease{}, waiting: map[Key]chan struct{}{}, pending: map[Key]*Hash{}, unkept: map[Key]secret.Text{},
+		leases: map[Key]*Lease{}, pending: map[Key]*Hash{}, unkept: map[Key]secret.Text{},
 	}
 	c.metrics = newMetrics(opts.Registerer, c, opts.Client != nil)
 	if opts.Client == nil {
@@ -113,20 +112,20 @@ func (c *Cache) Close() {
 
 func (c *Cache) redisUp() bool { return c.redis != nil && !c.redis.health.isDown() }
 
-// Peek returns what memory holds and may answer without asking Redis. It never blocks.
-func (c *Cache) Peek(key Key) *Entry {
-	h := c.memory.held(key)
-	if h.entry == nil || !c.trusted(h) {
+// Peek returns what memory holds and may answer at now without asking Redis. It never blocks.
+func (c *Cache) Peek(key Key, now time.Time) *Entry {
+	h := c.memory.held(key, now)
+	if h.entry == nil || !c.trusted(h, now) {
 		return nil
 	}
 	return h.entry
 }
 
-func (c *Cache) trusted(h held) bool {
+func (c *Cache) trusted(h held, now time.Time) bool {
 	if !c.redisUp() {
 		return true
 	}
-	return time.Since(h.at) < c.trust && int64(h.at.Sub(c.start)) >= c.distrusted.Load()
+	return now.Sub(h.at) < c.trust && int64(h.at.Sub(c.start)) >= c.distrusted.Load()
 }
 
 // Get implements [Store].
@@ -137,16 +136,15 @@ func (c *Cache) Get(ctx context.Context, key Key) (*Entry, error) {
 
 // Look is Get that also tells the source. It asks Redis where memory may not answer alone.
 func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
-	h := c.memory.held(key)
-	if h.entry != nil && c.trusted(h) {
-		return h.entry, FromMemory
+	if entry := c.Peek(key, time.Now()); entry != nil {
+		return entry, FromMemory
 	}
 	return c.LookShared(ctx, key)
 }
 
 // LookShared asks Redis first. When Redis cannot be asked, or knows nothing of the key, memory counts.
 func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
-	h := c.memory.held(key)
+	h := c.memory.held(key, time.Now())
 	if c.redis == nil {
 		return source(h.entry, FromMemory)
 	}
@@ -185,7 +183,7 @@ func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
 // that. When memory holds the same token already, that object stays, with the marks of its renewal, and is
 // trusted anew.
 func (c *Cache) keep(key Key, entry *Entry, epoch uint64) *Entry {
-	if h := c.memory.held(key); h.entry != nil && h.entry.ID == entry.ID {
+	if h := c.memory.held(key, time.Now()); h.entry != nil && h.entry.ID == entry.ID {
 		c.memory.confirm(key, h.entry)
 		entry = h.entry
 	} else {
@@ -267,7 +265,7 @@ func (c *Cache) redisIsBack(ctx context.Context) {
 			continue // it stays pending for the next time
 		}
 		// What was fetched after the forgetting is newer than the tombstone.
-		if entry := c.memory.held(key).entry; entry != nil && (hash == nil || !entry.Has(hash)) {
+		if entry := c.memory.held(key, time.Now()).entry; entry != nil && (hash == nil || !entry.Has(hash)) {
 			_ = c.redis.Put(ctx, key, entry)
 		}
 		c.mu.Lock()
@@ -302,20 +300,12 @@ func (c *Cache) hear(n news) {
 		c.drop(n.key, n.hash)
 	case newsWake:
 		c.mu.Lock()
-		if woken := c.waiting[n.key]; woken != nil {
-			close(woken)
-			delete(c.waiting, n.key)
+		if lease := c.leases[n.key]; lease != nil {
+			select {
+			case lease.woken <- struct{}{}:
+			default: // it is told already
+			}
 		}
 		c.mu.Unlock()
 	}
-}
-
-// awaitNews returns a channel that is closed by the next wake-up of key. The one lease of a key that may wait
-// in this process replaces its own former channel.
-func (c *Cache) awaitNews(key Key) <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	woken := make(chan struct{})
-	c.waiting[key] = woken
-	return woken
 }

@@ -14,11 +14,18 @@ var (
 	noStore  = []string{"no-store"}
 )
 
+// buffers hold a body while it is read or written; see release.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
 
-// writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what is left now.
+// release gives a buffer back, without the secrets that were in it.
+func release(buffer *[]byte) {
+	clear(*buffer)
+	buffers.Put(buffer)
+}
+
+// writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what was left when it was handed out.
 func writeToken(w http.ResponseWriter, s served) {
-	age := time.Since(s.entry.Sent)
+	age := s.at.Sub(s.entry.Sent)
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
@@ -26,8 +33,7 @@ func writeToken(w http.ResponseWriter, s served) {
 	buffer, _ := buffers.Get().(*[]byte)
 	*buffer = render((*buffer)[:0], s.entry, age)
 	_, _ = w.Write(*buffer)
-	clear(*buffer)
-	buffers.Put(buffer)
+	release(buffer)
 }
 
 // render appends the body of e to b, with the lifetimes of a token of that age.

@@ -71,7 +71,7 @@ func TestEveryFaultOfTheAuthService(t *testing.T) {
 				if (got.status == 503 || got.status == 429) == (retry == "") {
 					t.Errorf("status %d with Retry-After %q", got.status, retry)
 				}
-				if e := w.tokens.Peek(w.handler.key(mustParse(t, "alice"))); e != nil {
+				if e := w.tokens.Peek(w.handler.key(mustParse(t, "alice")), time.Now()); e != nil {
 					t.Error("something was kept")
 				}
 				w.auth.Set(sandbox.Mood{})

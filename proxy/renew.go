@@ -24,8 +24,7 @@ func (l Lifetimes) hold(e *cache.Entry, failures int) time.Duration {
 
 // renewIfDue starts a renewal in the background when entry is in its window and nobody else does it. Whoever
 // was served entry does not wait, and may leave.
-func (v *vendor) renewIfDue(key cache.Key, req upstream.Request, entry *cache.Entry) {
-	now := time.Now()
+func (v *vendor) renewIfDue(key cache.Key, req upstream.Request, entry *cache.Entry, now time.Time) {
 	if !v.lifetimes.renewable(entry, now) {
 		return
 	}

@@ -17,7 +17,7 @@ import (
 
 // Tokens is what vending needs of a cache; see [cache.Cache].
 type Tokens interface {
-	Peek(key cache.Key) *cache.Entry
+	Peek(key cache.Key, now time.Time) *cache.Entry
 	Look(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
 	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
 	Acquire(ctx context.Context, key cache.Key, avoid uint64) (*cache.Lease, *cache.Entry, error)
@@ -60,6 +60,7 @@ type served struct {
 	entry     *cache.Entry
 	from      cache.Source // None: fetched for this request
 	collapsed bool         // by another request, here or in the fleet
+	at        time.Time    // when it was handed out
 }
 
 const (
@@ -79,16 +80,16 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 	if fresh {
 		return v.vendFresh(ctx, key, req)
 	}
-	if entry := v.tokens.Peek(key); entry != nil {
-		v.renewIfDue(key, req, entry) //nolint:contextcheck // it outlives the caller
-		return served{entry: entry, from: cache.FromMemory}, nil
+	now := time.Now()
+	if entry := v.tokens.Peek(key, now); entry != nil {
+		v.renewIfDue(key, req, entry, now) //nolint:contextcheck // it outlives the caller
+		return served{entry: entry, from: cache.FromMemory, at: now}, nil
 	}
 	if err := v.refused.get(key); err != nil {
 		v.metrics.negativeHits.Inc()
 		return served{}, err
 	}
-	began := time.Now()
-	defer func() { v.metrics.waits.Observe(time.Since(began).Seconds()) }()
+	defer func() { v.metrics.waits.Observe(time.Since(now).Seconds()) }()
 	s, err := v.share(ctx, &v.looks, key, func(ctx context.Context) (served, error) {
 		if entry, from := v.tokens.Look(ctx, key); entry != nil {
 			return served{entry: entry, from: from}, nil
@@ -96,7 +97,7 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 		return v.shareFetch(ctx, key, req, 0)
 	})
 	if err == nil && s.from != cache.None {
-		v.renewIfDue(key, req, s.entry) //nolint:contextcheck // it outlives the caller
+		v.renewIfDue(key, req, s.entry, s.at) //nolint:contextcheck // it outlives the caller
 	}
 	return s, err
 }
@@ -141,6 +142,7 @@ func (v *vendor) share(ctx context.Context, group *singleflight.Group, key cache
 	case r := <-result:
 		s, _ := r.Val.(served)
 		s.collapsed = s.from == cache.None && (s.collapsed || !led)
+		s.at = time.Now()
 		return s, r.Err
 	case <-ctx.Done():
 		return served{}, context.Cause(ctx)
@@ -196,7 +198,7 @@ func (v *vendor) direct(ctx context.Context, req upstream.Request) (served, erro
 	if err != nil {
 		return served{}, err
 	}
-	return served{entry: v.entryOf(answer)}, nil
+	return served{entry: v.entryOf(answer), at: time.Now()}, nil
 }
 
 func (v *vendor) ask(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
