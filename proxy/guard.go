@@ -22,7 +22,7 @@ func (g guard) check(r *http.Request) error {
 		return &refusal{http.StatusMisdirectedRequest, "MISDIRECTED_HOST", "Host must be localhost, 127.0.0.1 or [::1]"}
 	case h["X-Forwarded-For"] != nil, h["Forwarded"] != nil, h["X-Real-Ip"] != nil:
 		return notAllowed("forwarded requests are refused; ask the sidecar directly")
-	case r.TransferEncoding != nil:
+	case r.TransferEncoding != nil, r.ContentLength < 0:
 		// Beside a Content-Length, which net/http would drop, it is the shape of request smuggling (RFC 9112,
 		// section 11.2); what is asked here is known beforehand and small.
 		return &refusal{http.StatusBadRequest, codeInvalid, "Transfer-Encoding is refused; send the body with a Content-Length"}

@@ -68,8 +68,7 @@ func removeStale(ctx context.Context, path string) error {
 func NewServer(h http.Handler, longest time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:                      h,
-		ReadHeaderTimeout:            10 * time.Second,
-		ReadTimeout:                  20 * time.Second,
+		ReadTimeout:                  10 * time.Second, // of the header too; a limit of its own would cost each request a timer
 		WriteTimeout:                 longest + 15*time.Second,
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               16 << 10,

@@ -1,15 +1,12 @@
 package proxy
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // maxBody bounds the body of a request, in bytes.
@@ -52,105 +49,48 @@ func unescape(s string) (string, error) {
 	return url.QueryUnescape(s)
 }
 
-// parseBody reads the body of r as JSON or a form.
-func (f *fields) parseBody(w http.ResponseWriter, r *http.Request) error {
+// parseBody reads the body of r as JSON or a form. Its length is known: the guard refuses Transfer-Encoding.
+func (f *fields) parseBody(r *http.Request) error {
 	if r.URL.RawQuery != "" {
 		return &refusal{http.StatusBadRequest, codeInvalid, "the fields of a POST belong into its body; remove the query"}
 	}
-	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	charset := params["charset"]
-	if err != nil || len(r.Header["Content-Type"]) != 1 || (charset != "" && !strings.EqualFold(charset, "utf-8")) || r.Header.Get("Content-Encoding") != "" {
-		return errMediaType
-	}
-	if kind != "application/json" && kind != "application/x-www-form-urlencoded" {
-		return errMediaType
-	}
-	if r.ContentLength > maxBody {
+	kind, err := mediaType(r.Header)
+	switch {
+	case err != nil:
+		return err
+	case r.ContentLength > maxBody:
 		return errBodySize // before it is waited for
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return errBodySize
-	}
-	if err != nil {
+	buffer, _ := buffers.Get().(*[]byte)
+	defer release(buffer)
+	*buffer = slices.Grow((*buffer)[:0], int(r.ContentLength))[:r.ContentLength]
+	if _, err := io.ReadFull(r.Body, *buffer); err != nil {
 		return &refusal{http.StatusBadRequest, codeInvalid, "the body ended before it was complete"}
 	}
-	if kind == "application/json" {
-		return f.parseJSON(body)
+	if kind == jsonMedia {
+		return f.parseJSON(string(*buffer))
 	}
-	return f.parseQuery(string(body))
+	return f.parseQuery(string(*buffer))
 }
 
-// parseJSON reads an object token by token, because encoding/json alone would match names in any case and let
-// the last of repeated fields win.
-func (f *fields) parseJSON(body []byte) error {
-	broken := &refusal{http.StatusBadRequest, codeInvalid, "the body is no JSON object"}
-	if !utf8.Valid(body) {
-		return &refusal{http.StatusBadRequest, codeInvalid, "the body is not valid UTF-8"}
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return broken
-	}
-	for dec.More() {
-		token, err := dec.Token()
-		name, ok := token.(string)
-		if err != nil || !ok {
-			return broken
-		}
-		if name == "extra_scopes" {
-			err = f.parseScopes(dec)
-		} else {
-			err = f.parseText(dec, name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return broken
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return broken
-	}
-	return nil
-}
+const (
+	jsonMedia = "application/json"
+	formMedia = "application/x-www-form-urlencoded"
+)
 
-func (f *fields) parseText(dec *json.Decoder, name string) error {
-	token, err := dec.Token()
-	if err != nil {
-		return invalid(name, "is broken JSON")
+// mediaType is which of the two the body is.
+func mediaType(header http.Header) (string, error) {
+	values := header["Content-Type"]
+	if len(values) != 1 || header["Content-Encoding"] != nil {
+		return "", errMediaType
 	}
-	value, ok := token.(string)
-	if !ok {
-		if err := f.set(name, ""); err != nil { // an unknown field is told as such
-			return err
-		}
-		return invalid(name, "is not a text")
+	if values[0] == jsonMedia { // as nearly everybody spells it
+		return jsonMedia, nil
 	}
-	return f.set(name, value)
-}
-
-func (f *fields) parseScopes(dec *json.Decoder) error {
-	const name = "extra_scopes"
-	if err := f.once(seenScopes, name); err != nil {
-		return err
+	kind, params, err := mime.ParseMediaType(values[0])
+	charset := params["charset"]
+	if err != nil || (kind != jsonMedia && kind != formMedia) || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
+		return "", errMediaType
 	}
-	if open, err := dec.Token(); err != nil || open != json.Delim('[') {
-		return invalid(name, "is not a list of texts")
-	}
-	for dec.More() {
-		token, err := dec.Token()
-		scope, ok := token.(string)
-		if err != nil || !ok {
-			return invalid(name, "is not a list of texts")
-		}
-		if err := f.set(name, scope); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return invalid(name, "is not a list of texts")
-	}
-	return nil
+	return kind, nil
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -163,14 +164,25 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-// FuzzJSON does the same for JSON.
+// FuzzJSON does the same for JSON, which encoding/json must read in the same way.
 func FuzzJSON(f *testing.F) {
 	for _, seed := range []string{`{"client_user_id":"a"}`, `{"extra_scopes":["a",1]}`, `{`, `{"a":{}}`, `{"type":"\ud800"}`, `{"client_user_id":"a"} x`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		f := fields{dropIn: true}
-		checkParsed(t, &f, f.parseJSON(raw))
+		err := f.parseJSON(string(raw))
+		if err == nil {
+			var same struct {
+				User   string   `json:"client_user_id"`
+				Type   string   `json:"type"`
+				Scopes []string `json:"extra_scopes"`
+			}
+			if err := json.Unmarshal(raw, &same); err != nil || same.User != f.userID || same.Type != f.tokenType || !slices.Equal(same.Scopes, f.scopes) {
+				t.Fatalf("%q was read as %+v, encoding/json says %+v, %v", raw, f, same, err)
+			}
+		}
+		checkParsed(t, &f, err)
 	})
 }
 

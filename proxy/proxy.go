@@ -168,7 +168,7 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) (served, outcome
 			s, err := h.get(r)
 			return s, miss, err
 		case http.MethodPost:
-			s, err := h.post(w, r, fields{}, h.opts.Path)
+			s, err := h.post(r, fields{}, h.opts.Path)
 			return s, miss, err
 		case http.MethodDelete:
 			return served{}, forgotten, h.delete(r)
@@ -180,7 +180,7 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) (served, outcome
 			w.Header().Set("Allow", "POST")
 			return served{}, rejected, errMethod
 		}
-		s, err := h.post(w, r, fields{dropIn: true}, r.URL.Path)
+		s, err := h.post(r, fields{dropIn: true}, r.URL.Path)
 		return s, miss, err
 	}
 	return served{}, rejected, errNotFound
@@ -194,8 +194,8 @@ func (h *Handler) get(r *http.Request) (served, error) {
 	return h.vend(r, &f, h.opts.Path)
 }
 
-func (h *Handler) post(w http.ResponseWriter, r *http.Request, f fields, path string) (served, error) {
-	if err := f.parseBody(w, r); err != nil {
+func (h *Handler) post(r *http.Request, f fields, path string) (served, error) {
+	if err := f.parseBody(r); err != nil {
 		return served{}, err
 	}
 	if f.seen&seenClientID != 0 && f.clientID != h.opts.ClientID {

@@ -111,7 +111,9 @@ func (f *fields) token(path string) (upstream.Request, error) {
 		return upstream.Request{}, invalid("extra_scopes", "holds an empty text")
 	}
 	slices.Sort(f.scopes)
-	return upstream.Request{
-		Path: path, Type: kind, UserID: secret.Hide(f.userID), Email: secret.Hide(f.email), Scopes: slices.Compact(f.scopes),
-	}, nil
+	req := upstream.Request{Path: path, Type: kind, UserID: secret.Hide(f.userID), Scopes: slices.Compact(f.scopes)}
+	if f.email != "" {
+		req.Email = secret.Hide(f.email)
+	}
+	return req, nil
 }

@@ -26,8 +26,12 @@ type Text = Value[string]
 
 // Hide wraps content.
 func Hide[T any](content T) Value[T] {
-	inner := &content
-	return Value[T]{content: &inner}
+	box := &struct { // one allocation for both
+		pointer *T
+		content T
+	}{content: content}
+	box.pointer = &box.content
+	return Value[T]{content: &box.pointer}
 }
 
 // Reveal returns the content.

@@ -45,7 +45,7 @@ var (
 
 // parseAnswer reads the body of a 2xx. Its errors are of kind BadResponse.
 func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
-	answer := &Answer{Body: secret.Hide(body), Sent: sent}
+	answer := &Answer{Body: secret.Hide(bytes.Clone(body)), Sent: sent} // without the room that reading left: it is kept for a day
 	seen := make(map[string]bool)
 	err := eachField(body, func(name string, start int, raw []byte) string {
 		if seen[name] {
