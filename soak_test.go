@@ -56,7 +56,10 @@ func TestSoak(t *testing.T) {
 					return
 				default:
 				}
-				user := fmt.Sprint("user-", rand.N(1000))
+				user := fmt.Sprint("user-", rand.N(1000)) // nine of ten
+				if rand.N(10) == 0 {
+					user = fmt.Sprint("once-", rand.Uint64()) // what is left of it would add up
+				}
 				began := time.Now()
 				switch rand.N(20) {
 				case 0:

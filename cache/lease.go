@@ -26,7 +26,7 @@ type Lease struct {
 	key    Key
 	ended  chan struct{}
 	woken  chan struct{} // by news that the turn of another sidecar has ended
-	voided atomic.Bool // everything of the key was forgotten since: what comes must not be kept
+	voided atomic.Bool   // everything of the key was forgotten since: what comes must not be kept
 	over   atomic.Bool
 
 	// The turn in Redis, when there is one.
