@@ -3,12 +3,10 @@ package cache
 import (
 	"context"
 	"time"
-
-	"github.com/maypok86/otter/v2"
 )
 
-// Memory is a bounded [Store] in this process. When full it drops what is asked for least.
-type Memory struct{ cache *otter.Cache[Key, held] }
+// Memory is a bounded [Store] in this process.
+type Memory struct{ entries *Bounded[held] }
 
 // held is an entry with the moment its trust was last confirmed.
 type held struct {
@@ -16,24 +14,9 @@ type held struct {
 	at    time.Time
 }
 
-// monotonic is otter's clock. Its own one is the wall clock, which steps.
-type monotonic struct{ start time.Time }
-
-func (m monotonic) NowNano() int64 { return int64(time.Since(m.start)) }
-
-// Tick asks for no periodic clean-up: expired entries go at the next write, and the bound holds anyway.
-func (monotonic) Tick(time.Duration) <-chan time.Time { return nil }
-
 // NewMemory returns a memory for at most that many entries.
 func NewMemory(entries int) *Memory {
-	return &Memory{otter.Must(&otter.Options[Key, held]{
-		MaximumSize: entries,
-		Clock:       monotonic{start: time.Now()},
-		Executor:    func(fn func()) { fn() },
-		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[Key, held]) time.Duration {
-			return max(1, e.Value.entry.KeepFor-time.Since(e.Value.entry.Sent))
-		}),
-	})}
+	return &Memory{NewBounded(entries, func(h held) bool { return !h.entry.Usable(time.Now()) })}
 }
 
 // Get implements [Store]. It never blocks and never fails.
@@ -48,7 +31,7 @@ func (m *Memory) Put(_ context.Context, key Key, entry *Entry) error {
 }
 
 func (m *Memory) put(key Key, entry *Entry) {
-	m.cache.Set(key, held{entry: entry, at: time.Now()})
+	m.entries.Put(key, held{entry: entry, at: time.Now()})
 }
 
 // Forget implements [Store].
@@ -58,18 +41,13 @@ func (m *Memory) Forget(_ context.Context, key Key, hash *Hash) error {
 }
 
 func (m *Memory) forget(key Key, hash *Hash) {
-	m.cache.ComputeIfPresent(key, func(old held) (held, otter.ComputeOp) {
-		if old.entry.Has(hash) {
-			return old, otter.InvalidateOp
-		}
-		return old, otter.CancelOp
-	})
+	m.entries.Change(key, func(old held) (held, bool) { return old, !old.entry.Has(hash) })
 }
 
 // held returns what is held of a key; its entry is nil when that is nothing usable at now.
 func (m *Memory) held(key Key, now time.Time) held {
-	h, ok := m.cache.GetIfPresent(key)
-	if !ok || !h.entry.Usable(now) {
+	h, _ := m.entries.Get(key)
+	if !h.entry.Usable(now) {
 		return held{}
 	}
 	return h
@@ -77,26 +55,23 @@ func (m *Memory) held(key Key, now time.Time) held {
 
 // confirm renews the trust in entry, unless something else has taken its place.
 func (m *Memory) confirm(key Key, entry *Entry) {
-	m.cache.ComputeIfPresent(key, func(old held) (held, otter.ComputeOp) {
-		if old.entry != entry {
-			return old, otter.CancelOp
+	m.entries.Change(key, func(old held) (held, bool) {
+		if old.entry == entry {
+			old.at = time.Now()
 		}
-		return held{entry: entry, at: time.Now()}, otter.WriteOp
+		return old, true
 	})
 }
 
-// Len is about how many entries there are.
-func (m *Memory) Len() int { return m.cache.EstimatedSize() }
+// Len is how many entries there are, some of which may not be usable any more.
+func (m *Memory) Len() int { return m.entries.Len() }
 
 // each calls visit with the time that is left of every entry that can be served.
 func (m *Memory) each(visit func(left time.Duration)) {
 	now := time.Now()
-	for _, h := range m.cache.All() {
+	m.entries.Each(func(h held) {
 		if h.entry.Usable(now) {
 			visit(h.entry.KeepFor - now.Sub(h.entry.Sent))
 		}
-	}
+	})
 }
-
-// Close ends the memory's goroutines.
-func (m *Memory) Close() { m.cache.StopAllGoroutines() }

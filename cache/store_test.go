@@ -60,7 +60,6 @@ func stores(t *testing.T) map[string]func(testing.TB) Store {
 	return map[string]func(testing.TB) Store{
 		"memory": func(t testing.TB) Store {
 			m := NewMemory(1000)
-			t.Cleanup(m.Close)
 			return m
 		},
 		"redis":          func(t testing.TB) Store { return newCache(t, server.URL(), nil).redis },

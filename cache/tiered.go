@@ -107,7 +107,6 @@ func (c *Cache) Close() {
 		_ = c.redis.client.Close()
 	}
 	c.listener.Wait()
-	c.memory.Close()
 }
 
 func (c *Cache) redisUp() bool { return c.redis != nil && !c.redis.health.isDown() }

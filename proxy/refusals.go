@@ -3,14 +3,12 @@ package proxy
 import (
 	"time"
 	"token-sidecar/cache"
-
-	"github.com/maypok86/otter/v2"
 )
 
 // refusals remember briefly which keys the auth service refused, because callers ask again at once.
 type refusals struct {
-	ttl   time.Duration // 0: remember nothing
-	cache *otter.Cache[cache.Key, refusedUntil]
+	ttl  time.Duration // 0: remember nothing
+	kept *cache.Bounded[refusedUntil]
 }
 
 type refusedUntil struct {
@@ -19,11 +17,11 @@ type refusedUntil struct {
 }
 
 func newRefusals(ttl time.Duration, entries int) *refusals {
-	return &refusals{ttl: ttl, cache: otter.Must(&otter.Options[cache.Key, refusedUntil]{MaximumSize: entries})}
+	return &refusals{ttl: ttl, kept: cache.NewBounded(entries, func(r refusedUntil) bool { return !time.Now().Before(r.time) })}
 }
 
 func (r *refusals) get(key cache.Key) error {
-	refused, ok := r.cache.GetIfPresent(key)
+	refused, ok := r.kept.Get(key)
 	if !ok || !time.Now().Before(refused.time) {
 		return nil
 	}
@@ -32,8 +30,10 @@ func (r *refusals) get(key cache.Key) error {
 
 func (r *refusals) put(key cache.Key, err error) {
 	if r.ttl > 0 {
-		r.cache.Set(key, refusedUntil{err: err, time: time.Now().Add(r.ttl)})
+		r.kept.Put(key, refusedUntil{err: err, time: time.Now().Add(r.ttl)})
 	}
 }
 
-func (r *refusals) remove(key cache.Key) { r.cache.Invalidate(key) }
+func (r *refusals) remove(key cache.Key) {
+	r.kept.Change(key, func(old refusedUntil) (refusedUntil, bool) { return old, false })
+}
