@@ -26,6 +26,7 @@ type Redis struct {
 	client  redis.UniversalClient
 	keys    *Keyring
 	health  *health
+	reads   *reads
 	metrics *metrics
 	wall    func() time.Time
 	limit   time.Duration
@@ -35,6 +36,7 @@ type Redis struct {
 func newRedis(opts Options, m *metrics) *Redis {
 	r := &Redis{client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, limit: opts.StepLimit, sender: NewID()}
 	r.health = newHealth(r.probe, opts.Log)
+	r.reads = &reads{redis: r}
 	return r
 }
 
@@ -61,11 +63,7 @@ func (r *Redis) Get(ctx context.Context, key Key) (*Entry, error) {
 func (r *Redis) look(ctx context.Context, key Key) (f found, err error) {
 	for _, sealer := range r.keys.all() {
 		name := sealer.nameOf(key)
-		err = r.step(ctx, "get", func(ctx context.Context) error {
-			f, err = r.read(ctx, name)
-			return err
-		})
-		if err != nil || f.raw != "" {
+		if f, err = r.read(ctx, name); err != nil || f.raw != "" {
 			return f, err
 		}
 	}
@@ -73,21 +71,11 @@ func (r *Redis) look(ctx context.Context, key Key) (f found, err error) {
 }
 
 func (r *Redis) read(ctx context.Context, name string) (found, error) {
-	pipe := r.client.Pipeline()
-	value, left := pipe.Get(ctx, name), pipe.PTTL(ctx, name)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
+	raw, left, err := r.reads.get(ctx, name)
+	if err != nil {
 		return found{}, err
 	}
-	raw, err := value.Result()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return found{}, nil
-	case isWrongType(err):
-		raw = "?"
-	case err != nil:
-		return found{}, err
-	}
-	return r.understand(raw, name, left.Val()), nil
+	return r.understand(raw, name, left), nil
 }
 
 // understand opens a value. What cannot be opened is counted, and is none.
@@ -155,11 +143,8 @@ func (r *Redis) bury(ctx context.Context, sealer sealKey, key Key, hash *Hash) e
 	for range 3 {
 		seen := found{}
 		if hash != nil {
-			err := r.step(ctx, "get", func(ctx context.Context) (err error) {
-				seen, err = r.read(ctx, name)
-				return err
-			})
-			if err != nil {
+			var err error
+			if seen, err = r.read(ctx, name); err != nil {
 				return err
 			}
 			if seen.entry != nil && !seen.entry.Has(hash) {

@@ -104,6 +104,7 @@ func (c *Cache) Close() {
 	c.stop()
 	if c.redis != nil {
 		c.redis.health.close()
+		c.redis.reads.workers.Wait()
 		_ = c.redis.client.Close()
 	}
 	c.listener.Wait()

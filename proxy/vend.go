@@ -34,7 +34,7 @@ type AuthService interface {
 
 // vendor decides between cache and auth service.
 //
-// Callers of one key share flights: one that looks in the caches, one that fetches. A flight has a context
+// Callers of one key share one look in the caches, and then one flight, which fetches. A flight has a context
 // and limit of its own, so callers may leave, the first one too, without the others noticing.
 type vendor struct {
 	tokens    Tokens
@@ -90,15 +90,30 @@ func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, 
 		return served{}, err
 	}
 	defer func() { v.metrics.waits.Observe(time.Since(now).Seconds()) }()
-	s, err := v.share(ctx, &v.looks, key, func(ctx context.Context) (served, error) {
-		if entry, from := v.tokens.Look(ctx, key); entry != nil {
-			return served{entry: entry, from: from}, nil
-		}
-		return v.shareFetch(ctx, key, req, 0)
-	})
-	if err == nil && s.from != cache.None {
-		v.renewIfDue(key, req, s.entry, s.at) //nolint:contextcheck // it outlives the caller
+	s, err := v.look(ctx, key)
+	if err != nil {
+		return served{}, err
 	}
+	if s.entry != nil {
+		v.renewIfDue(key, req, s.entry, s.at) //nolint:contextcheck // it outlives the caller
+		return s, nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, now.Add(v.patience()))
+	defer cancel()
+	return v.shareFetch(ctx, key, req, 0)
+}
+
+// look looks in the caches, once for all who ask for key at the same time. It is done in the goroutine of the first of
+// them, being short, but not under its context.
+func (v *vendor) look(ctx context.Context, key cache.Key) (served, error) {
+	found, err, _ := v.looks.Do(string(key[:]), func() (any, error) {
+		return v.caught(func() (served, error) {
+			entry, from := v.tokens.Look(context.WithoutCancel(ctx), key)
+			return served{entry: entry, from: from}, nil
+		})
+	})
+	s, _ := found.(served)
+	s.at = time.Now()
 	return s, err
 }
 
@@ -129,15 +144,13 @@ func (v *vendor) shareFetch(ctx context.Context, key cache.Key, req upstream.Req
 }
 
 // share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
-// the error of a caller's own context.
+// the error of a caller's own context, which also bounds how long it waits.
 func (v *vendor) share(ctx context.Context, group *singleflight.Group, key cache.Key, do func(context.Context) (served, error)) (served, error) {
 	led := false
 	result := group.DoChan(string(key[:]), func() (any, error) {
 		led = true
 		return v.fly(ctx, do)
 	})
-	patience := time.NewTimer(v.patience())
-	defer patience.Stop()
 	select {
 	case r := <-result:
 		s, _ := r.Val.(served)
@@ -146,18 +159,21 @@ func (v *vendor) share(ctx context.Context, group *singleflight.Group, key cache
 		return s, r.Err
 	case <-ctx.Done():
 		return served{}, context.Cause(ctx)
-	case <-patience.C:
-		return served{}, errTooLate
 	}
 }
 
-// fly runs do apart from the caller's cancellation. A panic in it fails its callers, not the process.
-func (v *vendor) fly(ctx context.Context, do func(context.Context) (served, error)) (s served, err error) {
+// fly runs do apart from the caller's cancellation.
+func (v *vendor) fly(ctx context.Context, do func(context.Context) (served, error)) (served, error) {
 	v.flights.Add(1)
 	defer v.flights.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.flightLimit())
 	defer cancel()
 	defer context.AfterFunc(v.life, cancel)() //nolint:contextcheck // the vendor's end, not the caller's
+	return v.caught(func() (served, error) { return do(ctx) })
+}
+
+// caught runs do. A panic in it fails its callers, not the process.
+func (v *vendor) caught(do func() (served, error)) (s served, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			v.metrics.panics.Inc()
@@ -166,7 +182,7 @@ func (v *vendor) fly(ctx context.Context, do func(context.Context) (served, erro
 			s, err = served{}, errInternal
 		}
 	}()
-	return do(ctx)
+	return do()
 }
 
 // fetch takes the fleet's turn for key and asks the auth service. It returns another sidecar's token when one
