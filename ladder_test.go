@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -195,6 +196,9 @@ func (s *stage) end() {
 	s.traffic.Wait()
 }
 
+// recordTo is the document that takes the counts seen; empty: none.
+var recordTo = flag.String("record", "", "document whose tables take the counts seen")
+
 // TestOutageLadder: whatever breaks, nobody gets somebody else's token or one inside its margin, a token that
 // exists is served, and every answer comes in time.
 func TestOutageLadder(t *testing.T) {
@@ -287,7 +291,7 @@ func climb(t *testing.T, s *stage, name string, coldMayFail bool, disturb func(*
 		t.Errorf("the slowest answer took %v, the bound is %v", slowest, s.bound)
 	}
 	calls := s.auth.Counts().Calls - s.callsBefore
-	record(name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(), c.warmFailures.Load(), c.coldFailures.Load(),
+	testbed.Record(s.t, *recordTo, name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(), c.warmFailures.Load(), c.coldFailures.Load(),
 		c.wrongUser.Load(), c.insideMargin.Load(), calls, s.cold.Load()))
 	t.Logf("%s: %d requests, %d + %d failures, %d calls for %d new users, slowest %v", name, c.requests.Load(), c.warmFailures.Load(),
 		c.coldFailures.Load(), calls, s.cold.Load(), time.Duration(c.slowest.Load()))
