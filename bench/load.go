@@ -30,6 +30,8 @@ type Load struct {
 	Requests [][]byte
 	// For is how long requests are sent. 0: each connection sends one, all at once.
 	For time.Duration
+	// Once sends each of the requests one time instead, in their order.
+	Once bool
 	// Rate is how many arrive in a second (open loop, at random intervals); a request that finds no connection
 	// free waits, and that counts. 0: a connection sends the next request when it has its answer.
 	Rate float64
@@ -72,13 +74,28 @@ type generator struct {
 	free  []int       // indices of idle connections
 	queue []time.Time // due times of requests that found none
 	rest  int         // requests in progress
+	sent  int
 	res   Result
 }
 
-// Run sends the load. Its error is one of the machine; failures of the server are in the Result.
-func (l Load) Run() (Result, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+// Run sends the load, from the first processor. Its error is one of the machine, or that the server closed a
+// connection; wrong answers are in the Result.
+func (l Load) Run() (res Result, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends here, and its processor with it
+		var first unix.CPUSet
+		first.Set(0)
+		if err = unix.SchedSetaffinity(0, &first); err == nil {
+			res, err = l.run()
+		}
+	}()
+	<-done
+	return res, err
+}
+
+func (l Load) run() (Result, error) {
 	g := &generator{load: l, conns: make([]conn, l.Conns)}
 	defer g.close()
 	if err := g.open(); err != nil {
@@ -149,7 +166,7 @@ func (g *generator) loop(began time.Time) error {
 				next = next.Add(time.Duration(rand.ExpFloat64() / g.load.Rate * float64(time.Second)))
 			}
 			if next.Before(end) {
-				timeout = int(time.Until(next) / time.Millisecond) // the rest of a millisecond is spun
+				timeout = int(max(0, time.Until(next)) / time.Millisecond) // the rest of a millisecond is spun
 			}
 		}
 		for len(g.queue) > 0 && len(g.free) > 0 {
@@ -184,6 +201,10 @@ func (g *generator) send(due time.Time) error {
 	c.due, c.busy = due, true
 	g.rest++
 	request := g.load.Requests[rand.IntN(len(g.load.Requests))] //nolint:gosec // which user asks
+	if g.load.Once {
+		request = g.load.Requests[g.sent]
+	}
+	g.sent++
 	if n, err := unix.Write(c.fd, request); err != nil || n != len(request) {
 		return fmt.Errorf("bench: a request was not sent: %w", cmp.Or(err, errors.New("the socket is full")))
 	}
@@ -218,7 +239,7 @@ func (g *generator) receive(i int, end time.Time) error {
 	c.in, c.busy = c.in[:0], false
 	g.rest--
 	g.free = append(g.free, i)
-	if g.load.Rate == 0 && now.Before(end) {
+	if g.load.Rate == 0 && (now.Before(end) || g.load.Once && g.sent < len(g.load.Requests)) {
 		return g.send(now)
 	}
 	return nil

@@ -82,10 +82,10 @@ func LaunchSidecar(t testing.TB, environ ...string) *Sidecar {
 	return launch(t, Command(context.WithoutCancel(t.Context()), nil, "serve"), environ)
 }
 
-// LaunchBuilt is LaunchSidecar of the program as it is shipped, at path.
-func LaunchBuilt(t testing.TB, path string, environ ...string) *Sidecar {
+// LaunchBuilt is LaunchSidecar of the program as it is shipped, started by command.
+func LaunchBuilt(t testing.TB, command []string, environ ...string) *Sidecar {
 	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path, "serve")
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], append(command[1:], "serve")...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	return launch(t, cmd, environ)
 }

@@ -1,0 +1,80 @@
+package bench
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
+)
+
+// authTakes is how long the auth service takes for a token here.
+const authTakes = 200 * time.Millisecond
+
+// TestCold: many callers of a user whose token is not known, at once. Server and load share the machine.
+func TestCold(t *testing.T) {
+	auth := testbed.StartAuth(t)
+	_, sidecar := startSidecar(t, []string{program(t)}, auth, "MAX_CONCURRENT_REQUESTS=20000")
+	ours := &contestant{name: "token-sidecar", target: sidecar}
+	theirs := &contestant{name: "nginx", target: startNginx(t, nil, auth, "")}
+	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
+	callers := scaled(10_000)
+	last := &goal{name: "cold", what: "10,000 callers of a cold user, until the last is answered", against: "the auth service's answer", limit: 1.25, atMost: true}
+	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
+	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
+	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls for it", against: "", limit: 1, atMost: true}
+	for round := range *rounds {
+		for _, c := range []*contestant{theirs, ours} {
+			user := fmt.Sprint(c.name, "-", round)
+			res := c.run(t, Load{Conns: callers, Requests: [][]byte{get(user)}})
+			if len(res.Latencies) != callers {
+				t.Fatalf("%s: %d answers for %d callers", c.name, len(res.Latencies), callers)
+			}
+		}
+		last.add(ours.last.res.Elapsed.Seconds() / authTakes.Seconds())
+		ahead.add(ours.last.res.Elapsed.Seconds() / theirs.last.res.Elapsed.Seconds())
+		calls.add(float64(auth.CallsOf(fmt.Sprint(ours.name, "-", round))))
+		theirCalls.add(float64(auth.CallsOf(fmt.Sprint(theirs.name, "-", round))))
+	}
+	for _, g := range []*goal{last, ahead, calls, theirCalls} {
+		g.record(t)
+	}
+	if n := calls.seen[len(calls.seen)-1]; n != 1 {
+		t.Errorf("%v calls for one user", n)
+	}
+}
+
+// TestColdFleet: the same user asked of each sidecar of a fleet at once.
+func TestColdFleet(t *testing.T) {
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	path := program(t)
+	fleet := make([]*testbed.Sidecar, 20)
+	for i := range fleet {
+		fleet[i], _ = startSidecar(t, []string{path}, auth, "REDIS_URL="+redis.URL())
+		fleet[i].Get("warm-up", "Authorization", "Bearer "+callerToken)
+	}
+	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
+	last := &goal{name: "fleet", what: "20 sidecars, one cold user, until the last is answered", against: "the auth service's answer", limit: 1.25, atMost: true}
+	calls := &goal{name: "fleet-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
+	for round := range *rounds {
+		user := fmt.Sprint("user-", round)
+		var callers sync.WaitGroup
+		began := time.Now()
+		for _, s := range fleet {
+			callers.Go(func() {
+				if r := s.Get(user, "Authorization", "Bearer "+callerToken); r.Status != 200 {
+					t.Errorf("status %d, %v", r.Status, r.Err)
+				}
+			})
+		}
+		callers.Wait()
+		last.add(time.Since(began).Seconds() / authTakes.Seconds())
+		calls.add(float64(auth.CallsOf(user)))
+	}
+	last.record(t)
+	calls.record(t)
+	if n := calls.seen[len(calls.seen)-1]; n != 1 {
+		t.Errorf("%v calls for one user", n)
+	}
+}

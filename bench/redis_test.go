@@ -1,0 +1,187 @@
+package bench
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"token-sidecar/cache"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/proxy"
+	"token-sidecar/secret"
+	"token-sidecar/upstream"
+	"token-sidecar/upstream/sandbox"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+)
+
+// sink is a ResponseWriter that costs nothing.
+type sink struct {
+	header http.Header
+	status int
+}
+
+func (s *sink) Header() http.Header         { return s.header }
+func (s *sink) WriteHeader(status int)      { s.status = status }
+func (s *sink) Write(b []byte) (int, error) { return len(b), nil }
+
+// local is a sidecar in this process, without a network before it.
+type local struct {
+	handler *proxy.Handler
+	tokens  *cache.Cache
+}
+
+func connect(t testing.TB, url string) redis.UniversalClient {
+	t.Helper()
+	client, err := cache.Connect(cache.Server{URL: secret.Hide(url), Mode: "single", Timeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// newLocal returns a sidecar that trusts its memory for so long; an empty URL is without Redis.
+func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Duration) *local {
+	t.Helper()
+	clientSecret := secret.Fixed(sandbox.DefaultClientSecret)
+	opts := cache.Options{
+		Entries: 10_000, Trust: trust, StepLimit: 5 * time.Second, LockLife: 5 * time.Second,
+		Registerer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+	}
+	if redisURL != "" {
+		opts.Client, opts.Keys = connect(t, redisURL), &cache.Keyring{}
+		if err := opts.Keys.UseSecrets(clientSecret.Text()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source := upstream.New(upstream.Options{URL: auth.URL, ClientID: sandbox.DefaultClientID, Secret: clientSecret, Registerer: prometheus.NewRegistry()})
+	l := &local{tokens: cache.New(opts)}
+	l.handler = proxy.New(proxy.Options{
+		Tokens: l.tokens, Source: source, AuthURL: auth.URL, ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath,
+		Lifetimes: proxy.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10_000,
+		CallerToken: secret.Fixed(callerToken), MaxConcurrent: 100_000, Registerer: prometheus.NewRegistry(),
+	})
+	t.Cleanup(func() {
+		l.handler.Close()
+		l.tokens.Close()
+		source.Close()
+	})
+	return l
+}
+
+// ask returns a function that asks for the token of one user again and again.
+func (l *local) ask(t testing.TB, user string) func() {
+	t.Helper()
+	return l.serve(t, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/token?client_user_id="+user, nil))
+}
+
+func (l *local) serve(t testing.TB, r *http.Request) func() {
+	t.Helper()
+	r.Host = "localhost:8080"
+	r.Header.Set("Authorization", "Bearer "+callerToken)
+	w := &sink{header: http.Header{}}
+	return func() {
+		clear(w.header)
+		w.status = http.StatusOK
+		l.handler.ServeHTTP(w, r)
+		if w.status != http.StatusOK {
+			t.Errorf("status %d", w.status)
+		}
+	}
+}
+
+// together runs each of the functions again and again, all at once, and returns how often they ran in a second and the
+// median time of one.
+func together(each []func(), d time.Duration) (perSecond float64, median time.Duration) {
+	var group sync.WaitGroup
+	took := make([][]time.Duration, len(each))
+	began := time.Now()
+	for i, do := range each {
+		group.Go(func() {
+			for last := time.Now(); last.Sub(began) < d; {
+				do()
+				now := time.Now()
+				took[i] = append(took[i], now.Sub(last))
+				last = now
+			}
+		})
+	}
+	group.Wait()
+	elapsed := time.Since(began)
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	return float64(len(all)) / elapsed.Seconds(), all[len(all)/2]
+}
+
+// TestRedisHits: tokens in Redis, beside a bare GET of the same value by the same library in the same process.
+func TestRedisHits(t *testing.T) {
+	auth, server := testbed.StartAuth(t), testbed.StartRedis(t)
+	l, client := newLocal(t, auth, server.URL(), 0), connect(t, server.URL())
+	var ours, bare []func()
+	for _, user := range names(64) {
+		ask := l.ask(t, user)
+		ask()
+		ours = append(ours, ask)
+	}
+	for _, name := range client.Keys(t.Context(), "token-sidecar:v1:*").Val() {
+		if strings.HasSuffix(name, "}") && len(bare) < len(ours) {
+			bare = append(bare, func() {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				defer cancel()
+				if err := client.Get(ctx, name).Err(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	if len(bare) != len(ours) {
+		t.Fatalf("%d of %d tokens are in Redis", len(bare), len(ours))
+	}
+	throughput := &goal{name: "redis", what: "Redis hit, requests a second, 64 callers", against: "bare go-redis GET", limit: 0.85}
+	latency := &goal{name: "redis-median", what: "Redis hit, speed of the median, 64 callers", against: "bare go-redis GET", limit: 0.85}
+	for range *rounds {
+		theirs, theirMedian := together(bare, *length)
+		mine, median := together(ours, *length)
+		throughput.add(mine / theirs)
+		latency.add(theirMedian.Seconds() / median.Seconds())
+	}
+	throughput.record(t)
+	latency.record(t)
+}
+
+// TestUsers: what a Redis hit costs does not depend on how many users there are. Each number of users has a database
+// and a sidecar, whose memory holds 10,000 tokens and is not trusted, so that all are asked of Redis.
+func TestUsers(t *testing.T) {
+	auth, server := testbed.StartAuth(t), testbed.StartRedis(t)
+	numbers := []int{1_000, 10_000, 100_000, 1_000_000}
+	path := program(t)
+	sidecars := make([]*contestant, len(numbers))
+	for i, n := range numbers {
+		_, g := startSidecar(t, []string{path}, auth, "REDIS_URL="+server.URL()+"/"+string(rune('0'+i)), "MEMORY_CACHE_TTL=1ms")
+		sidecars[i] = &contestant{name: "users", target: g, ask: get}
+		warm(t, g, get, names(scaled(n)))
+	}
+	growth := &goal{name: "users", what: "median of a Redis hit, 1,000,000 users", against: "1,000 users", limit: 1.15, atMost: true}
+	medians := make([][]float64, len(numbers))
+	for range *rounds {
+		for i, c := range sidecars {
+			load := Load{Conns: 16, Requests: requests(get, names(scaled(numbers[i]))), For: *length}
+			medians[i] = append(medians[i], c.run(t, load).Quantile(.5).Seconds())
+		}
+		last := len(medians[0]) - 1
+		growth.add(medians[len(numbers)-1][last] / medians[0][last])
+	}
+	growth.record(t)
+	cost := Line{Name: "median of a Redis hit"}
+	for i, n := range numbers {
+		cost.Points = append(cost.Points, Point{float64(n), median(medians[i]) / median(medians[0])})
+	}
+	draw(t, "performance-users.svg", Plot{Title: "Cost of a Redis hit over the number of users", X: "users", Y: "median, in medians at 1,000 users", LogX: true, Lines: []Line{cost}})
+}
