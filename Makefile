@@ -19,7 +19,7 @@ TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
 PLATFORM ?= linux/amd64
 
 # What the tests run besides Go, as Debian packages: name of the program, name of the package.
-NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static
+NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static nginx:nginx-light
 
 .PHONY: help
 help: ## Tell what can be made
@@ -91,6 +91,10 @@ golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; l
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
 	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' . -args -record docs/reliability.md
+
+.PHONY: bench
+bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
+	go test -count 1 -timeout 0 -v ./bench -args -rounds 5 -length 2s -scale 1 -record $(CURDIR)/docs/performance.md
 
 SOAK ?= 10m
 .PHONY: soak

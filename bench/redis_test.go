@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -164,10 +165,17 @@ func TestUsers(t *testing.T) {
 	path := program(t)
 	sidecars := make([]*contestant, len(numbers))
 	for i, n := range numbers {
-		_, g := startSidecar(t, []string{path}, auth, "REDIS_URL="+server.URL()+"/"+string(rune('0'+i)), "MEMORY_CACHE_TTL=1ms")
+		_, g := startSidecar(t, []string{path}, auth, "REDIS_URL="+server.URL()+"/"+strconv.Itoa(i), "MEMORY_CACHE_TTL=1ms")
 		sidecars[i] = &contestant{name: "users", target: g, ask: get}
 		warm(t, g, get, names(scaled(n)))
 	}
+	stored := 0
+	for _, n := range numbers {
+		stored += scaled(n)
+	}
+	memory := &goal{name: "users-memory", what: "memory of Redis for a token, all told", limit: 1024, atMost: true, unit: " B"}
+	memory.add(usedMemory(t, server) / float64(stored))
+	memory.record(t)
 	growth := &goal{name: "users", what: "median of a Redis hit, 1,000,000 users", against: "1,000 users", limit: 1.15, atMost: true}
 	medians := make([][]float64, len(numbers))
 	for range *rounds {
@@ -184,4 +192,20 @@ func TestUsers(t *testing.T) {
 		cost.Points = append(cost.Points, Point{float64(n), median(medians[i]) / median(medians[0])})
 	}
 	draw(t, "performance-users.svg", Plot{Title: "Cost of a Redis hit over the number of users", X: "users", Y: "median, in medians at 1,000 users", LogX: true, Lines: []Line{cost}})
+}
+
+// usedMemory is what a Redis uses, in bytes.
+func usedMemory(t *testing.T, server *testbed.Redis) float64 {
+	t.Helper()
+	for line := range strings.Lines(server.Client().Info(t.Context(), "memory").Val()) {
+		if digits, ok := strings.CutPrefix(strings.TrimSpace(line), "used_memory:"); ok {
+			bytes, err := strconv.ParseFloat(digits, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return bytes
+		}
+	}
+	t.Fatal("Redis does not tell its memory")
+	return 0
 }

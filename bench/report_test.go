@@ -53,7 +53,7 @@ func (g *goal) record(t *testing.T) {
 	if !met {
 		verdict = "**no**"
 	}
-	row := fmt.Sprintf("| %s | %s | %s %.4g%s | %.3g%s (%.3g to %.3g) | %s |", g.what, g.against, wants, g.limit, g.unit,
+	row := fmt.Sprintf("| %s | %s | %s %.4g%s | %.4g%s (%.4g to %.4g) | %s |", g.what, g.against, wants, g.limit, g.unit,
 		median, g.unit, g.seen[0], g.seen[len(g.seen)-1], verdict)
 	t.Log(row)
 	testbed.Record(t, *recordTo, g.name, row)

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -54,7 +53,7 @@ func (r *Redis) listen(ctx context.Context, hear func(news), lost func()) {
 	// Subscribed lazily by the library, which also connects again for ever.
 	sub := r.client.Subscribe(ctx, newsChannel)
 	defer func() { _ = sub.Close() }()
-	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(time.Second), redis.WithChannelSize(1024))
+	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(r.newsCheck), redis.WithChannelSize(1024))
 	for {
 		select {
 		case <-ctx.Done():

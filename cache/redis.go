@@ -31,10 +31,13 @@ type Redis struct {
 	wall    func() time.Time
 	limit   time.Duration
 	sender  uint64 // tells our news from others'
+	// newsCheck is how often a silent connection is asked whether it is still one. A fleet asks as often as it has
+	// sidecars, so not more often than the trust in memory needs.
+	newsCheck time.Duration
 }
 
 func newRedis(opts Options, m *metrics) *Redis {
-	r := &Redis{client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, limit: opts.StepLimit, sender: NewID()}
+	r := &Redis{client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, limit: opts.StepLimit, sender: NewID(), newsCheck: max(time.Second, opts.Trust/4)}
 	r.health = newHealth(r.probe, opts.Log)
 	r.reads = &reads{redis: r}
 	return r
