@@ -12,14 +12,18 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
 HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
+HELM_DOCS     := github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
+VALIDATE      := sigs.k8s.io/kubectl-validate@v0.0.4
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 KUBERNETES    := $(shell go env GOPATH)/token-sidecar-tools/v1.36.3
 TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
 
+CHART_TOOLS   := $(addprefix $(TOOLS)/,helm helm-docs kubectl-validate)
+
 PLATFORM ?= linux/amd64
 
 # What the tests run besides Go, as Debian packages: name of the program, name of the package.
-NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static nginx:nginx-light
+NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static nginx:nginx-light ip:iproute2
 
 .PHONY: help
 help: ## Tell what can be made
@@ -34,7 +38,7 @@ build: ## Build bin/token-sidecar
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/token-sidecar .
 
 .PHONY: test
-test: needed $(TOOLS)/helm ## Install what the tests need, and run all of them with the race detector
+test: needed $(CHART_TOOLS) ## Install what the tests need, and run all of them with the race detector
 	PATH="$(TOOLS):$$PATH" go test -race -timeout 10m ./...
 
 .PHONY: needed
@@ -84,6 +88,10 @@ manifest: $(TOOLS)/helm ## Write bin/manifest, plain manifests of a service with
 	@printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [service.yaml]\n' > bin/manifest/kustomization.yaml
 	@echo bin/manifest
 
+.PHONY: chart-readme
+chart-readme: $(TOOLS)/helm-docs ## Write the chart's README anew, from its values
+	$(TOOLS)/helm-docs --chart-search-root charts/token-sidecar
+
 .PHONY: golden
 golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; look at the difference
 	PATH="$(TOOLS):$$PATH" go test ./charts -args -update
@@ -115,5 +123,9 @@ $(TOOLS)/cyclonedx-gomod:
 	GOBIN=$(TOOLS) go install $(CYCLONEDX)
 $(TOOLS)/helm:
 	GOBIN=$(TOOLS) go install $(HELM)
+$(TOOLS)/helm-docs:
+	GOBIN=$(TOOLS) go install $(HELM_DOCS)
+$(TOOLS)/kubectl-validate:
+	GOBIN=$(TOOLS) go install $(VALIDATE)
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) go install $(GOVULNCHECK)

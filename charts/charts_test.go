@@ -3,6 +3,7 @@ package charts
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,5 +162,55 @@ func TestNativeSidecarsNeedANewerCluster(t *testing.T) {
 	out, err = exec.CommandContext(t.Context(), "helm", "template", "demo", service, "--kube-version", "1.28.0", "--set", "token-sidecar.mode=plain").CombinedOutput()
 	if err != nil {
 		t.Errorf("%s", out)
+	}
+}
+
+// TestSchemas: what is rendered passes the published schemas of Kubernetes. Kinds that Kubernetes does not bring, and those that
+// are newer than the schemas, are left to the test on a real API server.
+func TestSchemas(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	dir, known := t.TempDir(), 0
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, document := range strings.Split(string(content), "\n---\n") {
+			if strings.Contains(document, "\napiVersion: monitoring.coreos.com/") || strings.Contains(document, "\nkind: MutatingAdmissionPolicy") {
+				continue
+			}
+			known++
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(known, "-", filepath.Base(file))), []byte(document), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	out, err := exec.CommandContext(t.Context(), "kubectl-validate", "--version", "1.30", dir).CombinedOutput()
+	if err != nil || strings.Count(string(out), "OK") != known {
+		t.Errorf("%v, %d documents: %s", err, known, out)
+	}
+}
+
+// TestReadme: the chart's README tells of its values.
+func TestReadme(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "token-sidecar")
+	if err := os.CopyFS(dir, os.DirFS("token-sidecar")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "helm-docs", "--chart-search-root", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile("token-sidecar/README.md"); string(got) != string(want) {
+		t.Error("token-sidecar/README.md is not what values.yaml says; make chart-readme writes it anew")
+	}
+	if strings.Contains(string(want), "|  |") {
+		t.Error("a value has no description")
 	}
 }

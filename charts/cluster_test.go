@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,9 @@ func (c *cluster) until(what string, met func() bool) {
 
 // A pod is what is looked at of an admitted pod.
 type pod struct {
+	Metadata struct {
+		Annotations map[string]string `json:"annotations"`
+	} `json:"metadata"`
 	Spec struct {
 		InitContainers []struct {
 			Name          string `json:"name"`
@@ -152,12 +156,12 @@ func (p pod) names() (init, volumes []string) {
 }
 
 // admit creates a pod and returns what was admitted; with dryRun the server keeps nothing.
-func (c *cluster) admit(name, namespace, labels, more string, dryRun bool) pod {
+func (c *cluster) admit(name, namespace, labels, more string, dryRun bool, as ...string) pod {
 	c.t.Helper()
 	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":%q,"labels":%s},"spec":{
 "automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},
 "containers":[{"name":"app","image":"app","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]%s}}`, name, namespace, labels, more)
-	args := []string{"create", "-f", "-", "-o", "json"}
+	args := append([]string{"create", "-f", "-", "-o", "json"}, as...)
 	if dryRun {
 		args = append(args, "--dry-run=server")
 	}
@@ -213,6 +217,17 @@ func TestInjection(t *testing.T) {
 	if init, volumes := second.names(); len(init) != 1 || len(volumes) != 1 {
 		t.Errorf("created again: %v, %v", init, volumes)
 	}
+	c.checkTemplates(injected)
+	c.checkReinvocation(injected)
+	// Who may create pods and nothing else gets the sidecar too, and no more rights.
+	c.must("", "kubectl", "create", "role", "pods", "--verb", "create", "--resource", "pods")
+	c.must("", "kubectl", "create", "rolebinding", "pods", "--role", "pods", "--user", "dev")
+	if p := c.admit("of-dev", "demo", optedIn, "", false, "--as", "dev"); !injected(p) {
+		t.Error("a pod of somebody with few rights was not injected")
+	}
+	if out, err := c.try("", "kubectl", "auth", "can-i", "get", "secrets", "--as", "dev"); err == nil {
+		t.Errorf("who may create pods may read secrets: %s", out)
+	}
 	if injected(c.admit("unlabelled", "demo", "{}", "", false)) || injected(c.admit("opted-out", "demo", `{"token-sidecar/inject":"false"}`, "", false)) {
 		t.Error("a pod without the label was injected")
 	}
@@ -236,6 +251,83 @@ func TestInjection(t *testing.T) {
 	}
 }
 
+// checkTemplates creates what makes pods: that is left as it is, and the pods of its template are injected. Such a Job can end,
+// as the sidecar is no container that it waits for.
+func (c *cluster) checkTemplates(injected func(pod) bool) {
+	const template = `"template":{"metadata":{"labels":{"app":"made","token-sidecar/inject":"true"}},"spec":{"restartPolicy":%q,"automountServiceAccountToken":false,
+"securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},
+"containers":[{"name":"app","image":"app","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}}`
+	for kind, manifest := range map[string]string{
+		"deployment": `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"made"},"spec":{"selector":{"matchLabels":{"app":"made"}},` + fmt.Sprintf(template, "Always") + `}}`,
+		"job":        `{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"made"},"spec":{` + fmt.Sprintf(template, "Never") + `}}`,
+	} {
+		c.must(manifest, "kubectl", "create", "-f", "-")
+		made := c.podOf(kind, "made")
+		if strings.Contains(made, "/etc/token-sidecar") {
+			c.t.Errorf("the template of the %s was changed: %s", kind, made)
+		}
+		for _, more := range [][]string{{"--dry-run=server"}, nil} {
+			var p pod
+			if err := json.Unmarshal([]byte(c.must(made, "kubectl", append([]string{"create", "-f", "-", "-o", "json"}, more...)...)), &p); err != nil {
+				c.t.Fatal(err)
+			}
+			if init, _ := p.names(); !injected(p) || len(init) != 1 || len(p.Spec.Containers) != 1 || p.Spec.InitContainers[0].RestartPolicy != "Always" {
+				c.t.Errorf("a pod of the %s has init containers %v", kind, init)
+			}
+		}
+	}
+}
+
+// podOf returns the pod that a controller would make of an object's template.
+func (c *cluster) podOf(kind, name string) string {
+	c.t.Helper()
+	var object struct {
+		Spec struct {
+			Template map[string]any `json:"template"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal([]byte(c.must("", "kubectl", "get", kind, name, "-o", "json")), &object); err != nil {
+		c.t.Fatal(err)
+	}
+	p := object.Spec.Template
+	p["apiVersion"], p["kind"] = "v1", "Pod"
+	p["metadata"].(map[string]any)["name"] = "pod-of-" + kind + "-" + strings.ToLower(strconv.FormatInt(time.Now().UnixNano(), 36))
+	manifest, err := json.Marshal(p)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(manifest)
+}
+
+// checkReinvocation has another policy change pods after ours, so that ours is asked again: it injects once.
+func (c *cluster) checkReinvocation(injected func(pod) bool) {
+	c.must(`apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: zz-later}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}]}
+  mutations:
+    - patchType: ApplyConfiguration
+      applyConfiguration: {expression: 'Object{metadata: Object.metadata{annotations: {"later": "was here"}}}'}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: zz-later}
+spec: {policyName: zz-later}
+`, "kubectl", "create", "-f", "-")
+	var p pod
+	c.until("the other policy is in force", func() bool {
+		p = c.admit("again", "demo", `{"token-sidecar/inject":"true"}`, "", true)
+		return p.Metadata.Annotations["later"] != ""
+	})
+	if init, volumes := p.names(); !injected(p) || len(init) != 1 || len(volumes) != 1 {
+		c.t.Errorf("asked again: %v, %v", init, volumes)
+	}
+	c.must("", "kubectl", "delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", "zz-later")
+}
+
 // TestServiceIsAdmitted: the example service, with the chart as its dependency, passes the server's validation
 // and pod security.
 func TestServiceIsAdmitted(t *testing.T) {
@@ -250,21 +342,6 @@ func TestServiceIsAdmitted(t *testing.T) {
 		if strings.Contains(strings.ToLower(out), "warning") {
 			t.Errorf("%s: %s", mode, out)
 		}
-		var deployment struct {
-			Spec struct {
-				Template map[string]any `json:"template"`
-			} `json:"spec"`
-		}
-		if err := json.Unmarshal([]byte(c.must("", "kubectl", "get", "deployment", "demo", "-o", "json")), &deployment); err != nil {
-			t.Fatal(err)
-		}
-		p := deployment.Spec.Template
-		p["apiVersion"], p["kind"] = "v1", "Pod"
-		p["metadata"].(map[string]any)["name"] = "pod-" + mode
-		manifest, err := json.Marshal(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.must(string(manifest), "kubectl", "create", "-f", "-")
+		c.must(c.podOf("deployment", "demo"), "kubectl", "create", "-f", "-")
 	}
 }
