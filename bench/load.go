@@ -129,7 +129,7 @@ func (g *generator) open() (err error) {
 		}
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		_ = unix.SetNonblock(fd, true)
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)} //nolint:gosec // an index
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}
 		if err := unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			return fmt.Errorf("bench: %w", err)
 		}
@@ -163,7 +163,7 @@ func (g *generator) loop(began time.Time) error {
 		if g.load.Rate > 0 {
 			for !next.After(now) && next.Before(end) {
 				g.queue = append(g.queue, next)
-				next = next.Add(time.Duration(rand.ExpFloat64() / g.load.Rate * float64(time.Second)))
+				next = next.Add(time.Duration(rand.ExpFloat64() / g.load.Rate * float64(time.Second))) //nolint:gosec // when somebody asks
 			}
 			if next.Before(end) {
 				timeout = int(max(0, time.Until(next)) / time.Millisecond) // the rest of a millisecond is spun

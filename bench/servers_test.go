@@ -219,7 +219,7 @@ func children(t testing.TB, pid int) (all []int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range strings.Fields(string(list)) {
+	for field := range strings.FieldsSeq(string(list)) {
 		child, err := strconv.Atoi(field)
 		if err != nil {
 			t.Fatal(err)
@@ -235,7 +235,7 @@ func (g target) cpu(t testing.TB) (total time.Duration) {
 	for _, pid := range g.pids {
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 		for _, file := range files {
-			stat, err := os.ReadFile(file) //nolint:gosec // of a process started here
+			stat, err := os.ReadFile(file)
 			if err != nil {
 				continue // the thread ended
 			}

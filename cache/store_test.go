@@ -58,7 +58,7 @@ func newCache(t testing.TB, url string, change func(*Options)) *Cache {
 func stores(t *testing.T) map[string]func(testing.TB) Store {
 	server := testbed.StartRedis(t)
 	return map[string]func(testing.TB) Store{
-		"memory": func(t testing.TB) Store {
+		"memory": func(_ testing.TB) Store {
 			m := NewMemory(1000)
 			return m
 		},

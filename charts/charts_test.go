@@ -178,7 +178,7 @@ func TestSchemas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, document := range strings.Split(string(content), "\n---\n") {
+		for document := range strings.SplitSeq(string(content), "\n---\n") {
 			if strings.Contains(document, "\napiVersion: monitoring.coreos.com/") || strings.Contains(document, "\nkind: MutatingAdmissionPolicy") {
 				continue
 			}
