@@ -71,23 +71,23 @@ func TestDay(t *testing.T) {
 			fleet[i] = startPod(t, server, auth)
 		}
 		began := time.Now()
-		passing := time.NewTicker(time.Minute)
+		passing := time.NewTicker(5 * time.Minute)
 		go func() { // time for Redis: it looks at all its keys each time, so not more often
 			for range passing.C {
 				if time.Since(began) > 2*life {
 					return
 				}
-				server.FastForward(time.Minute)
+				server.FastForward(5 * time.Minute)
 			}
 		}()
 		ideal := make([]int, users)
 		var coming sync.WaitGroup
 		for u := range users {
-			coming.Go(func() { ideal[u] = visit(t, fleet, fmt.Sprint("user-", u), began, u%100 == 0) })
+			coming.Go(func() { ideal[u] = visit(t, fleet, fmt.Sprint("user-", u), began, u%200 == 0) })
 		}
 		coming.Wait()
 		passing.Stop()
-		time.Sleep(2 * time.Minute)
+		time.Sleep(6 * time.Minute)
 		needed := 0
 		for _, n := range ideal {
 			needed += n
@@ -116,7 +116,7 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth proxy.AuthService)
 	if err := keys.UseSecrets(secret.Hide("secret")); err != nil {
 		t.Fatal(err)
 	}
-	tokens := cache.New(cache.Options{Entries: 2_000, Trust: 10 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, Client: client, Keys: keys})
+	tokens := cache.New(cache.Options{Entries: 2_000, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, Client: client, Keys: keys})
 	handler := proxy.New(proxy.Options{
 		Tokens: tokens, Source: auth, AuthURL: "https://auth.test", ClientID: "client", Path: upstream.ConnectPath,
 		Lifetimes: proxy.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10, MaxConcurrent: 1000,
@@ -130,7 +130,7 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth proxy.AuthService)
 
 // visit has a user ask two pods at once, again and again, and returns how many tokens that needs.
 func visit(t *testing.T, fleet []*proxy.Handler, user string, began time.Time, busy bool) (needed int) {
-	pause := 3 * time.Hour
+	pause := 6 * time.Hour
 	if busy {
 		pause = 5 * time.Minute
 	}
