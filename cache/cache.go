@@ -76,6 +76,26 @@ type Entry struct {
 
 	// Renewal is the only part that changes.
 	Renewal Renewal
+
+	// Most answers have one of each: no allocations of their own, which the collector of garbage would have to visit.
+	firstHole [1]Hole
+	firstHash [1]Hash
+}
+
+// AddHole adds a hole behind those there are. It is for whoever makes e.
+func (e *Entry) AddHole(hole Hole) {
+	if e.Holes == nil {
+		e.Holes = e.firstHole[:0]
+	}
+	e.Holes = append(e.Holes, hole)
+}
+
+// AddHash adds the hash of a token. It is for whoever makes e.
+func (e *Entry) AddHash(hash Hash) {
+	if e.Hashes == nil {
+		e.Hashes = e.firstHash[:0]
+	}
+	e.Hashes = append(e.Hashes, hash)
 }
 
 // A Hole is the place of a lifetime in a Body.

@@ -59,10 +59,10 @@ func decode(plain []byte, id uint64, wall time.Time, pttl time.Duration) (*Entry
 	sent := time.UnixMilli(r.int())
 	e := &Entry{ID: id, Life: time.Duration(r.int()), KeepFor: time.Duration(r.int())}
 	for range r.count(24) {
-		e.Holes = append(e.Holes, Hole{Start: int(r.int()), End: int(r.int()), Life: time.Duration(r.int())})
+		e.AddHole(Hole{Start: int(r.int()), End: int(r.int()), Life: time.Duration(r.int())})
 	}
 	for range r.count(len(Hash{})) {
-		e.Hashes = append(e.Hashes, Hash(r.take(len(Hash{}))))
+		e.AddHash(Hash(r.take(len(Hash{}))))
 	}
 	if r.bad || !sane(e, len(r.rest)) {
 		return nil, errUnreadable

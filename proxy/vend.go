@@ -235,13 +235,13 @@ func (v *vendor) ask(ctx context.Context, req upstream.Request) (*upstream.Answe
 func (v *vendor) entryOf(answer *upstream.Answer) *cache.Entry {
 	e := &cache.Entry{ID: cache.NewID(), Body: answer.Body, Sent: answer.Sent}
 	for _, life := range answer.Lifetimes {
-		e.Holes = append(e.Holes, cache.Hole{Start: life.Start, End: life.End, Life: life.Life})
+		e.AddHole(cache.Hole{Start: life.Start, End: life.End, Life: life.Life})
 		if e.Life == 0 || life.Life < e.Life {
 			e.Life = life.Life
 		}
 	}
 	for _, token := range answer.Tokens {
-		e.Hashes = append(e.Hashes, cache.HashOf(token))
+		e.AddHash(cache.HashOf(token))
 	}
 	e.KeepFor = v.lifetimes.keepFor(e.Life)
 	return e
