@@ -81,7 +81,24 @@ func TestHits(t *testing.T) {
 		g.record(t)
 	}
 	p99.record(t)
-	drawLoad(t, median(throughput[bare.name]), bare, ours, theirs)
+	peak := median(throughput[bare.name])
+	drawThroughput(t, peak, bare, ours, theirs)
+	drawLoad(t, peak, bare, ours, theirs)
+}
+
+// drawThroughput draws what is answered over the number of connections, as a share of what the bare handler does with 64.
+func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
+	t.Helper()
+	p := Plot{Title: "Throughput over connections, closed loop, 10,000 users", X: "connections", Y: "requests a second, as a share of the bare handler's at 64", LogX: true}
+	for _, c := range all {
+		line := Line{Name: c.name}
+		for conns := 1; conns <= 1000; conns *= 10 {
+			c.run(t, Load{Conns: conns, Requests: requests(get, names(scaled(10_000))), For: max(*length/2, 20*time.Millisecond)})
+			line.Points = append(line.Points, Point{float64(conns), c.last.throughput / peak})
+		}
+		p.Lines = append(p.Lines, line)
+	}
+	draw(t, "performance-throughput.svg", p)
 }
 
 // drawLoad draws latency over load, as multiples of what the bare handler does.
