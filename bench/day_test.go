@@ -61,7 +61,7 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 // cache for all, which would use each token to its last second.
 func TestDay(t *testing.T) {
 	pods, users := scaled(1_000), scaled(100_000)
-	day := &goal{name: "day", what: "calls to the auth service, two days of 1,000 pods and 100,000 users", against: "one for each user and life", limit: 1.02, atMost: true}
+	day := &goal{name: "day", what: fmt.Sprintf("calls to the auth service, two days of %d pods and %d users", pods, users), against: "one for each user and life", limit: 1.02, atMost: true}
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		t.Cleanup(server.Close)
