@@ -64,16 +64,8 @@ func TestPodInMiniature(t *testing.T) {
 		t.Fatal(err)
 	}
 	sidecar, app := m.Spec.Template.Spec.InitContainers[0], m.Spec.Template.Spec.Containers[0]
-	dir := t.TempDir()
+	dir := testbed.InPath(t, "program")
 	secrets := filepath.Dir(testbed.WriteFile(t, "client-secret", "sandbox-secret"))
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := "#!/bin/sh\nexport " + testbed.RunAsProgram + "=1\nexec " + exe + ` "$@"` + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "program"), []byte(program), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	environ := "HUMANAPI_AUTH_URL=http://127.0.0.1:8090"
 	for _, v := range sidecar.Env {
 		value := strings.ReplaceAll(v.Value, "/etc/token-sidecar", secrets)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -29,15 +28,7 @@ func TestReadme(t *testing.T) {
 			}
 		}
 	})
-	tools := t.TempDir()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := "#!/bin/sh\nexport " + testbed.RunAsProgram + "=1\nexec " + exe + ` "$@"` + "\n"
-	if err := os.WriteFile(filepath.Join(tools, "token-sidecar"), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	tools := testbed.InPath(t, "token-sidecar")
 	sidecar := testbed.Command(t.Context(), []string{"UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=100"}, "serve", "--sandbox")
 	var log strings.Builder
 	sidecar.Stdout, sidecar.Stderr = &log, &log

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,13 +87,29 @@ func (l Load) Run() (res Result, err error) {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends here, and its processor with it
 		var first unix.CPUSet
-		first.Set(0)
+		if all := processors(); len(all) > 0 {
+			first.Set(all[0])
+		}
 		if err = unix.SchedSetaffinity(0, &first); err == nil {
 			res, err = l.run()
 		}
 	}()
 	<-done
 	return res, err
+}
+
+// processors are those that this process may use.
+func processors() (all []int) {
+	var allowed unix.CPUSet
+	if unix.SchedGetaffinity(unix.Getpid(), &allowed) != nil {
+		return nil
+	}
+	for i := range 8 * int(unsafe.Sizeof(allowed)) {
+		if allowed.IsSet(i) {
+			all = append(all, i)
+		}
+	}
+	return all
 }
 
 func (l Load) run() (Result, error) {

@@ -88,10 +88,11 @@ func warm(t testing.TB, g target, ask func(string) []byte, users []string) {
 
 // own is the command that gives a server a processor of its own, the load having the other.
 func own() []string {
-	if runtime.NumCPU() < 2 {
+	all := processors()
+	if len(all) < 2 {
 		return nil
 	}
-	return []string{"taskset", "-c", "1"}
+	return []string{"taskset", "-c", strconv.Itoa(all[1])}
 }
 
 // program builds the sidecar as it is shipped.
