@@ -160,18 +160,22 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		l.giveBack(ctx)
 		return
 	}
-	epoch := l.cache.epoch(l.key)
+	epoch, inRedis := l.cache.epoch(l.key), false
 	if l.shared {
 		l.stop()
 		stored, err := l.cache.redis.publish(context.WithoutCancel(ctx), l.sealer, l.key, l.owner, l.seen, entry)
 		if err == nil && stored < 0 {
 			return
 		}
-		if err != nil {
-			epoch = l.cache.epoch(l.key) // it is not in Redis: memory is the only place it has
-		}
+		inRedis = err == nil
 	}
-	l.cache.keep(l.key, entry, epoch)
+	if inRedis {
+		l.cache.keep(l.key, entry, epoch)
+	} else {
+		// Nobody else can have seen it and had it forgotten, and memory is the only place it has: a former token that
+		// is forgotten at this moment must not take it along.
+		l.cache.memory.put(l.key, entry)
+	}
 	if l.voided.Load() {
 		l.cache.memory.forget(l.key, nil)
 	}

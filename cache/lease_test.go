@@ -298,6 +298,42 @@ func TestLostNews(t *testing.T) {
 	}
 }
 
+// TestForgettingAFormerTokenLeavesTheNewOne: that the one before is forgotten while a token is published does not lose it,
+// without Redis either.
+func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
+	c := newCache(t, "", nil)
+	key, former := NewKey("u"), newEntry("former", time.Hour)
+	stop := make(chan struct{})
+	var forgetting sync.WaitGroup
+	forgetting.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = c.Forget(t.Context(), key, &former.Hashes[0])
+			}
+		}
+	})
+	for range 20_000 {
+		e := fetchOnce(t, c, key, c.idOf(key))
+		if held := c.Peek(key, time.Now()); held != e {
+			t.Errorf("what was published is not there, but %v", held)
+			break
+		}
+	}
+	close(stop)
+	forgetting.Wait()
+}
+
+// idOf is the ID of what is held of key, 0 when there is nothing.
+func (c *Cache) idOf(key Key) uint64 {
+	if e := c.Peek(key, time.Now()); e != nil {
+		return e.ID
+	}
+	return 0
+}
+
 // TestFetchedKeysLeaveNothingBehind: what is kept of ever new keys is bounded by the entries, on all paths.
 func TestFetchedKeysLeaveNothingBehind(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), func(o *Options) { o.Entries = 100 })
