@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 
 	"pgregory.net/rapid"
@@ -61,22 +62,46 @@ type seen struct {
 	user      int
 	servable  time.Time // the end of its life without the margin, by the auth service's own count
 	forgotten time.Time // zero: not
-	complete  time.Time // when the caller had it
+	given     time.Time // when the first caller had it
+	asked     time.Time // when the last of those who were given it had asked
 }
 
 // A model watches what callers get, and holds it against what never happens.
 type model struct {
 	mu       sync.Mutex
 	tokens   map[string]*seen
-	forgets  map[int]time.Time // of everything of a user
+	newest   map[string]string    // the token of each user that came last from the auth service
+	forgets  map[string]time.Time // of everything of a user
 	problems []string
+}
+
+// A witness tells the model of every token that comes.
+type witness struct {
+	AuthService
+	model *model
+}
+
+func (w witness) Token(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
+	answer, err := w.AuthService.Token(ctx, req)
+	if err == nil {
+		w.model.mu.Lock()
+		defer w.model.mu.Unlock()
+		w.model.newest[req.UserID.Reveal()] = answer.Tokens[0].Reveal()
+	}
+	return answer, err
 }
 
 func (m *model) problem(format string, args ...any) {
 	m.problems = append(m.problems, fmt.Sprintf(format, args...))
 }
 
-// lifeOf is the life that the emulator gave a token, which the model learns from the first answer.
+// known reports whether s is surely kept for those who ask from began on. A token that the newest has replaced may not
+// be, nor one whose callers all had asked before everything was forgotten.
+func (m *model) known(s *seen, began, now time.Time) bool {
+	return s.token == m.newest[name(s.user)] && s.forgotten.IsZero() && s.given.Before(began) && now.Before(s.servable.Add(-time.Second)) &&
+		s.asked.After(m.forgets[name(s.user)])
+}
+
 func (m *model) answered(user int, began time.Time, got reply) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,13 +111,13 @@ func (m *model) answered(user int, began time.Time, got reply) {
 	}
 	if got.status != http.StatusOK {
 		for _, s := range m.tokens {
-			if s.user == user && s.forgotten.IsZero() && s.complete.Before(began) && now.Before(s.servable.Add(-time.Second)) && !m.forgets[user].After(s.complete) {
+			if s.user == user && m.known(s, began, now) {
 				m.problem("user %d got %d %s though a good token is known", user, got.status, got.code())
 			}
 		}
 		return
 	}
-	mine, left := sandbox.Inspect(got.token(), fmt.Sprint("user-", user), now)
+	mine, left := sandbox.Inspect(got.token(), name(user), now)
 	if !mine {
 		m.problem("user %d got somebody else's token", user)
 	}
@@ -101,8 +126,11 @@ func (m *model) answered(user int, began time.Time, got reply) {
 		told, _ := got.fields["expires_in"].(float64)
 		life := time.Duration(told) * time.Second // at its first sight all of it, but for what the answer took
 		margin := min(time.Minute, life/10)
-		s = &seen{token: got.token(), user: user, servable: now.Add(left - margin), complete: now}
+		s = &seen{token: got.token(), user: user, servable: now.Add(left - margin), given: now}
 		m.tokens[s.token] = s
+	}
+	if began.After(s.asked) {
+		s.asked = began
 	}
 	if now.After(s.servable.Add(time.Second)) {
 		m.problem("user %d got a token %v inside its margin", user, now.Sub(s.servable))
@@ -110,7 +138,7 @@ func (m *model) answered(user int, began time.Time, got reply) {
 	if !s.forgotten.IsZero() && s.forgotten.Before(began) {
 		m.problem("user %d got a token that was forgotten %v before", user, began.Sub(s.forgotten))
 	}
-	if forgotten := m.forgets[user]; s.complete.Before(forgotten) && forgotten.Before(began) {
+	if forgotten := m.forgets[name(user)]; s.given.Before(forgotten) && forgotten.Before(began) {
 		m.problem("user %d got a token from before all was forgotten", user)
 	}
 }
@@ -121,12 +149,25 @@ func (m *model) latest(user int) *seen {
 	defer m.mu.Unlock()
 	var last *seen
 	for _, s := range m.tokens {
-		if s.user == user && s.forgotten.IsZero() && (last == nil || s.complete.After(last.complete)) {
+		if s.user == user && s.forgotten.IsZero() && (last == nil || s.given.After(last.given)) {
 			last = s
 		}
 	}
 	return last
 }
+
+// during does forget, and marks the moments before and after in mark. Who asks in between may get either answer.
+func (m *model) during(mark func(time.Time), forget func()) {
+	for _, do := range []func(){func() {}, forget} {
+		do()
+		m.mu.Lock()
+		mark(time.Now())
+		m.mu.Unlock()
+	}
+	time.Sleep(time.Nanosecond) // so that what follows is after
+}
+
+func name(user int) string { return fmt.Sprint("user-", user) }
 
 // TestWhatNeverHappens runs random callers, cancellations, faults, forgets and time against the model.
 func TestWhatNeverHappens(t *testing.T) {
@@ -141,18 +182,19 @@ func TestWhatNeverHappens(t *testing.T) {
 }
 
 func play(t *testing.T, script []step) []string {
-	w := newWorld(t, nil)
-	m := &model{tokens: map[string]*seen{}, forgets: map[int]time.Time{}}
+	m := &model{tokens: map[string]*seen{}, newest: map[string]string{}, forgets: map[string]time.Time{}}
+	w := newWorld(t, func(s *settings) {
+		s.wrap = func(source AuthService) AuthService { return witness{source, m} }
+	})
 	var callers sync.WaitGroup
 	for _, s := range script {
-		user := fmt.Sprint("user-", s.user)
 		switch s.kind {
 		case "get", "fresh":
 			ctx, cancel := context.Background(), context.CancelFunc(func() {})
 			if s.patience > 0 {
 				ctx, cancel = context.WithTimeout(ctx, s.patience)
 			}
-			r := request(http.MethodGet, "/token?client_user_id="+user, "").WithContext(ctx)
+			r := request(http.MethodGet, "/token?client_user_id="+name(s.user), "").WithContext(ctx)
 			if s.kind == "fresh" {
 				r.Header.Set("Cache-Control", "no-cache")
 			}
@@ -165,18 +207,14 @@ func play(t *testing.T, script []step) []string {
 				}
 			})
 		case "forget":
-			w.do(request(http.MethodDelete, "/token?client_user_id="+user, ""))
-			m.mu.Lock()
-			m.forgets[s.user] = time.Now()
-			m.mu.Unlock()
-			time.Sleep(time.Nanosecond) // so that what follows is after
+			m.during(func(now time.Time) { m.forgets[name(s.user)] = now }, func() {
+				w.do(request(http.MethodDelete, "/token?client_user_id="+name(s.user), ""))
+			})
 		case "reject":
 			if last := m.latest(s.user); last != nil {
-				w.do(request(http.MethodDelete, "/token?client_user_id="+user, "", "X-Rejected-Token-Hash", fmt.Sprintf("%x", hashOf(last.token))))
-				m.mu.Lock()
-				last.forgotten = time.Now()
-				m.mu.Unlock()
-				time.Sleep(time.Nanosecond)
+				m.during(func(now time.Time) { last.forgotten = now }, func() {
+					w.do(request(http.MethodDelete, "/token?client_user_id="+name(s.user), "", "X-Rejected-Token-Hash", fmt.Sprintf("%x", hashOf(last.token))))
+				})
 			}
 		case "wait":
 			time.Sleep(s.wait)
