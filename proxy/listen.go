@@ -16,7 +16,8 @@ import (
 // socketMode lets the containers of the pod that share the group in, and nobody else.
 const socketMode = 0o660
 
-// Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced.
+// Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced. Of its
+// connections, one goroutine may read at a time, and one write.
 // The error tells the remedy.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix://")
@@ -37,7 +38,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	return listener, nil
+	return putOffDeadlines{listener}, nil
 }
 
 // removeStale removes a socket file that was left behind by a process that died.
