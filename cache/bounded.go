@@ -16,7 +16,7 @@ type Bounded[V any] struct {
 	expired func(V) bool
 
 	mu     sync.RWMutex
-	places map[Key]int // in slots
+	index  index
 	slots  []slot[V]
 	vacant []int
 	hand   int
@@ -34,15 +34,25 @@ const sweepPerPut = 2
 
 // NewBounded returns an empty map for at most that many values, of which those that have expired go first.
 func NewBounded[V any](most int, expired func(V) bool) *Bounded[V] {
-	return &Bounded[V]{most: most, expired: expired, places: make(map[Key]int)}
+	return &Bounded[V]{most: most, expired: expired, index: newIndex()}
+}
+
+// find returns the place of key, -1 when it has none.
+func (b *Bounded[V]) find(key *Key) int {
+	for place := range b.index.candidates(key) {
+		if b.slots[place].key == *key {
+			return place
+		}
+	}
+	return -1
 }
 
 // Get returns the value of key, expired or not.
 func (b *Bounded[V]) Get(key Key) (value V, ok bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	place, ok := b.places[key]
-	if !ok {
+	place := b.find(&key)
+	if place < 0 {
 		return value, false
 	}
 	s := &b.slots[place]
@@ -56,31 +66,32 @@ func (b *Bounded[V]) Get(key Key) (value V, ok bool) {
 func (b *Bounded[V]) Put(key Key, value V) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if place, ok := b.places[key]; ok {
+	if place := b.find(&key); place >= 0 {
 		b.slots[place].value = value
 		return
 	}
-	for range sweepPerPut {
-		if s := b.advance(); s != nil && s.taken && b.expired(s.value) {
-			b.vacate(s)
+	for range min(sweepPerPut, len(b.slots)) {
+		if place := b.advance(); b.slots[place].taken && b.expired(b.slots[place].value) {
+			b.vacate(place)
 		}
 	}
 	place := b.place()
 	s := &b.slots[place]
 	s.key, s.value, s.taken = key, value, true
 	s.asked.Store(false)
-	b.places[key] = place
+	b.index.add(&key, place)
 }
 
-// place finds a slot to use.
+// place finds a place to use.
 func (b *Bounded[V]) place() int {
 	if len(b.vacant) == 0 && len(b.slots) < b.most {
 		b.slots = append(b.slots, slot[V]{})
 		return len(b.slots) - 1
 	}
 	for len(b.vacant) == 0 {
-		if s := b.advance(); b.expired(s.value) || !s.asked.Swap(false) {
-			b.vacate(s)
+		place := b.advance()
+		if s := &b.slots[place]; b.expired(s.value) || !s.asked.Swap(false) {
+			b.vacate(place)
 		}
 	}
 	place := b.vacant[len(b.vacant)-1]
@@ -88,18 +99,15 @@ func (b *Bounded[V]) place() int {
 	return place
 }
 
-// advance moves the hand on and returns the slot it comes to, nil when there is none.
-func (b *Bounded[V]) advance() *slot[V] {
-	if len(b.slots) == 0 {
-		return nil
-	}
+// advance moves the hand on and returns the place it comes to.
+func (b *Bounded[V]) advance() int {
 	b.hand = (b.hand + 1) % len(b.slots)
-	return &b.slots[b.hand]
+	return b.hand
 }
 
-func (b *Bounded[V]) vacate(s *slot[V]) {
-	place := b.places[s.key]
-	delete(b.places, s.key)
+func (b *Bounded[V]) vacate(place int) {
+	s := &b.slots[place]
+	b.index.remove(&s.key, place)
 	var none V
 	s.key, s.value, s.taken = Key{}, none, false
 	b.vacant = append(b.vacant, place)
@@ -110,14 +118,14 @@ func (b *Bounded[V]) vacate(s *slot[V]) {
 func (b *Bounded[V]) Change(key Key, change func(V) (next V, keep bool)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	place, ok := b.places[key]
-	if !ok {
+	place := b.find(&key)
+	if place < 0 {
 		return
 	}
 	s := &b.slots[place]
 	next, keep := change(s.value)
 	if !keep {
-		b.vacate(s)
+		b.vacate(place)
 		return
 	}
 	s.value = next
@@ -138,5 +146,5 @@ func (b *Bounded[V]) Each(visit func(V)) {
 func (b *Bounded[V]) Len() int {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return len(b.places)
+	return b.index.count
 }

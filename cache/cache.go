@@ -59,26 +59,26 @@ func HashOf(token secret.Text) Hash { return sha256.Sum256([]byte(token.Reveal()
 
 // An Entry is one token, an immutable snapshot but for the marks of its renewal.
 type Entry struct {
-	// ID tells two tokens of one key apart; see [NewID].
-	ID uint64
+	// Sent is when the request for it was sent, with a monotonic reading. Life and KeepFor count from it.
+	Sent time.Time
+	// KeepFor is Life without the margin: how long it may be kept and served.
+	KeepFor time.Duration
+	// Life is the shortest lifetime in Body.
+	Life time.Duration
+	// Renewal is the only part that changes.
+	Renewal Renewal
 	// Body is the answer of the auth service.
 	Body secret.Value[[]byte]
 	// Holes are the places in Body whose numbers are lowered, in order.
 	Holes []Hole
-	// Hashes are those of the tokens in Body.
-	Hashes []Hash
-	// Sent is when the request for it was sent, with a monotonic reading. Life and KeepFor count from it.
-	Sent time.Time
-	// Life is the shortest lifetime in Body.
-	Life time.Duration
-	// KeepFor is Life without the margin: how long it may be kept and served.
-	KeepFor time.Duration
-
-	// Renewal is the only part that changes.
-	Renewal Renewal
-
-	// Most answers have one of each: no allocations of their own, which the collector of garbage would have to visit.
+	// Most answers have one hole and one hash: no allocations of their own, which the collector of garbage would have to
+	// visit. What is needed to serve an entry stands together, for the processor's caches.
 	firstHole [1]Hole
+
+	// ID tells two tokens of one key apart; see [NewID].
+	ID uint64
+	// Hashes are those of the tokens in Body.
+	Hashes    []Hash
 	firstHash [1]Hash
 }
 

@@ -6,17 +6,20 @@ import (
 )
 
 // Memory is a bounded [Store] in this process.
-type Memory struct{ entries *Bounded[held] }
+type Memory struct {
+	entries *Bounded[held]
+	start   time.Time
+}
 
-// held is an entry with the moment its trust was last confirmed.
+// held is an entry with the moment after the memory's start that the trust in it was last confirmed.
 type held struct {
 	entry *Entry
-	at    time.Time
+	at    time.Duration
 }
 
 // NewMemory returns a memory for at most that many entries.
 func NewMemory(entries int) *Memory {
-	return &Memory{NewBounded(entries, func(h held) bool { return !h.entry.Usable(time.Now()) })}
+	return &Memory{NewBounded(entries, func(h held) bool { return !h.entry.Usable(time.Now()) }), time.Now()}
 }
 
 // Get implements [Store]. It never blocks and never fails.
@@ -31,7 +34,7 @@ func (m *Memory) Put(_ context.Context, key Key, entry *Entry) error {
 }
 
 func (m *Memory) put(key Key, entry *Entry) {
-	m.entries.Put(key, held{entry: entry, at: time.Now()})
+	m.entries.Put(key, held{entry: entry, at: time.Since(m.start)})
 }
 
 // Forget implements [Store].
@@ -57,7 +60,7 @@ func (m *Memory) held(key Key, now time.Time) held {
 func (m *Memory) confirm(key Key, entry *Entry) {
 	m.entries.Change(key, func(old held) (held, bool) {
 		if old.entry == entry {
-			old.at = time.Now()
+			old.at = time.Since(m.start)
 		}
 		return old, true
 	})

@@ -55,8 +55,8 @@ type Cache struct {
 	trust    time.Duration
 	lockLife time.Duration
 	poll     time.Duration // how often a waiting lease looks by itself
-	start    time.Time
-	// distrusted is when, after start, news may last have been lost: memory confirmed before asks Redis again.
+	// distrusted is when, after the memory's start, news may last have been lost: what was confirmed before is asked of
+	// Redis again.
 	distrusted atomic.Int64
 	metrics    *metrics
 	log        *slog.Logger
@@ -83,7 +83,7 @@ func New(opts Options) *Cache {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Cache{
-		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, start: time.Now(),
+		memory: NewMemory(opts.Entries), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval,
 		log: opts.Log, stop: func() {},
 		leases: map[Key]*Lease{}, pending: map[Key]*Hash{}, unkept: map[Key]secret.Text{},
 	}
@@ -125,7 +125,7 @@ func (c *Cache) trusted(h held, now time.Time) bool {
 	if !c.redisUp() {
 		return true
 	}
-	return now.Sub(h.at) < c.trust && int64(h.at.Sub(c.start)) >= c.distrusted.Load()
+	return now.Sub(c.memory.start)-h.at < c.trust && int64(h.at) >= c.distrusted.Load()
 }
 
 // Get implements [Store].
@@ -277,7 +277,7 @@ func (c *Cache) redisIsBack(ctx context.Context) {
 	}
 }
 
-func (c *Cache) distrust() { c.distrusted.Store(int64(time.Since(c.start))) }
+func (c *Cache) distrust() { c.distrusted.Store(int64(time.Since(c.memory.start))) }
 
 // Claim reports whether this sidecar may try to renew entry now. If so, nobody else in the fleet does for
 // hold; if not, it has been put off.
