@@ -69,33 +69,47 @@ type Entry struct {
 	Renewal Renewal
 	// Body is the answer of the auth service.
 	Body secret.Value[[]byte]
-	// Holes are the places in Body whose numbers are lowered, in order.
-	Holes []Hole
-	// Most answers have one hole and one hash: no allocations of their own, which the collector of garbage would have to
-	// visit. What is needed to serve an entry stands together, for the processor's caches.
-	firstHole [1]Hole
+	holes few[Hole]
+
+	// What is needed to serve an entry stands above, together, for the processor's caches.
 
 	// ID tells two tokens of one key apart; see [NewID].
-	ID uint64
-	// Hashes are those of the tokens in Body.
-	Hashes    []Hash
-	firstHash [1]Hash
+	ID     uint64
+	hashes few[Hash]
 }
+
+// Holes are the places in Body whose numbers are lowered, in order.
+func (e *Entry) Holes() []Hole { return e.holes.all() }
 
 // AddHole adds a hole behind those there are. It is for whoever makes e.
-func (e *Entry) AddHole(hole Hole) {
-	if e.Holes == nil {
-		e.Holes = e.firstHole[:0]
-	}
-	e.Holes = append(e.Holes, hole)
-}
+func (e *Entry) AddHole(hole Hole) { e.holes.add(hole) }
+
+// Hashes are those of the tokens in Body.
+func (e *Entry) Hashes() []Hash { return e.hashes.all() }
 
 // AddHash adds the hash of a token. It is for whoever makes e.
-func (e *Entry) AddHash(hash Hash) {
-	if e.Hashes == nil {
-		e.Hashes = e.firstHash[:0]
+func (e *Entry) AddHash(hash Hash) { e.hashes.add(hash) }
+
+// few is a list that mostly has one element, which is then within it: the collector of garbage visits each token's
+// allocations and pointers many times in its life.
+type few[T any] struct {
+	first [1]T
+	count int
+	many  []T // all of them, when they are more
+}
+
+func (f *few[T]) all() []T {
+	if f.count > len(f.first) {
+		return f.many
 	}
-	e.Hashes = append(e.Hashes, hash)
+	return f.first[:f.count]
+}
+
+func (f *few[T]) add(element T) {
+	all := append(f.all(), element) // the first goes to its place
+	if f.count++; f.count > len(f.first) {
+		f.many = all
+	}
 }
 
 // A Hole is the place of a lifetime in a Body.
@@ -121,7 +135,7 @@ func (e *Entry) Has(hash *Hash) bool {
 	if hash == nil {
 		return true
 	}
-	return slices.Contains(e.Hashes, *hash)
+	return slices.Contains(e.hashes.all(), *hash)
 }
 
 // Claim reports whether a renewal may start now, and if so reserves the time until now+hold. Of many

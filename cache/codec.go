@@ -30,19 +30,19 @@ var errUnreadable = errors.New("cache: value cannot be read")
 
 // encode is the header and body of e. Times are wall times: another process reads them.
 func encode(e *Entry, wall time.Time) []byte {
-	b := make([]byte, 0, 64+24*len(e.Holes)+32*len(e.Hashes)+len(e.Body.Reveal()))
+	b := make([]byte, 0, 64+24*len(e.Holes())+32*len(e.Hashes())+len(e.Body.Reveal()))
 	sent := wall.Add(-time.Since(e.Sent))
 	b = appendInt(b, sent.UnixMilli())
 	b = appendInt(b, int64(e.Life))
 	b = appendInt(b, int64(e.KeepFor))
-	b = appendInt(b, int64(len(e.Holes)))
-	for _, h := range e.Holes {
+	b = appendInt(b, int64(len(e.Holes())))
+	for _, h := range e.Holes() {
 		b = appendInt(b, int64(h.Start))
 		b = appendInt(b, int64(h.End))
 		b = appendInt(b, int64(h.Life))
 	}
-	b = appendInt(b, int64(len(e.Hashes)))
-	for _, h := range e.Hashes {
+	b = appendInt(b, int64(len(e.Hashes())))
+	for _, h := range e.Hashes() {
 		b = append(b, h[:]...)
 	}
 	return append(b, e.Body.Reveal()...)
@@ -76,7 +76,7 @@ func decode(plain []byte, id uint64, wall time.Time, pttl time.Duration) (*Entry
 // sane checks what rendering an entry relies on.
 func sane(e *Entry, bodySize int) bool {
 	at := 0
-	for _, h := range e.Holes {
+	for _, h := range e.Holes() {
 		if h.Start < at || h.End <= h.Start || h.End > bodySize || h.Life <= 0 {
 			return false
 		}

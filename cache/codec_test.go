@@ -31,7 +31,7 @@ func FuzzValue(f *testing.F) {
 				continue
 			}
 			at := 0
-			for _, hole := range e.Holes {
+			for _, hole := range e.Holes() {
 				_ = e.Body.Reveal()[at:hole.Start]
 				at = hole.End
 			}
@@ -53,7 +53,7 @@ func TestCodecIsLossless(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.ID != e.ID || string(got.Body.Reveal()) != string(e.Body.Reveal()) || got.Holes[0] != e.Holes[0] || got.Hashes[0] != e.Hashes[0] ||
+		if got.ID != e.ID || string(got.Body.Reveal()) != string(e.Body.Reveal()) || got.Holes()[0] != e.Holes()[0] || got.Hashes()[0] != e.Hashes()[0] ||
 			got.Life != e.Life || got.KeepFor != e.KeepFor || got.Sent.Sub(e.Sent).Abs() > time.Second {
 			t.Fatalf("%+v became %+v", e, got)
 		}

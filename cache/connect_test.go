@@ -45,7 +45,7 @@ func worksAsAFleet(t *testing.T, a, b *Cache) {
 		if !a.Claim(t.Context(), key, newer, time.Minute) || b.Claim(t.Context(), key, newer, time.Minute) {
 			t.Errorf("key %d: a renewal is not claimed once", i)
 		}
-		_ = a.Forget(t.Context(), key, &newer.Hashes[0])
+		_ = a.Forget(t.Context(), key, &newer.Hashes()[0])
 		testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key, time.Now()) == nil })
 		if get(t, b, key) != nil {
 			t.Fatalf("key %d: not forgotten", i)

@@ -22,7 +22,7 @@ func entryOf(tag uint64, place int) uint64 { return tag<<32 | uint64(place+1) } 
 func tagIn(entry uint64) uint64            { return entry >> 32 }
 func placeIn(entry uint64) int             { return int(uint32(entry)) - 1 } //nolint:gosec // the lower half
 
-func (x *index) mask() uint64 { return uint64(len(x.entries) - 1) }
+func (x *index) mask() uint64 { return uint64(len(x.entries) - 1) } //nolint:gosec // never empty
 
 // candidates yields the places that key may have: nearly always its own, or none.
 func (x *index) candidates(key *Key) iter.Seq[int] {

@@ -275,7 +275,7 @@ func TestStaleSightsAreNotKept(t *testing.T) {
 
 	e = fetchOnce(t, c, key, 0)
 	c.memory.forget(key, nil)
-	c.postpone(key, &e.Hashes[0])
+	c.postpone(key, &e.Hashes()[0])
 	if get(t, c, key) != nil {
 		t.Error("Redis was believed though it is yet to be told of a forget")
 	}
@@ -311,7 +311,7 @@ func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_ = c.Forget(t.Context(), key, &former.Hashes[0])
+				_ = c.Forget(t.Context(), key, &former.Hashes()[0])
 			}
 		}
 	})

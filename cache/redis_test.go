@@ -272,13 +272,13 @@ func TestWorksBesideALatePubSub(t *testing.T) {
 	if b.Peek(key, time.Now()) == nil {
 		t.Fatal("not in memory")
 	}
-	_ = a.Forget(t.Context(), key, &e.Hashes[0])
+	_ = a.Forget(t.Context(), key, &e.Hashes()[0])
 	testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key, time.Now()) == nil })
 	if got := get(t, b, key); got != nil {
 		t.Error("still in Redis")
 	}
 	second := fetchOnce(t, b, key, 0)
-	_ = a.Forget(t.Context(), key, &e.Hashes[0])
+	_ = a.Forget(t.Context(), key, &e.Hashes()[0])
 	if got := get(t, a, key); got == nil || got.ID != second.ID {
 		t.Error("a late report of the first token took the second")
 	}

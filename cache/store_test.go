@@ -16,10 +16,10 @@ import (
 func newEntry(token string, keepFor time.Duration) *Entry {
 	body := fmt.Sprintf(`{"access_token":%q,"expires_in":%d}`, token, 100)
 	end := len(body) - 1
-	return &Entry{
-		ID: NewID(), Body: secret.Hide([]byte(body)), Holes: []Hole{{Start: end - 3, End: end, Life: 2 * keepFor}},
-		Hashes: []Hash{HashOf(secret.Hide(token))}, Sent: time.Now(), Life: 2 * keepFor, KeepFor: keepFor,
-	}
+	e := &Entry{ID: NewID(), Body: secret.Hide([]byte(body)), Sent: time.Now(), Life: 2 * keepFor, KeepFor: keepFor}
+	e.AddHole(Hole{Start: end - 3, End: end, Life: 2 * keepFor})
+	e.AddHash(HashOf(secret.Hide(token)))
+	return e
 }
 
 func newKeys(t testing.TB, secrets ...string) *Keyring {
@@ -124,7 +124,7 @@ func storeIsAMap(t *testing.T, store Store) {
 						t.Fatal(err)
 					}
 					w := want[name]
-					if (e == nil) != (w == nil) || w != nil && (e.ID != w.ID || string(e.Body.Reveal()) != string(w.Body.Reveal()) || e.Holes[0] != w.Holes[0]) {
+					if (e == nil) != (w == nil) || w != nil && (e.ID != w.ID || string(e.Body.Reveal()) != string(w.Body.Reveal()) || e.Holes()[0] != w.Holes()[0]) {
 						t.Fatalf("%q: got %v, want %v", name, e, w)
 					}
 				}
@@ -138,13 +138,13 @@ func storeForgetsByHash(t *testing.T, store Store) {
 	first, second := newEntry("first", time.Hour), newEntry("second", time.Hour)
 	put := func(e *Entry) { _ = store.Put(t.Context(), key, e) }
 	put(second)
-	if err := store.Forget(t.Context(), key, &first.Hashes[0]); err != nil {
+	if err := store.Forget(t.Context(), key, &first.Hashes()[0]); err != nil {
 		t.Fatal(err)
 	}
 	if e := get(t, store, key); e == nil || e.ID != second.ID {
 		t.Fatalf("forgetting the first token took the second: %v", e)
 	}
-	if err := store.Forget(t.Context(), key, &second.Hashes[0]); err != nil {
+	if err := store.Forget(t.Context(), key, &second.Hashes()[0]); err != nil {
 		t.Fatal(err)
 	}
 	if e := get(t, store, key); e != nil {
@@ -185,7 +185,7 @@ func storeIsConcurrent(t *testing.T, store Store) {
 			if got, err := store.Get(t.Context(), key); err != nil || got != nil && got.Life != e.Life {
 				t.Errorf("got %v, %v", got, err)
 			}
-			_ = store.Forget(t.Context(), key, &e.Hashes[0])
+			_ = store.Forget(t.Context(), key, &e.Hashes()[0])
 		})
 	}
 	callers.Wait()

@@ -39,7 +39,7 @@ func writeToken(w http.ResponseWriter, s served) {
 // render appends the body of e to b, with the lifetimes of a token of that age.
 func render(b []byte, e *cache.Entry, age time.Duration) []byte {
 	body, at := e.Body.Reveal(), 0
-	for _, hole := range e.Holes {
+	for _, hole := range e.Holes() {
 		b = append(b, body[at:hole.Start]...)
 		b = strconv.AppendInt(b, secondsLeft(hole.Life, age), 10)
 		at = hole.End

@@ -17,30 +17,22 @@ const hidden = "[hidden]"
 
 // Value hides a T. The zero Value hides the zero T.
 type Value[T any] struct {
-	// fmt reaches unexported fields by reflection. It follows one pointer there, but not two.
-	content **T
+	// fmt reaches unexported fields by reflection and follows pointers there, but nothing looks into a function.
+	content func() T
 }
 
 // Text is a hidden string.
 type Text = Value[string]
 
 // Hide wraps content.
-func Hide[T any](content T) Value[T] {
-	box := &struct { // one allocation for both
-		pointer *T
-		content T
-	}{content: content}
-	box.pointer = &box.content
-	return Value[T]{content: &box.pointer}
-}
+func Hide[T any](content T) Value[T] { return Value[T]{func() T { return content }} }
 
 // Reveal returns the content.
-func (v Value[T]) Reveal() T {
+func (v Value[T]) Reveal() (content T) {
 	if v.content == nil {
-		var zero T
-		return zero
+		return content
 	}
-	return **v.content
+	return v.content()
 }
 
 // Format implements [fmt.Formatter] for every verb.
