@@ -18,26 +18,32 @@ func TestCold(t *testing.T) {
 	_, sidecar := startSidecar(t, []string{program(t)}, auth, "MAX_CONCURRENT_REQUESTS=20000")
 	ours := &contestant{name: "token-sidecar", target: sidecar}
 	theirs := &contestant{name: "nginx", target: startNginx(t, nil, auth, "")}
+	bare := &contestant{name: "bare", target: startBare(t, nil)}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	callers := scaled(10_000)
 	last := &goal{name: "cold", what: "10,000 callers of a cold user, until the last is answered", against: "the auth service's answer", limit: 1.25, atMost: true}
+	limit := &goal{name: "cold-bare", what: "the same", against: "bare net/http handler that answers them together", limit: 1.25, atMost: true}
 	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
 	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
 	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls for it", against: "", limit: 1, atMost: true}
 	for round := range *rounds {
-		for _, c := range []*contestant{theirs, ours} {
-			user := fmt.Sprint(c.name, "-", round)
-			res := c.run(t, Load{Conns: callers, Requests: [][]byte{get(user)}})
+		for _, c := range []*contestant{bare, theirs, ours} {
+			request := get(fmt.Sprint(c.name, "-", round))
+			if c == bare {
+				request = fmt.Appendf(nil, "GET /cold/%d HTTP/1.1\r\nHost: localhost\r\n\r\n", round)
+			}
+			res := c.run(t, Load{Conns: callers, Requests: [][]byte{request}})
 			if len(res.Latencies) != callers {
 				t.Fatalf("%s: %d answers for %d callers", c.name, len(res.Latencies), callers)
 			}
 		}
 		last.add(ours.last.res.Elapsed.Seconds() / authTakes.Seconds())
+		limit.add(ours.last.res.Elapsed.Seconds() / bare.last.res.Elapsed.Seconds())
 		ahead.add(ours.last.res.Elapsed.Seconds() / theirs.last.res.Elapsed.Seconds())
 		calls.add(float64(auth.CallsOf(fmt.Sprint(ours.name, "-", round))))
 		theirCalls.add(float64(auth.CallsOf(fmt.Sprint(theirs.name, "-", round))))
 	}
-	for _, g := range []*goal{last, ahead, calls, theirCalls} {
+	for _, g := range []*goal{last, limit, ahead, calls, theirCalls} {
 		g.record(t)
 	}
 	if n := calls.seen[len(calls.seen)-1]; n != 1 {

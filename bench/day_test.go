@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -71,27 +73,25 @@ func TestDay(t *testing.T) {
 			fleet[i] = startPod(t, server, auth)
 		}
 		began := time.Now()
-		passing := time.NewTicker(5 * time.Minute)
-		go func() { // time for Redis: it looks at all its keys each time, so not more often
-			for range passing.C {
-				if time.Since(began) > 2*life {
-					return
-				}
-				server.FastForward(5 * time.Minute)
-			}
-		}()
-		ideal := make([]int, users)
+		needed := 0
+		until := make([]time.Time, users) // the end of a user's token, were there one cache for all
+		var told time.Duration // to Redis, of the time that passes
 		var coming sync.WaitGroup
-		for u := range users {
-			coming.Go(func() { ideal[u] = visit(t, fleet, fmt.Sprint("user-", u), began, u%200 == 0) })
+		for _, v := range visits(users) {
+			time.Sleep(time.Until(began.Add(v.at)))
+			if passed := v.at - told; passed >= 5*time.Minute { // it looks at all its keys each time
+				server.FastForward(passed)
+				told = v.at
+			}
+			if !time.Now().Before(until[v.user]) {
+				needed++
+				until[v.user] = time.Now().Add(life)
+			}
+			for range 2 {
+				coming.Go(func() { ask(t, fleet[rand.IntN(len(fleet))], fmt.Sprint("user-", v.user)) })
+			}
 		}
 		coming.Wait()
-		passing.Stop()
-		time.Sleep(6 * time.Minute)
-		needed := 0
-		for _, n := range ideal {
-			needed += n
-		}
 		t.Logf("%d calls, %d needed, %d at once with another of the same user", auth.calls, needed, auth.overlaps)
 		if auth.overlaps != 0 {
 			t.Errorf("%d calls while another one of the same user was under way", auth.overlaps)
@@ -128,32 +128,34 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth proxy.AuthService)
 	return handler
 }
 
-// visit has a user ask two pods at once, again and again, and returns how many tokens that needs.
-func visit(t *testing.T, fleet []*proxy.Handler, user string, began time.Time, busy bool) (needed int) {
-	pause := 6 * time.Hour
-	if busy {
-		pause = 5 * time.Minute
-	}
-	time.Sleep(time.Duration(rand.Int64N(int64(life))))
-	var until time.Time
-	for ; time.Since(began) < 2*life; time.Sleep(time.Duration(rand.ExpFloat64() * float64(pause))) {
-		if !time.Now().Before(until) {
-			needed++
-			until = time.Now().Add(life)
+// A visit is that of a user, so long after the beginning.
+type visit struct {
+	at   time.Duration
+	user int
+}
+
+// visits are all of two days, in their order: most users come every six hours, one in two hundred every five minutes.
+func visits(users int) (all []visit) {
+	for user := range users {
+		pause := 6 * time.Hour
+		if user%200 == 0 {
+			pause = 5 * time.Minute
 		}
-		var callers sync.WaitGroup
-		for range 2 {
-			callers.Go(func() {
-				r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/token?client_user_id="+user, nil)
-				r.Host = "localhost"
-				w := httptest.NewRecorder()
-				fleet[rand.IntN(len(fleet))].ServeHTTP(w, r)
-				if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"of `+user+`"`) {
-					t.Errorf("%s got %d: %s", user, w.Code, w.Body)
-				}
-			})
+		for at := time.Duration(rand.Int64N(int64(life))); at < 2*life; at += time.Duration(rand.ExpFloat64() * float64(pause)) {
+			all = append(all, visit{at, user})
 		}
-		callers.Wait()
 	}
-	return needed
+	slices.SortFunc(all, func(a, b visit) int { return cmp.Compare(a.at, b.at) })
+	return all
+}
+
+func ask(t *testing.T, pod *proxy.Handler, user string) {
+	t.Helper()
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/token?client_user_id="+user, nil)
+	r.Host = "localhost"
+	w := httptest.NewRecorder()
+	pod.ServeHTTP(w, r)
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"of `+user+`"`) {
+		t.Errorf("%s got %d: %s", user, w.Code, w.Body)
+	}
 }

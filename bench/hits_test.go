@@ -38,7 +38,7 @@ func TestHits(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	_, sidecar := startSidecar(t, append(own(), program(t)), auth, "REDIS_URL="+redis.URL())
 	nginx := startNginx(t, own(), auth, "")
-	bare := &contestant{name: "bare net/http", target: startBare(t), ask: get}
+	bare := &contestant{name: "bare net/http", target: startBare(t, own()), ask: get}
 	ours, oursPost := &contestant{name: "token-sidecar", target: sidecar, ask: get}, &contestant{name: "token-sidecar, POST", target: sidecar, ask: post}
 	theirs, theirsPost := &contestant{name: "nginx", target: nginx, ask: get}, &contestant{name: "nginx, POST", target: nginx, ask: post}
 	tuned := &contestant{name: "nginx, files kept open", target: startNginx(t, own(), auth, keepFiles), ask: get}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"token-sidecar/internal/testbed"
@@ -30,11 +31,21 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// serveBare is the limit of the machine: net/http that writes the bytes of an answer, and nothing else.
+// serveBare is the limit of the machine: net/http that writes the bytes of an answer, and nothing else. Below /cold it
+// writes them to all who ask for the same path together, as late as the auth service would answer the first of them.
 func serveBare(addr string) {
 	body := []byte(`{"access_token":"sbx.0123456789abcdef.1796000000000.ABCDEFGHIJKLMNOPQRSTUVWXYZ","expires_in":86399,"refresh_token":"atrt-ABCDEFGHIJKLMNOPQRSTUVWXYZ","token_type":"Bearer"}` + "\n")
 	json, noStore, status := []string{"application/json"}, []string{"no-store"}, []string{"token-sidecar; hit; ttl=86399; detail=memory"}
-	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	var cold sync.Map
+	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/cold/") {
+			answered, later := cold.LoadOrStore(r.URL.Path, make(chan struct{}))
+			answer, _ := answered.(chan struct{})
+			if !later {
+				time.AfterFunc(authTakes, func() { close(answer) })
+			}
+			<-answer
+		}
 		h := w.Header()
 		h["Content-Type"], h["Cache-Control"], h["Cache-Status"] = json, noStore, status
 		_, _ = w.Write(body)
@@ -116,14 +127,15 @@ func startSidecar(t testing.TB, command []string, auth *testbed.Auth, environ ..
 	return s, target{addr: s.Addr, pids: []int{s.PID()}}
 }
 
-func startBare(t testing.TB) target {
+// startBare starts the bare handler by command.
+func startBare(t testing.TB, command []string) target {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := testbed.FreeAddr(t)
-	command := append(own(), exe)
+	command = append(command, exe)
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
 	cmd.Env = []string{runBare + "=" + addr}
 	startProcess(t, cmd, addr)

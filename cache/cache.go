@@ -68,7 +68,7 @@ type Entry struct {
 	// Renewal is the only part that changes.
 	Renewal Renewal
 	// Body is the answer of the auth service.
-	Body secret.Value[[]byte]
+	Body  secret.Value[[]byte]
 	holes few[Hole]
 
 	// What is needed to serve an entry stands above, together, for the processor's caches.

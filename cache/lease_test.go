@@ -65,29 +65,47 @@ func TestOneFetchPerKey(t *testing.T) {
 	}
 }
 
-// TestPublishWakesWaiters: a waiting sidecar hears of the end of a turn; it does not poll for it.
+// TestPublishWakesWaiters: a waiting sidecar hears of the end of a turn, it does not poll for it; and nobody else does,
+// also when something else stands in the place where waiters are kept.
 func TestPublishWakesWaiters(t *testing.T) {
 	server := testbed.StartRedis(t)
 	long := func(o *Options) { o.LockLife = time.Hour }
 	a, b := newCache(t, server.URL(), long), newCache(t, server.URL(), long)
 	testbed.Until(t, "b listens", func() bool { return b.distrusted.Load() != 0 })
 	b.poll = time.Hour
-	key := NewKey("u")
-	lease, _, err := a.Acquire(t.Context(), key, 0)
-	if err != nil {
+	everything := server.Client().PSubscribe(t.Context(), newsChannel+"*")
+	if _, err := everything.Receive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	result := make(chan *Entry, 1)
-	go func() {
-		_, e, _ := b.Acquire(t.Context(), key, 0)
-		result <- e
-	}()
-	testbed.Until(t, "b waits", func() bool { return testutil.ToFloat64(b.metrics.waits) > 0 })
-	e := newEntry("x", time.Hour)
-	lease.Publish(t.Context(), e)
-	if got := <-result; got == nil || got.ID != e.ID {
-		t.Fatalf("b got %v", got)
+	for turn := range 2 {
+		key := NewKey("u", strconv.Itoa(turn))
+		lease, _, err := a.Acquire(t.Context(), key, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if turn == 1 {
+			server.Client().HSet(t.Context(), a.redis.keys.all()[0].nameOf(key)+waitSuffix, "some", "thing")
+		}
+		result := make(chan *Entry, 1)
+		go func() {
+			_, e, _ := b.Acquire(t.Context(), key, 0)
+			result <- e
+		}()
+		testbed.Until(t, "b waits", func() bool { return testutil.ToFloat64(b.metrics.waits) > float64(turn) })
+		e := newEntry("x", time.Hour)
+		lease.Publish(t.Context(), e)
+		if got := <-result; got == nil || got.ID != e.ID {
+			t.Fatalf("b got %v", got)
+		}
+		fetchOnce(t, a, key, e.ID) // nobody waits for this one
 	}
+	_ = a.Forget(t.Context(), NewKey("the last news"), nil)
+	for _, want := range []string{b.redis.ownChannel(), b.redis.ownChannel(), newsChannel} {
+		if m, err := everything.ReceiveMessage(t.Context()); err != nil || m.Channel != want {
+			t.Errorf("news on %v, want %s: %v", m, want, err)
+		}
+	}
+	_ = everything.Close()
 }
 
 func TestLeaseOfTheDeadEnds(t *testing.T) {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -48,10 +49,13 @@ func (k *Keyring) openNews(raw string, self uint64) (n news, ok bool) {
 	return n, true
 }
 
+// ownChannel carries what only this sidecar is told.
+func (r *Redis) ownChannel() string { return newsChannel + ":" + strconv.FormatUint(r.sender, 36) }
+
 // listen hands news to hear until ctx ends, and calls lost when some may have been missed.
 func (r *Redis) listen(ctx context.Context, hear func(news), lost func()) {
 	// Subscribed lazily by the library, which also connects again for ever.
-	sub := r.client.Subscribe(ctx, newsChannel)
+	sub := r.client.Subscribe(ctx, newsChannel, r.ownChannel())
 	defer func() { _ = sub.Close() }()
 	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(r.newsCheck), redis.WithChannelSize(1024))
 	for {

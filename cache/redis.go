@@ -184,7 +184,7 @@ func (r *Redis) acquire(ctx context.Context, name, owner string, lockLife time.D
 		var reply []any
 		err = r.step(ctx, "acquire", func(ctx context.Context) (err error) {
 			reply, err = acquireScript.Run(ctx, r.client, []string{name, name + lockSuffix, name + waitSuffix},
-				owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoided).Slice()
+				owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoided, r.ownChannel()).Slice()
 			return err
 		})
 		if err != nil || len(reply) != 4 {
@@ -217,7 +217,7 @@ func (r *Redis) publish(ctx context.Context, sealer sealKey, key Key, owner, see
 	}
 	err = r.step(ctx, "publish", func(ctx context.Context) (err error) {
 		stored, err = publishScript.Run(ctx, r.client, []string{name, name + lockSuffix, name + waitSuffix, name + renewSuffix},
-			owner, value, life, seen, newsChannel, sealer.sealNews(news{kind: newsWake, key: key}, r.sender)).Int()
+			owner, value, life, seen, sealer.sealNews(news{kind: newsWake, key: key}, r.sender)).Int()
 		return err
 	})
 	return stored, err

@@ -8,7 +8,7 @@ import "github.com/redis/go-redis/v9"
 
 // acquireScript takes the lock, unless a token is there already that is not the one to avoid.
 //
-//	KEYS token, lock, wait   ARGV owner, lock life ms, wait life ms, entry id to avoid (8 bytes or empty)
+//	KEYS token, lock, wait   ARGV owner, lock life ms, wait life ms, entry id to avoid (8 bytes or empty), own news channel
 //	returns what happened ("found", "got" or "wait"), the value (or false), its PTTL, the lock's PTTL
 var acquireScript = redis.NewScript(`
 local value = redis.pcall('GET', KEYS[1])
@@ -20,14 +20,19 @@ end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
   return {'got', value, left, 0}
 end
-redis.call('SET', KEYS[3], '1', 'PX', ARGV[3])
+if type(redis.pcall('SADD', KEYS[3], ARGV[5])) == 'table' then
+  redis.call('DEL', KEYS[3])
+  redis.call('SADD', KEYS[3], ARGV[5])
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
 return {'wait', value, left, redis.call('PTTL', KEYS[2])}
 `)
 
 // publishScript stores a fetched token and ends the turn. It does not store when another one has the turn by
-// now, or when all tokens of the key were forgotten since the turn began.
+// now, or when all tokens of the key were forgotten since the turn began. Only those that wait are told: in a large fleet
+// that starts cold, news of each token to everybody would be most of what Redis does.
 //
-//	KEYS token, lock, wait, renewal   ARGV owner, value (or empty: just end the turn), life ms, value seen at the start, news channel, news
+//	KEYS token, lock, wait, renewal   ARGV owner, value (or empty: just end the turn), life ms, value seen at the start, news
 //	returns 1 when stored, 0 when superseded, -1 when forgotten
 var publishScript = redis.NewScript(`
 local turn = redis.call('GET', KEYS[2])
@@ -44,7 +49,9 @@ if ARGV[2] ~= '' and (mine or not turn) then
   end
 end
 if mine then redis.call('DEL', KEYS[2]) end
-if redis.call('DEL', KEYS[3]) == 1 then redis.call('PUBLISH', ARGV[5], ARGV[6]) end
+local waiting = redis.pcall('SMEMBERS', KEYS[3])
+redis.call('DEL', KEYS[3])
+for _, channel in ipairs(waiting) do redis.call('PUBLISH', channel, ARGV[5]) end
 return stored
 `)
 

@@ -68,6 +68,7 @@ type Handler struct {
 	guard    guard
 	vendor   *vendor
 	metrics  *metrics
+	date     dateline
 	inUse    atomic.Int64
 	stopping atomic.Bool
 }
@@ -154,7 +155,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
 		w.WriteHeader(http.StatusNoContent)
 		return how
 	default:
-		writeToken(w, s)
+		h.writeToken(w, s)
 		return outcomeOf(s)
 	}
 }
