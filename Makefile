@@ -100,12 +100,10 @@ golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; l
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
 	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' . -args -record docs/reliability.md
 
-# The two days are those of 1,000 pods and 100,000 users divided by this: undivided they take more than half an hour.
-DAY ?= 10
 .PHONY: bench
-bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; a quarter of an hour
-	go test -count 1 -timeout 0 -v -skip TestDay ./bench -args -rounds 5 -length 2s -scale 1 -record $(CURDIR)/docs/performance.md
-	GOGC=400 go test -count 1 -timeout 0 -v -run TestDay ./bench -args -scale $(DAY) -record $(CURDIR)/docs/performance.md
+bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
+	go test -count 1 -timeout 0 -v -skip TestDay ./bench -args -rounds 21 -length 500ms -scale 1 -record $(CURDIR)/docs/performance.md
+	GOGC=200 go test -count 1 -timeout 0 -v -run TestDay ./bench -args -scale 1 -record $(CURDIR)/docs/performance.md
 
 SOAK ?= 10m
 .PHONY: soak

@@ -35,55 +35,91 @@ func (c *contestant) run(t *testing.T, l Load) Result {
 // TestHits: tokens in memory, beside a bare handler of net/http and beside nginx. Each server has one processor, the
 // load the other.
 func TestHits(t *testing.T) {
-	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	_, sidecar := startSidecar(t, append(own(), program(t)), auth, "REDIS_URL="+redis.URL())
-	nginx := startNginx(t, own(), auth, "")
-	bare := &contestant{name: "bare net/http", target: startBare(t, own()), ask: get}
-	ours, oursPost := &contestant{name: "token-sidecar", target: sidecar, ask: get}, &contestant{name: "token-sidecar, POST", target: sidecar, ask: post}
-	theirs, theirsPost := &contestant{name: "nginx", target: nginx, ask: get}, &contestant{name: "nginx, POST", target: nginx, ask: post}
-	tuned := &contestant{name: "nginx, files kept open", target: startNginx(t, own(), auth, keepFiles), ask: get}
-	all := []*contestant{bare, ours, theirs, oursPost, theirsPost, tuned}
-
-	const what = "memory hit, requests a second, "
-	goals := map[string]*goal{}
-	for users, text := range map[string]string{"one": "one user", "many": "10,000 users"} {
-		goals[users+"-bare"] = &goal{name: users + "-bare", what: what + text, against: "bare net/http handler", limit: 0.92}
-		goals[users+"-get"] = &goal{name: users + "-get", what: what + text, against: "nginx, GET", limit: 1}
-		goals[users+"-post"] = &goal{name: users + "-post", what: what + text, against: "nginx, POST", limit: 1}
-		goals[users+"-tuned"] = &goal{name: users + "-tuned", what: what + text, against: "nginx, GET, open_file_cache", limit: 1}
-		goals[users+"-cpu"] = &goal{name: users + "-cpu", what: "processor time for a hit, " + text, against: "nginx, GET", limit: 1, atMost: true}
-	}
+	h := startHits(t, own())
+	tuned := &contestant{name: "nginx, files kept open", target: startNginx(t, own(), h.auth, keepFiles), ask: get}
 	p99 := &goal{name: "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true}
-	throughput := map[string][]float64{}
-	for users, n := range map[string]int{"one": 1, "many": scaled(10_000)} {
+	peak := h.compare(t, "", tuned, func(users [][]byte) {
+		half := Load{Conns: 64, Requests: users, For: *length, Rate: min(h.ours.last.throughput, h.nginx.last.throughput) / 2}
+		p99.add(h.ours.run(t, half).Quantile(.99).Seconds() / h.nginx.run(t, half).Quantile(.99).Seconds())
+	})
+	p99.record(t)
+	drawThroughput(t, peak, h.bare, h.ours, h.nginx)
+	drawLoad(t, peak, h.bare, h.ours, h.nginx)
+}
+
+// TestHitsSharing: the same, the servers and the load sharing two processors.
+func TestHitsSharing(t *testing.T) {
+	startHits(t, nil).compare(t, "sharing-", nil, func([][]byte) {})
+}
+
+// hits are the servers that are compared.
+type hits struct {
+	auth                                   *testbed.Auth
+	bare, ours, oursPost, nginx, nginxPost *contestant
+}
+
+// startHits starts each server by command.
+func startHits(t *testing.T, command []string) *hits {
+	t.Helper()
+	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
+	_, sidecar := startSidecar(t, append(command, program(t)), auth, "REDIS_URL="+redis.URL())
+	nginx := startNginx(t, command, auth, "")
+	return &hits{
+		auth: auth,
+		bare: &contestant{name: "bare net/http", target: startBare(t, command), ask: get},
+		ours: &contestant{name: "token-sidecar", target: sidecar, ask: get}, oursPost: &contestant{name: "token-sidecar, POST", target: sidecar, ask: post},
+		nginx: &contestant{name: "nginx", target: nginx, ask: get}, nginxPost: &contestant{name: "nginx, POST", target: nginx, ask: post},
+	}
+}
+
+// compare puts all under load in turns, records their ratios under names that begin with prefix, and returns the
+// throughput of the bare handler. After each round with many users it calls also.
+func (h *hits) compare(t *testing.T, prefix string, tuned *contestant, also func(requests [][]byte)) float64 {
+	t.Helper()
+	all := []*contestant{h.bare, h.ours, h.nginx, h.oursPost, h.nginxPost}
+	if tuned != nil {
+		all = append(all, tuned)
+	}
+	var peaks []float64
+	for _, n := range []int{1, scaled(10_000)} {
+		users, text := "one", "one user"
+		if n > 1 {
+			users, text = "many", "10,000 users"
+		}
+		ratio := func(name, what, against string, limit float64, atMost bool) *goal {
+			return &goal{name: prefix + users + "-" + name, what: what + text, against: against, limit: limit, atMost: atMost}
+		}
+		const what = "memory hit, requests a second, "
+		bare, get, post := ratio("bare", what, "bare net/http handler", 0.92, false), ratio("get", what, "nginx, GET", 1, false), ratio("post", what, "nginx, POST", 1, false)
+		cpu, kept := ratio("cpu", "processor time for a hit, ", "nginx, GET", 1, true), ratio("tuned", what, "nginx, GET, open_file_cache", 1, false)
 		for _, c := range all {
 			warm(t, c.target, c.ask, names(n))
 		}
 		for range *rounds {
 			for _, c := range all {
 				c.run(t, Load{Conns: 64, Requests: requests(c.ask, names(n)), For: *length})
-				if users == "many" {
-					throughput[c.name] = append(throughput[c.name], c.last.throughput)
-				}
 			}
-			goals[users+"-bare"].add(ours.last.throughput / bare.last.throughput)
-			goals[users+"-get"].add(ours.last.throughput / theirs.last.throughput)
-			goals[users+"-post"].add(oursPost.last.throughput / theirsPost.last.throughput)
-			goals[users+"-tuned"].add(ours.last.throughput / tuned.last.throughput)
-			goals[users+"-cpu"].add(ours.last.cpu / theirs.last.cpu)
-			if users == "many" {
-				half := Load{Conns: 64, Requests: requests(get, names(n)), For: *length, Rate: min(ours.last.throughput, theirs.last.throughput) / 2}
-				p99.add(ours.run(t, half).Quantile(.99).Seconds() / theirs.run(t, half).Quantile(.99).Seconds())
+			bare.add(h.ours.last.throughput / h.bare.last.throughput)
+			get.add(h.ours.last.throughput / h.nginx.last.throughput)
+			post.add(h.oursPost.last.throughput / h.nginxPost.last.throughput)
+			cpu.add(h.ours.last.cpu / h.nginx.last.cpu)
+			if tuned != nil {
+				kept.add(h.ours.last.throughput / tuned.last.throughput)
+			}
+			if n > 1 {
+				peaks = append(peaks, h.bare.last.throughput)
+				also(requests(h.ours.ask, names(n)))
 			}
 		}
+		goals := []*goal{bare, get, post, cpu}
+		if tuned != nil {
+			goals = append(goals, kept)
+		}
+		for _, g := range goals {
+			g.record(t)
+		}
 	}
-	for _, g := range goals {
-		g.record(t)
-	}
-	p99.record(t)
-	peak := median(throughput[bare.name])
-	drawThroughput(t, peak, bare, ours, theirs)
-	drawLoad(t, peak, bare, ours, theirs)
+	return median(peaks)
 }
 
 // drawThroughput draws what is answered over the number of connections, as a share of what the bare handler does with 64.
