@@ -7,27 +7,41 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestHeadroom: whatever a load allocates in a second, the collector of garbage soon comes no more often than it should,
-// unless that takes more than is allowed; and without a load it is back at the least.
+// TestHeadroom: what may be allocated between two collections is bounded by a number or by what is alive, is never less
+// under load than at rest, and is enough for few collections whether little or much is alive.
 func TestHeadroom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		bytes := uint64(leastHeadroom)
-		perSecond := rapid.Uint64Range(1<<20, 1<<30).Draw(t, "bytes a second")
-		for range 20 {
-			since := time.Duration(float64(bytes) / float64(perSecond) * float64(time.Second))
-			bytes = nextHeadroom(bytes, since)
-			if bytes < leastHeadroom || bytes > mostHeadroom {
-				t.Fatalf("%d bytes", bytes)
-			}
+		live := rapid.Uint64Range(0, 1<<30).Draw(t, "live")
+		headroom := func(busy bool) uint64 { return max(live, 1<<20) * uint64(percentFor(live, busy)) / 100 } //nolint:gosec // positive
+		const rounding = 11 << 20 // a hundredth of the largest
+		atRest, underLoad := headroom(false), headroom(true)
+		if bound := max(leastHeadroom, live*7/10); atRest > bound || atRest+rounding < bound {
+			t.Errorf("%d at rest", atRest)
 		}
-		if since := float64(bytes) / float64(perSecond); since < apart.Seconds() && bytes < mostHeadroom {
-			t.Fatalf("a collection each %v s with %d bytes", since, bytes)
+		if underLoad < atRest || underLoad > max(busyHeadroom, atRest) {
+			t.Errorf("%d under load, %d at rest", underLoad, atRest)
 		}
-		for range 20 {
-			bytes = nextHeadroom(bytes, time.Minute)
-		}
-		if bytes != leastHeadroom {
-			t.Fatalf("%d bytes at rest", bytes)
+		if live >= busyHeadroom*100/busyPercent && underLoad+rounding/8 < busyHeadroom {
+			t.Errorf("%d under load", underLoad)
 		}
 	})
+}
+
+// TestBusy: one collection soon after another begins a load, which a longer pause then does not end.
+func TestBusy(t *testing.T) {
+	for _, c := range []struct {
+		already bool
+		since   time.Duration
+		want    bool
+	}{
+		{false, 50 * time.Millisecond, true},
+		{false, 300 * time.Millisecond, false},
+		{true, 300 * time.Millisecond, true},
+		{true, 2 * time.Second, false},
+		{false, 2 * time.Minute, false},
+	} {
+		if got := isBusy(c.already, c.since); got != c.want {
+			t.Errorf("%v after the last, already busy %t: %t", c.since, c.already, got)
+		}
+	}
 }
