@@ -12,7 +12,7 @@ import (
 func TestHeadroom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		live := rapid.Uint64Range(0, 1<<30).Draw(t, "live")
-		headroom := func(busy bool) uint64 { return max(live, 1<<20) * uint64(percentFor(live, busy)) / 100 } //nolint:gosec // positive
+		headroom := func(busy bool) uint64 { return max(live, 1<<20) * uint64(percentFor(live, busy)) / 100 }
 		const rounding = 11 << 20 // a hundredth of the largest
 		atRest, underLoad := headroom(false), headroom(true)
 		if bound := max(leastHeadroom, live*7/10); atRest > bound || atRest+rounding < bound {
