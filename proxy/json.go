@@ -3,7 +3,6 @@ package proxy
 import (
 	"encoding/json"
 	"net/http"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -74,7 +73,12 @@ func (f *fields) parseScopes(s *scanner) error {
 // scanner takes JSON apart.
 type scanner struct{ rest string }
 
-func (s *scanner) skipSpace() { s.rest = strings.TrimLeft(s.rest, " \t\r\n") }
+// skipSpace is for the most part called where there is none.
+func (s *scanner) skipSpace() {
+	for s.rest != "" && (s.rest[0] == ' ' || s.rest[0] == '\n' || s.rest[0] == '\t' || s.rest[0] == '\r') {
+		s.rest = s.rest[1:]
+	}
+}
 
 // take reads one character of punctuation, if it comes next.
 func (s *scanner) take(c byte) bool {

@@ -136,7 +136,7 @@ func TestKeysTellRequestsApart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.SampledFrom([]string{"a", "b", "ab"})
 		draw := func() (*Handler, upstream.Request, string) {
-			handler := &Handler{opts: Options{AuthURL: text.Draw(t, "url"), ClientID: text.Draw(t, "client")}}
+			url, client := text.Draw(t, "url"), text.Draw(t, "client")
 			f := fields{
 				userID:    text.Draw(t, "user"),
 				tokenType: rapid.SampledFrom([]string{"access", "client", "id", "id_token"}).Draw(t, "type"),
@@ -147,8 +147,8 @@ func TestKeysTellRequestsApart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			same := []string{handler.opts.AuthURL, handler.opts.ClientID, req.Path, req.Type, req.UserID.Reveal()}
-			return handler, req, strings.Join(append(same, req.Scopes...), "\x00")
+			same := []string{url, client, req.Path, req.Type, req.UserID.Reveal()}
+			return &Handler{client: clientKey(url, client)}, req, strings.Join(append(same, req.Scopes...), "\x00")
 		}
 		h1, r1, same1 := draw()
 		h2, r2, same2 := draw()

@@ -66,6 +66,7 @@ func RefreshKey(authURL, clientID string, user secret.Text) cache.Key {
 type Handler struct {
 	opts     Options
 	guard    guard
+	client   string // see clientKey
 	vendor   *vendor
 	metrics  *metrics
 	date     dateline
@@ -78,7 +79,7 @@ func New(opts Options) *Handler {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Handler{opts: opts, guard: guard{token: opts.CallerToken, anyHost: opts.AnyHost}}
+	h := &Handler{opts: opts, guard: guard{token: opts.CallerToken, anyHost: opts.AnyHost}, client: clientKey(opts.AuthURL, opts.ClientID)}
 	h.metrics = newMetrics(opts.Registerer, h)
 	h.vendor = &vendor{
 		tokens: opts.Tokens, source: opts.Source, lifetimes: opts.Lifetimes,
@@ -116,7 +117,7 @@ func (h *Handler) Close() { h.vendor.close() }
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	how := h.serve(w, r)
+	how := h.serve(w, r, began)
 	took := time.Since(began)
 	h.metrics.request(how, took)
 	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
@@ -127,7 +128,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) outcome {
 	if err := h.guard.check(r); err != nil {
 		w.Header().Set("Connection", "close")
 		h.writeError(w, err)
@@ -143,7 +144,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
 		h.writeError(w, errStopping)
 		return shed
 	}
-	s, how, err := h.route(w, r)
+	s, how, err := h.route(w, r, now)
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		answer(w, explain(err)) // nobody reads it, but without it net/http would say 200
@@ -161,12 +162,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) outcome {
 }
 
 // route finds the call. A served without an entry is an answer without a body.
-func (h *Handler) route(w http.ResponseWriter, r *http.Request) (served, outcome, error) {
+func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (served, outcome, error) {
 	switch r.URL.Path {
 	case "/token":
 		switch r.Method {
 		case http.MethodGet:
-			s, err := h.get(r)
+			s, err := h.get(r, now)
 			return s, miss, err
 		case http.MethodPost:
 			s, err := h.post(r, fields{}, h.opts.Path)
@@ -187,12 +188,12 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) (served, outcome
 	return served{}, rejected, errNotFound
 }
 
-func (h *Handler) get(r *http.Request) (served, error) {
+func (h *Handler) get(r *http.Request, now time.Time) (served, error) {
 	var f fields
 	if err := f.parseTarget(r); err != nil {
 		return served{}, err
 	}
-	return h.vend(r, &f, h.opts.Path)
+	return h.vend(r, &f, h.opts.Path, now)
 }
 
 func (h *Handler) post(r *http.Request, f fields, path string) (served, error) {
@@ -202,10 +203,10 @@ func (h *Handler) post(r *http.Request, f fields, path string) (served, error) {
 	if f.seen&seenClientID != 0 && f.clientID != h.opts.ClientID {
 		return served{}, errClientID
 	}
-	return h.vend(r, &f, path)
+	return h.vend(r, &f, path, time.Now()) // the body may have been long in coming
 }
 
-func (h *Handler) vend(r *http.Request, f *fields, path string) (served, error) {
+func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (served, error) {
 	req, err := f.token(path)
 	if err != nil {
 		return served{}, err
@@ -213,12 +214,18 @@ func (h *Handler) vend(r *http.Request, f *fields, path string) (served, error) 
 	if req.Type == typeSession {
 		return h.vendor.direct(r.Context(), req)
 	}
-	return h.vendor.vend(r.Context(), h.key(req), req, noCache(r.Header))
+	return h.vendor.vend(r.Context(), now, h.key(req), req, noCache(r.Header))
+}
+
+// clientKey stands for what all requests have in common in their keys.
+func clientKey(authURL, clientID string) string {
+	key := cache.NewKey(authURL, clientID)
+	return string(key[:])
 }
 
 // key holds everything that the answer to req depends on.
 func (h *Handler) key(req upstream.Request) cache.Key {
-	parts := append(make([]string, 0, 8), h.opts.AuthURL, h.opts.ClientID, req.Path, req.Type, req.UserID.Reveal())
+	parts := append(make([]string, 0, 8), h.client, req.Path, req.Type, req.UserID.Reveal())
 	return cache.NewKey(append(parts, req.Scopes...)...)
 }
 

@@ -75,12 +75,11 @@ const (
 func (v *vendor) flightLimit() time.Duration { return v.source.Limit() + cacheBudget }
 func (v *vendor) patience() time.Duration    { return v.flightLimit() + answerBudget*3/4 }
 
-// vend returns a token for req. With fresh it must be another one than the caches hold now.
-func (v *vendor) vend(ctx context.Context, key cache.Key, req upstream.Request, fresh bool) (served, error) {
+// vend returns a token for req, which was understood at now. With fresh it must be another one than the caches hold now.
+func (v *vendor) vend(ctx context.Context, now time.Time, key cache.Key, req upstream.Request, fresh bool) (served, error) {
 	if fresh {
 		return v.vendFresh(ctx, key, req)
 	}
-	now := time.Now()
 	if entry := v.tokens.Peek(key, now); entry != nil {
 		v.renewIfDue(key, req, entry, now) //nolint:contextcheck // it outlives the caller
 		return served{entry: entry, from: cache.FromMemory, at: now}, nil
