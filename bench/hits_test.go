@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 	"token-sidecar/internal/testbed"
@@ -96,6 +97,8 @@ func (h *hits) compare(t *testing.T, prefix string, tuned *contestant, also func
 			warm(t, c.target, c.ask, names(n))
 		}
 		for range *rounds {
+			// Who comes next has it a little easier or harder, by what the one before left of the machine.
+			rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 			for _, c := range all {
 				c.run(t, Load{Conns: 64, Requests: requests(c.ask, names(n)), For: *length})
 			}

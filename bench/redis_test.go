@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -179,7 +180,8 @@ func TestUsers(t *testing.T) {
 	growth := &goal{name: "users", what: "median of a Redis hit, 1,000,000 users", against: "1,000 users", limit: 1.15, atMost: true}
 	medians := make([][]float64, len(numbers))
 	for range *rounds {
-		for i, c := range sidecars {
+		for _, i := range rand.Perm(len(sidecars)) {
+			c := sidecars[i]
 			load := Load{Conns: 16, Requests: requests(get, names(scaled(numbers[i]))), For: *length}
 			medians[i] = append(medians[i], c.run(t, load).Quantile(.5).Seconds())
 		}

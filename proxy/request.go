@@ -110,8 +110,11 @@ func (f *fields) token(path string) (upstream.Request, error) {
 	case slices.Contains(f.scopes, ""):
 		return upstream.Request{}, invalid("extra_scopes", "holds an empty text")
 	}
-	slices.Sort(f.scopes)
-	req := upstream.Request{Path: path, Type: kind, UserID: secret.Hide(f.userID), Scopes: slices.Compact(f.scopes)}
+	if len(f.scopes) > 1 {
+		slices.Sort(f.scopes)
+		f.scopes = slices.Compact(f.scopes)
+	}
+	req := upstream.Request{Path: path, Type: kind, UserID: secret.Hide(f.userID), Scopes: f.scopes}
 	if f.email != "" {
 		req.Email = secret.Hide(f.email)
 	}
