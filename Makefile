@@ -102,7 +102,7 @@ reliability: needed ## Run the fleet and the outage ladder, write the counts int
 
 .PHONY: bench
 bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
-	go test -count 1 -timeout 0 -v -skip TestDay ./bench -args -rounds 21 -length 500ms -scale 1 -record $(CURDIR)/docs/performance.md
+	go test -count 1 -timeout 0 -v -skip TestDay ./bench -args -rounds 41 -length 250ms -scale 1 -record $(CURDIR)/docs/performance.md
 	GOGC=200 go test -count 1 -timeout 0 -v -run TestDay ./bench -args -scale 1 -record $(CURDIR)/docs/performance.md
 
 SOAK ?= 10m

@@ -24,12 +24,12 @@ func TestMemory(t *testing.T) {
 		warm(t, g, get, users)
 		tokens.add(float64(g.atRest(t)) / mebi)
 		c := &contestant{name: "token-sidecar", target: g}
-		c.run(t, Load{Conns: 64, Requests: requests(get, users), For: 2 * *length})
+		c.run(t, Load{Conns: 64, Requests: requests(get, users), For: 8 * *length})
 		loaded.add(float64(g.memory(t)) / mebi)
 		s.Kill()
 		n := &contestant{name: "nginx", target: startNginx(t, nil, auth, "")}
 		warm(t, n.target, get, users)
-		n.run(t, Load{Conns: 64, Requests: requests(get, users), For: 2 * *length})
+		n.run(t, Load{Conns: 64, Requests: requests(get, users), For: 8 * *length})
 		nginxTokens.add(float64(n.memory(t)) / mebi)
 	}
 	for _, g := range []*goal{idle, tokens, loaded, nginxTokens} {

@@ -81,21 +81,21 @@ type generator struct {
 
 // Run sends the load, from the first processor. Its error is one of the machine, or that the server closed a
 // connection; wrong answers are in the Result.
-func (l Load) Run() (res Result, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends here, and its processor with it
-		var first unix.CPUSet
-		if all := processors(); len(all) > 0 {
-			first.Set(all[0])
-		}
-		if err = unix.SchedSetaffinity(0, &first); err == nil {
-			res, err = l.run()
-		}
-	}()
-	<-done
-	return res, err
+func (l Load) Run() (Result, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var allowed, first unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return Result{}, fmt.Errorf("bench: %w", err)
+	}
+	if all := processors(); len(all) > 0 {
+		first.Set(all[0])
+	}
+	if err := unix.SchedSetaffinity(0, &first); err != nil {
+		return Result{}, fmt.Errorf("bench: %w", err)
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &allowed) }() // the thread is used again
+	return l.run()
 }
 
 // processors are those that this process may use.
