@@ -75,7 +75,7 @@ func TestDay(t *testing.T) {
 		began := time.Now()
 		needed := 0
 		until := make([]time.Time, users) // the end of a user's token, were there one cache for all
-		var told time.Duration // to Redis, of the time that passes
+		var told time.Duration            // to Redis, of the time that passes
 		var coming sync.WaitGroup
 		for _, v := range visits(users) {
 			time.Sleep(time.Until(began.Add(v.at)))

@@ -41,7 +41,7 @@ func TestHits(t *testing.T) {
 	p99 := &goal{name: "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true}
 	p99Bare := &goal{name: "p99-bare", what: p99.what, against: "bare net/http handler", limit: 1, atMost: true}
 	peak := h.compare(t, "", tuned, func(users [][]byte) {
-		half := Load{Conns: 64, Requests: users, For: *length, Rate: min(h.ours.last.throughput, h.nginx.last.throughput) / 2}
+		half := Load{Conns: 64, Requests: users, For: 4 * *length, Rate: min(h.ours.last.throughput, h.nginx.last.throughput) / 2}
 		seen := map[*contestant]float64{}
 		contestants := []*contestant{h.bare, h.ours, h.nginx}
 		shuffle(contestants)
