@@ -37,10 +37,10 @@ func (c *contestant) run(t *testing.T, l Load) Result {
 // load the other.
 func TestHits(t *testing.T) {
 	h := startHits(t, own())
-	tuned := &contestant{name: "nginx, files kept open", target: startNginx(t, own(), h.auth, keepFiles), ask: get}
+	h.tuned = &contestant{name: "nginx, files kept open", target: startNginx(t, own(), h.auth, keepFiles), ask: get}
 	p99 := &goal{name: "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true}
 	p99Bare := &goal{name: "p99-bare", what: p99.what, against: "bare net/http handler", limit: 1, atMost: true}
-	peak := h.compare(t, "", tuned, func(users [][]byte) {
+	peak := h.compare(t, "", func(users [][]byte) {
 		half := Load{Conns: 64, Requests: users, For: 4 * *length, Rate: min(h.ours.last.throughput, h.nginx.last.throughput) / 2}
 		seen := map[*contestant]float64{}
 		contestants := []*contestant{h.bare, h.ours, h.nginx}
@@ -59,13 +59,48 @@ func TestHits(t *testing.T) {
 
 // TestHitsSharing: the same, the servers and the load sharing two processors.
 func TestHitsSharing(t *testing.T) {
-	startHits(t, nil).compare(t, "sharing-", nil, func([][]byte) {})
+	startHits(t, nil).compare(t, "sharing-", func([][]byte) {})
 }
 
 // hits are the servers that are compared.
 type hits struct {
 	auth                                   *testbed.Auth
 	bare, ours, oursPost, nginx, nginxPost *contestant
+	tuned                                  *contestant // nil: left out
+}
+
+// A ratio is taken in each round for a goal.
+type ratio struct {
+	*goal
+	now func() float64
+}
+
+// ratios are those to take with so many users, of the loads that were last.
+func (h *hits) ratios(prefix string, users int) []ratio {
+	number, whose := "many-", "10,000 users"
+	if users == 1 {
+		number, whose = "one-", "one user"
+	}
+	prefix += number
+	throughput := func(name, against string, limit float64, ours, other *contestant) ratio {
+		return ratio{
+			&goal{name: prefix + name, what: "memory hit, requests a second, " + whose, against: against, limit: limit},
+			func() float64 { return ours.last.throughput / other.last.throughput },
+		}
+	}
+	all := []ratio{
+		throughput("bare", "bare net/http handler", 0.92, h.ours, h.bare),
+		throughput("get", "nginx, GET", 1, h.ours, h.nginx),
+		throughput("post", "nginx, POST", 1, h.oursPost, h.nginxPost),
+		{
+			&goal{name: prefix + "cpu", what: "processor time for a hit, " + whose, against: "nginx, GET", limit: 1, atMost: true},
+			func() float64 { return h.ours.last.cpu / h.nginx.last.cpu },
+		},
+	}
+	if h.tuned != nil {
+		all = append(all, throughput("tuned", "nginx, GET, open_file_cache", 1, h.ours, h.tuned))
+	}
+	return all
 }
 
 // startHits starts each server by command.
@@ -86,50 +121,35 @@ func startHits(t *testing.T, command []string) *hits {
 
 // compare puts all under load in turns, records their ratios under names that begin with prefix, and returns the
 // throughput of the bare handler. After each round with many users it calls also.
-func (h *hits) compare(t *testing.T, prefix string, tuned *contestant, also func(requests [][]byte)) float64 {
+func (h *hits) compare(t *testing.T, prefix string, also func(requests [][]byte)) float64 {
 	t.Helper()
 	all := []*contestant{h.bare, h.ours, h.nginx, h.oursPost, h.nginxPost}
-	if tuned != nil {
-		all = append(all, tuned)
+	if h.tuned != nil {
+		all = append(all, h.tuned)
 	}
 	var peaks []float64
 	for _, n := range []int{1, scaled(10_000)} {
-		users, text := "one", "one user"
-		if n > 1 {
-			users, text = "many", "10,000 users"
-		}
-		ratio := func(name, what, against string, limit float64, atMost bool) *goal {
-			return &goal{name: prefix + users + "-" + name, what: what + text, against: against, limit: limit, atMost: atMost}
-		}
-		const what = "memory hit, requests a second, "
-		bare, get, post := ratio("bare", what, "bare net/http handler", 0.92, false), ratio("get", what, "nginx, GET", 1, false), ratio("post", what, "nginx, POST", 1, false)
-		cpu, kept := ratio("cpu", "processor time for a hit, ", "nginx, GET", 1, true), ratio("tuned", what, "nginx, GET, open_file_cache", 1, false)
+		users, asked := names(n), map[*contestant][][]byte{}
 		for _, c := range all {
-			warm(t, c.target, c.ask, names(n))
+			warm(t, c.target, c.ask, users)
+			asked[c] = requests(c.ask, users)
 		}
+		ratios := h.ratios(prefix, n)
 		for range *rounds {
 			shuffle(all)
 			for _, c := range all {
-				c.run(t, Load{Conns: 64, Requests: requests(c.ask, names(n)), For: *length})
+				c.run(t, Load{Conns: 64, Requests: asked[c], For: *length})
 			}
-			bare.add(h.ours.last.throughput / h.bare.last.throughput)
-			get.add(h.ours.last.throughput / h.nginx.last.throughput)
-			post.add(h.oursPost.last.throughput / h.nginxPost.last.throughput)
-			cpu.add(h.ours.last.cpu / h.nginx.last.cpu)
-			if tuned != nil {
-				kept.add(h.ours.last.throughput / tuned.last.throughput)
+			for _, r := range ratios {
+				r.add(r.now())
 			}
 			if n > 1 {
 				peaks = append(peaks, h.bare.last.throughput)
-				also(requests(h.ours.ask, names(n)))
+				also(asked[h.ours])
 			}
 		}
-		goals := []*goal{bare, get, post, cpu}
-		if tuned != nil {
-			goals = append(goals, kept)
-		}
-		for _, g := range goals {
-			g.record(t)
+		for _, r := range ratios {
+			r.record(t)
 		}
 	}
 	return median(peaks)
@@ -145,10 +165,11 @@ func shuffle(all []*contestant) {
 func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
 	p := Plot{Title: "Throughput over connections, closed loop, 10,000 users", X: "connections", Y: "requests a second, as a share of the bare handler's at 64", LogX: true}
+	asked := requests(get, names(scaled(10_000)))
 	for _, c := range all {
 		line := Line{Name: c.name}
 		for conns := 1; conns <= 1000; conns *= 10 {
-			c.run(t, Load{Conns: conns, Requests: requests(get, names(scaled(10_000))), For: max(*length/2, 20*time.Millisecond)})
+			c.run(t, Load{Conns: conns, Requests: asked, For: max(*length/2, 20*time.Millisecond)})
 			line.Points = append(line.Points, Point{float64(conns), c.last.throughput / peak})
 		}
 		p.Lines = append(p.Lines, line)
@@ -159,7 +180,7 @@ func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 // drawLoad draws latency over load, as multiples of what the bare handler does.
 func drawLoad(t *testing.T, peak float64, bare *contestant, others ...*contestant) {
 	t.Helper()
-	users := names(scaled(10_000))
+	asked := requests(get, names(scaled(10_000)))
 	var unit float64
 	p99 := Plot{Title: "Latency (p99) over load, open loop, 64 connections", X: "requests a second, as a share of the bare handler's peak", Y: "p99, in medians of the bare handler at a tenth", LogY: true}
 	p50 := Plot{Title: "Latency (median) over load, open loop, 64 connections", X: p99.X, Y: "median, in medians of the bare handler at a tenth"}
@@ -167,7 +188,7 @@ func drawLoad(t *testing.T, peak float64, bare *contestant, others ...*contestan
 		slow, usual := Line{Name: c.name}, Line{Name: c.name}
 		for tenths := 1; tenths <= 7; tenths++ {
 			share := float64(tenths) / 10
-			res := c.run(t, Load{Conns: 64, Requests: requests(get, users), For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
+			res := c.run(t, Load{Conns: 64, Requests: asked, For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
 			if unit == 0 {
 				unit = res.Quantile(.5).Seconds()
 			}

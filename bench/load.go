@@ -84,13 +84,12 @@ type generator struct {
 func (l Load) Run() (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var allowed, first unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
-		return Result{}, fmt.Errorf("bench: %w", err)
+	allowed, all, err := processors()
+	if err != nil {
+		return Result{}, err
 	}
-	if all := processors(); len(all) > 0 {
-		first.Set(all[0])
-	}
+	var first unix.CPUSet
+	first.Set(all[0])
 	if err := unix.SchedSetaffinity(0, &first); err != nil {
 		return Result{}, fmt.Errorf("bench: %w", err)
 	}
@@ -98,18 +97,17 @@ func (l Load) Run() (Result, error) {
 	return l.run()
 }
 
-// processors are those that this process may use.
-func processors() (all []int) {
-	var allowed unix.CPUSet
-	if unix.SchedGetaffinity(unix.Getpid(), &allowed) != nil {
-		return nil
+// processors are those that this thread may use, at least one, also as the system has them.
+func processors() (allowed unix.CPUSet, all []int, err error) {
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return allowed, nil, fmt.Errorf("bench: %w", err)
 	}
 	for i := range 8 * int(unsafe.Sizeof(allowed)) {
 		if allowed.IsSet(i) {
 			all = append(all, i)
 		}
 	}
-	return all
+	return allowed, all, nil
 }
 
 func (l Load) run() (Result, error) {

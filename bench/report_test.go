@@ -43,18 +43,17 @@ func (g *goal) record(t *testing.T) {
 	if len(g.seen) == 0 {
 		t.Fatalf("%s: nothing was measured", g.name)
 	}
-	slices.Sort(g.seen)
-	median := g.seen[len(g.seen)/2]
-	wants, met := "at least", median >= g.limit
+	typical := median(g.seen)
+	wants, met := "at least", typical >= g.limit
 	if g.atMost {
-		wants, met = "at most", median <= g.limit
+		wants, met = "at most", typical <= g.limit
 	}
 	verdict := "yes"
 	if !met {
 		verdict = "**no**"
 	}
 	row := fmt.Sprintf("| %s | %s | %s %.4g%s | %.4g%s (%.4g to %.4g) | %s |", g.what, g.against, wants, g.limit, g.unit,
-		median, g.unit, g.seen[0], g.seen[len(g.seen)-1], verdict)
+		typical, g.unit, g.seen[0], g.seen[len(g.seen)-1], verdict)
 	t.Log(row)
 	testbed.Record(t, *recordTo, g.name, row)
 }

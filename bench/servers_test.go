@@ -99,8 +99,8 @@ func warm(t testing.TB, g target, ask func(string) []byte, users []string) {
 
 // own is the command that gives a server a processor of its own, the load having the other.
 func own() []string {
-	all := processors()
-	if len(all) < 2 {
+	_, all, err := processors()
+	if err != nil || len(all) < 2 {
 		return nil
 	}
 	return []string{"taskset", "-c", strconv.Itoa(all[1])}

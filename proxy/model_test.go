@@ -158,12 +158,14 @@ func (m *model) latest(user int) *seen {
 
 // during does forget, and marks the moments before and after in mark. Who asks in between may get either answer.
 func (m *model) during(mark func(time.Time), forget func()) {
-	for _, do := range []func(){func() {}, forget} {
-		do()
+	marked := func() {
 		m.mu.Lock()
+		defer m.mu.Unlock()
 		mark(time.Now())
-		m.mu.Unlock()
 	}
+	marked()
+	forget()
+	marked()
 	time.Sleep(time.Nanosecond) // so that what follows is after
 }
 
