@@ -17,7 +17,8 @@ import (
 // dribble sends its text byte by byte, a second apart, until the other side has enough.
 type dribble string
 
-// TestAttacks sends real bytes over a socket. Each row is refused and never reaches the auth service.
+// TestAttacks sends real bytes over a socket. Each row is refused and never reaches the auth service,
+// also on a connection that good requests came by before.
 func TestAttacks(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	s := testbed.StartSidecar(t, auth.Environ()...)
@@ -28,6 +29,7 @@ func TestAttacks(t *testing.T) {
 	}
 	json := func(body string) string { return post(body, fmt.Sprint("Content-Length: ", len(body))) }
 	query := func(q string) string { return "GET /token?" + q + " HTTP/1.1\r\nHost: localhost\r\n\r\n" }
+	before := map[string]int{"first on its connection": 0, "behind good ones": 2}
 	for name, c := range map[string]struct {
 		bytes  any // string or dribble
 		status int // 0: the connection is closed without an answer
@@ -107,24 +109,30 @@ func TestAttacks(t *testing.T) {
 		"TLS":                           {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, ""},
 		"noise":                         {"\x00\x01\x02\x03\r\n\r\n", 400, ""},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			status, body := attack(t, s.Addr, c.bytes)
-			if status != c.status || (c.code != "" && !strings.Contains(body, `"errorCode":"`+c.code+`"`)) {
-				t.Errorf("%d %s; want %d %s", status, body, c.status, c.code)
+		for where, good := range before {
+			if c.bytes == "" && good > 0 {
+				continue // which is what an idle connection does
 			}
-		})
+			t.Run(name+", "+where, func(t *testing.T) {
+				t.Parallel()
+				status, body := attack(t, s.Addr, good, c.bytes)
+				if status != c.status || (c.code != "" && !strings.Contains(body, `"errorCode":"`+c.code+`"`)) {
+					t.Errorf("%d %s; want %d %s", status, body, c.status, c.code)
+				}
+			})
+		}
 	}
 	t.Cleanup(func() {
-		if n := auth.Counts().Calls; n != 0 {
-			t.Errorf("%d attacks reached the auth service", n)
+		if n := auth.Counts().Calls; n != 1 {
+			t.Errorf("%d calls to the auth service, one was needed", n)
 		}
 		mustGet(t, s, "alice")
 	})
 }
 
-// attack sends bytes and returns the first answer; the status is 0 when the connection is closed without one.
-func attack(t *testing.T, addr string, what any) (status int, body string) {
+// attack sends so many good requests, then bytes, and returns the answer to those; the status is 0 when the connection is
+// closed without one.
+func attack(t *testing.T, addr string, good int, what any) (status int, body string) {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(context.WithoutCancel(t.Context()), "tcp", addr)
 	if err != nil {
@@ -132,8 +140,18 @@ func attack(t *testing.T, addr string, what any) (status int, body string) {
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
+	answers := bufio.NewReader(conn)
+	for range good {
+		send(conn, "GET /token?client_user_id=alice HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		res, err := http.ReadResponse(answers, nil)
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("a good request: %v", err)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+	}
 	go send(conn, what)
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	res, err := http.ReadResponse(answers, nil)
 	if err != nil {
 		if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
 			t.Error("neither an answer nor the end of the connection")

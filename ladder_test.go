@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +29,7 @@ type stage struct {
 	authProxy   *testbed.Proxy
 	redis       *testbed.Redis
 	redisProxy  *testbed.Proxy
-	fleet       []*httptest.Server
+	fleet       []string // their URLs
 	wall        []atomic.Int64 // what each one's wall clock is off by
 	client      *http.Client
 	bound       time.Duration
@@ -82,7 +81,7 @@ func redisByProxy(s *stage) string {
 }
 
 // startOne builds a sidecar as serve does, in this process, so that its wall clock can be moved.
-func (s *stage) startOne(conf settings.Settings, i int) *httptest.Server {
+func (s *stage) startOne(conf settings.Settings, i int) (url string) {
 	log := slog.New(slog.DiscardHandler)
 	files, err := openFiles(conf, log)
 	if err != nil {
@@ -100,22 +99,27 @@ func (s *stage) startOne(conf settings.Settings, i int) *httptest.Server {
 		s.t.Fatal(err)
 	}
 	handler := newHandler(conf, files, tokens, source, reg, log)
-	server := httptest.NewUnstartedServer(handler)
-	server.Config = proxy.NewServer(handler, handler.Longest(), log)
-	server.Start()
+	listener, err := proxy.Listen(s.t.Context(), "127.0.0.1:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	server := proxy.NewServer(handler, handler.Longest(), log)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = proxy.Serve(server, listener) })
 	s.t.Cleanup(func() {
-		server.Close()
+		_ = server.Close()
+		serving.Wait()
 		handler.Close()
 		tokens.Close()
 		source.Close()
 	})
-	return server
+	return "http://" + listener.Addr().String()
 }
 
 // ask asks one sidecar for a token and judges the answer.
 func (s *stage) ask(sidecar int, user string) bool {
 	began := time.Now()
-	res, err := s.client.Get(s.fleet[sidecar].URL + "/token?client_user_id=" + user)
+	res, err := s.client.Get(s.fleet[sidecar] + "/token?client_user_id=" + user)
 	ok := err == nil
 	if ok {
 		body, readErr := io.ReadAll(res.Body)

@@ -39,7 +39,7 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 	var pages context.Context
 	pages, v.closePages = context.WithCancel(context.WithoutCancel(ctx))
 	v.admin = admin.NewServer(pages, adminHandler, log)
-	go func() { v.failed <- v.tokens.Serve(listener) }()
+	go func() { v.failed <- proxy.Serve(v.tokens, listener) }()
 	go func() { v.failed <- v.admin.Serve(adminListener) }()
 	return v, nil
 }

@@ -58,7 +58,11 @@ func TestTraces(t *testing.T) {
 	s := testbed.StartSidecar(t, auth.Environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
 		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_EXPORTER_OTLP_HEADERS=X-Token=let%20me", "OTEL_SERVICE_NAME=my-sidecar")...)
 	const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
-	token := mustGet(t, s, "policy-4711-0815", "Traceparent", "00-"+traceID+"-00f067aa0ba902b7-01", "Baggage", "user=policy-4711-0815").Token
+	const asked = 3 // hits are part of a trace too
+	token := ""
+	for range asked {
+		token = mustGet(t, s, "policy-4711-0815", "Traceparent", "00-"+traceID+"-00f067aa0ba902b7-01", "Baggage", "user=policy-4711-0815").Token
+	}
 	if got := <-seen; !strings.HasPrefix(got, "00-"+traceID) || strings.Contains(got, "policy") {
 		t.Errorf("the auth service was told %q", got)
 	}
@@ -72,10 +76,8 @@ func TestTraces(t *testing.T) {
 			names[span.GetName()]++
 		}
 	}
-	for _, name := range []string{"GET /token", "HTTP POST", "evalsha"} {
-		if names[name] == 0 {
-			t.Errorf("no span %q in the trace: %v", name, names)
-		}
+	if names["GET /token"] != asked || names["HTTP POST"] == 0 || names["evalsha"] == 0 {
+		t.Errorf("not all spans are in the trace: %v", names)
 	}
 	for _, hidden := range []string{"policy-4711-0815", token, "sandbox-secret"} {
 		if strings.Contains(received.raw.String(), hidden) {

@@ -48,7 +48,7 @@ func (h *Handler) writeToken(w http.ResponseWriter, s served) {
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
 	header["Date"] = h.date.at(s.at)
-	header["Cache-Status"] = []string{cacheStatus(s, secondsLeft(s.entry.Life, age))}
+	header["Cache-Status"] = []string{string(appendCacheStatus(make([]byte, 0, 64), s, secondsLeft(s.entry.Life, age)))}
 	buffer, _ := buffers.Get().(*[]byte)
 	*buffer = render((*buffer)[:0], s.entry, age)
 	_, _ = w.Write(*buffer)
@@ -66,16 +66,15 @@ func render(b []byte, e *cache.Entry, age time.Duration) []byte {
 	return append(b, body[at:]...)
 }
 
-// cacheStatus is the value of the Cache-Status header (RFC 9211).
-func cacheStatus(s served, ttl int64) string {
+// appendCacheStatus appends the value of the Cache-Status header (RFC 9211).
+func appendCacheStatus(b []byte, s served, ttl int64) []byte {
 	switch {
 	case s.from != cache.None:
-		b := append(make([]byte, 0, 64), "token-sidecar; hit; ttl="...)
-		b = strconv.AppendInt(b, ttl, 10)
-		return string(append(append(b, "; detail="...), s.from...))
+		b = strconv.AppendInt(append(b, "token-sidecar; hit; ttl="...), ttl, 10)
+		return append(append(b, "; detail="...), s.from...)
 	case s.collapsed:
-		return "token-sidecar; fwd=miss; collapsed"
+		return append(b, "token-sidecar; fwd=miss; collapsed"...)
 	default:
-		return "token-sidecar; fwd=miss"
+		return append(b, "token-sidecar; fwd=miss"...)
 	}
 }

@@ -16,8 +16,7 @@ import (
 // socketMode lets the containers of the pod that share the group in, and nobody else.
 const socketMode = 0o660
 
-// Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced. Of its
-// connections, one goroutine may read at a time, and one write.
+// Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced.
 // The error tells the remedy.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix://")
@@ -38,7 +37,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	return putOffDeadlines{listener}, nil
+	return listener, nil
 }
 
 // removeStale removes a socket file that was left behind by a process that died.
@@ -64,10 +63,11 @@ func removeStale(ctx context.Context, path string) error {
 	return nil
 }
 
-// NewServer returns a server for h. Whoever sends slowly, much, or nothing is cut off; longest is how long
-// an answer may take.
+// NewServer returns a server for h, to be started by [Serve]. Whoever sends slowly, much, or nothing is cut off; longest
+// is how long an answer may take. When h is a [Handler] itself, and nothing that wants to see each request, most hits
+// are answered on a fast path.
 func NewServer(h http.Handler, longest time.Duration, log *slog.Logger) *http.Server {
-	return &http.Server{
+	server := &http.Server{
 		Handler:                      h,
 		ReadTimeout:                  10 * time.Second, // of the header too; a limit of its own would cost each request a timer
 		WriteTimeout:                 longest + 15*time.Second,
@@ -76,6 +76,15 @@ func NewServer(h http.Handler, longest time.Duration, log *slog.Logger) *http.Se
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	if handler, ok := h.(*Handler); ok {
+		server.ConnState = (&fastPath{handler: handler, idle: server.IdleTimeout, write: server.WriteTimeout}).follow
+	}
+	return server
+}
+
+// Serve serves what listener accepts until server is shut down.
+func Serve(server *http.Server, listener net.Listener) error {
+	return server.Serve(fastListener{putOffDeadlines{listener}})
 }
 
 // Longest is how long a request may take at most, once it was read.

@@ -118,13 +118,18 @@ func (h *Handler) Close() { h.vendor.close() }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	how := h.serve(w, r, began)
-	took := time.Since(began)
-	h.metrics.request(how, took)
+	h.done(r.Context(), how, began)
 	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
 		span.SetAttributes(attribute.String("token_sidecar.outcome", how.String()))
 	}
-	if h.opts.Log.Enabled(r.Context(), slog.LevelDebug) {
-		h.opts.Log.Debug("request", slog.String("outcome", how.String()), slog.Duration("took", took))
+}
+
+// done counts a request.
+func (h *Handler) done(ctx context.Context, how outcome, began time.Time) {
+	took := time.Since(began)
+	h.metrics.request(how, took)
+	if h.opts.Log.Enabled(ctx, slog.LevelDebug) {
+		h.opts.Log.DebugContext(ctx, "request", slog.String("outcome", how.String()), slog.Duration("took", took))
 	}
 }
 
@@ -161,53 +166,55 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 	}
 }
 
-// route finds the call. A served without an entry is an answer without a body.
-func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (served, outcome, error) {
-	switch r.URL.Path {
+// call returns where the call to target asks the auth service, and its fields, empty; ok is false when there is none.
+func (h *Handler) call(target string) (path string, f fields, ok bool) {
+	switch target {
 	case "/token":
-		switch r.Method {
-		case http.MethodGet:
-			s, err := h.get(r, now)
-			return s, miss, err
-		case http.MethodPost:
-			s, err := h.post(r, fields{}, h.opts.Path)
-			return s, miss, err
-		case http.MethodDelete:
-			return served{}, forgotten, h.delete(r)
-		}
-		w.Header().Set("Allow", "GET, POST, DELETE")
-		return served{}, rejected, errMethod
-	case upstream.ConnectPath, upstream.AdminPath:
-		if r.Method != http.MethodPost {
-			w.Header().Set("Allow", "POST")
-			return served{}, rejected, errMethod
-		}
-		s, err := h.post(r, fields{dropIn: true}, r.URL.Path)
-		return s, miss, err
+		return h.opts.Path, f, true
+	case upstream.ConnectPath, upstream.AdminPath: // the auth service's own
+		return target, fields{dropIn: true}, true
 	}
-	return served{}, rejected, errNotFound
+	return "", f, false
 }
 
-func (h *Handler) get(r *http.Request, now time.Time) (served, error) {
-	var f fields
+// route finds the call. A served without an entry is an answer without a body.
+func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (served, outcome, error) {
+	path, f, ok := h.call(r.URL.Path)
+	switch {
+	case !ok:
+		return served{}, rejected, errNotFound
+	case r.Method == http.MethodPost:
+		s, err := h.post(r, &f, path)
+		return s, miss, err
+	case f.dropIn:
+		w.Header().Set("Allow", "POST")
+		return served{}, rejected, errMethod
+	case r.Method == http.MethodGet:
+		s, err := h.get(r, &f, path, now)
+		return s, miss, err
+	case r.Method == http.MethodDelete:
+		return served{}, forgotten, h.delete(r)
+	}
+	w.Header().Set("Allow", "GET, POST, DELETE")
+	return served{}, rejected, errMethod
+}
+
+func (h *Handler) get(r *http.Request, f *fields, path string, now time.Time) (served, error) {
 	if err := f.parseTarget(r); err != nil {
 		return served{}, err
 	}
-	return h.vend(r, &f, h.opts.Path, now)
+	return h.vend(r, f, path, now)
 }
 
-func (h *Handler) post(r *http.Request, f fields, path string) (served, error) {
+func (h *Handler) post(r *http.Request, f *fields, path string) (served, error) {
 	if err := f.parseBody(r); err != nil {
 		return served{}, err
 	}
-	if f.seen&seenClientID != 0 && f.clientID != h.opts.ClientID {
-		return served{}, errClientID
-	}
-	return h.vend(r, &f, path, time.Now()) // the body may have been long in coming
+	return h.vend(r, f, path, time.Now()) // the body may have been long in coming
 }
 
 func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (served, error) {
-	req, err := f.token(path)
+	req, err := h.request(f, path)
 	if err != nil {
 		return served{}, err
 	}
@@ -215,6 +222,14 @@ func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (
 		return h.vendor.direct(r.Context(), req)
 	}
 	return h.vendor.vend(r.Context(), now, h.key(req), req, noCache(r.Header))
+}
+
+// request makes of f what to ask at path.
+func (h *Handler) request(f *fields, path string) (upstream.Request, error) {
+	if f.seen&seenClientID != 0 && f.clientID != h.opts.ClientID {
+		return upstream.Request{}, errClientID
+	}
+	return f.token(path)
 }
 
 // clientKey stands for what all requests have in common in their keys.

@@ -80,9 +80,8 @@ func (v *vendor) vend(ctx context.Context, now time.Time, key cache.Key, req ups
 	if fresh {
 		return v.vendFresh(ctx, key, req)
 	}
-	if entry := v.tokens.Peek(key, now); entry != nil {
-		v.renewIfDue(key, req, entry, now) //nolint:contextcheck // it outlives the caller
-		return served{entry: entry, from: cache.FromMemory, at: now}, nil
+	if s, ok := v.known(now, key, req); ok { //nolint:contextcheck // a renewal outlives the caller
+		return s, nil
 	}
 	if err := v.refused.get(key); err != nil {
 		v.metrics.negativeHits.Inc()
@@ -100,6 +99,16 @@ func (v *vendor) vend(ctx context.Context, now time.Time, key cache.Key, req ups
 	ctx, cancel := context.WithDeadline(ctx, now.Add(v.patience()))
 	defer cancel()
 	return v.shareFetch(ctx, key, req, 0)
+}
+
+// known returns what memory holds. It does not wait.
+func (v *vendor) known(now time.Time, key cache.Key, req upstream.Request) (served, bool) {
+	entry := v.tokens.Peek(key, now)
+	if entry == nil {
+		return served{}, false
+	}
+	v.renewIfDue(key, req, entry, now)
+	return served{entry: entry, from: cache.FromMemory, at: now}, true
 }
 
 // look looks in the caches, once for all who ask for key at the same time. It is done in the goroutine of the first of

@@ -17,11 +17,11 @@ type Pipe struct {
 
 // Serve serves h and returns a transport that reaches it, whatever host is named. Both end with the test.
 func Serve(t testing.TB, h http.Handler) *http.Transport {
-	p := &Pipe{conns: make(chan net.Conn), done: make(chan struct{})}
+	p := NewPipe()
 	server := &http.Server{Handler: h}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(p) })
-	transport := &http.Transport{DialContext: p.dial, MaxIdleConnsPerHost: 100}
+	transport := &http.Transport{DialContext: p.Dial, MaxIdleConnsPerHost: 100}
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
 		_ = server.Close()
@@ -30,7 +30,11 @@ func Serve(t testing.TB, h http.Handler) *http.Transport {
 	return transport
 }
 
-func (p *Pipe) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+// NewPipe returns one that nobody listens on yet.
+func NewPipe() *Pipe { return &Pipe{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+// Dial connects to whoever accepts, whatever address is named.
+func (p *Pipe) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	select {
 	case p.conns <- theirs:

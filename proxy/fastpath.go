@@ -1,0 +1,151 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Nearly all requests are plain ones for a token that memory holds. net/http makes a goroutine, a context, two buffers
+// and a map for each, which is more than half of what they cost. So they are answered below it, on the connection that it
+// believes to be idle, and with the same bytes. Whatever else comes, from the first unusual byte of a header to a token
+// that is not there, is given to net/http as it came; nothing waits here.
+
+// fastListener gives the connections of a listener the fast path.
+type fastListener struct{ net.Listener }
+
+// Accept implements [net.Listener].
+func (l fastListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &fastConn{Conn: conn, atStart: true}, nil
+}
+
+// A fastPath answers on the connections of one server.
+type fastPath struct {
+	handler *Handler
+	// idle and write are that server's limits.
+	idle, write time.Duration
+}
+
+// follow is the server's [http.Server.ConnState].
+func (p *fastPath) follow(conn net.Conn, state http.ConnState) {
+	if c, ok := conn.(*fastConn); ok && state == http.StateIdle {
+		c.becomeIdle(p)
+	}
+}
+
+// A fastConn is a connection that net/http reads from. It must know where requests begin: what is taken for one that
+// is part of another would be answered in its place.
+type fastConn struct {
+	net.Conn
+	path    *fastPath // nil until the first request has been answered by net/http
+	atStart bool      // net/http waits for a request
+	missing int       // how much net/http is yet to be given of the request it has at hand; negative: it has more
+	ahead   []byte    // if so, the first byte of the next, which it reads to see whether the caller leaves
+}
+
+// becomeIdle is called when net/http has done with a request. If it has an unknown part of the next, or that is what it
+// was done with, the connection stays with it for good.
+func (c *fastConn) becomeIdle(path *fastPath) {
+	c.path, c.atStart = path, c.missing+len(c.ahead) == 0
+}
+
+// Read implements [net.Conn] for net/http.
+func (c *fastConn) Read(b []byte) (n int, err error) {
+	n, err = c.Conn.Read(b)
+	for c.atStart && n > 0 && err == nil {
+		var used int
+		if used, err = c.begin(b[:n]); err != nil {
+			return 0, err
+		}
+		if n = copy(b, b[used:n]); n == 0 {
+			n, err = c.Conn.Read(b)
+		}
+	}
+	if c.missing -= n; c.missing == -1 && n > 0 {
+		c.ahead = []byte{b[n-1]}
+	}
+	return n, err
+}
+
+// begin answers the request that b begins with and returns its size; 0 when it is for net/http.
+func (c *fastConn) begin(b []byte) (size int, err error) {
+	whole := b
+	if c.ahead != nil {
+		whole = slices.Concat(c.ahead, b)
+	}
+	r, size, plain := readPlain(whole)
+	if c.path != nil && plain && c.ahead == nil {
+		if answered, err := c.path.answer(c.Conn, &r); answered {
+			return size, err
+		}
+	}
+	c.atStart, c.missing, c.ahead = false, size-len(c.ahead), nil
+	return 0, nil
+}
+
+// answer answers r if it is for a token that memory holds and nothing speaks against that. It never waits for anything
+// but the caller to read.
+func (p *fastPath) answer(conn net.Conn, r *plainRequest) (answered bool, err error) {
+	h, now := p.handler, time.Now()
+	defer h.inUse.Add(-1)
+	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) || h.Draining() || !h.guard.admits(r) {
+		return false, nil
+	}
+	s, ok := h.known(r, now)
+	if !ok {
+		return false, nil
+	}
+	buffer, _ := buffers.Get().(*[]byte)
+	defer release(buffer)
+	_ = conn.SetWriteDeadline(now.Add(p.write))
+	if _, err := conn.Write(h.appendAnswer(buffer, s)); err != nil {
+		return true, err
+	}
+	h.done(context.Background(), hitMemory, now)
+	return true, conn.SetReadDeadline(now.Add(p.idle))
+}
+
+// known returns the token that r asks for, if memory holds it.
+func (h *Handler) known(r *plainRequest, now time.Time) (s served, ok bool) {
+	path, f, ok := h.call(string(r.path))
+	var err error
+	switch {
+	case ok && r.post && len(r.query) == 0:
+		err = f.parseJSON(string(r.body))
+	case ok && !r.post && !f.dropIn:
+		err = f.parseQuery(string(r.query))
+	default:
+		return served{}, false
+	}
+	if err != nil {
+		return served{}, false
+	}
+	req, err := h.request(&f, path)
+	if err != nil {
+		return served{}, false
+	}
+	return h.vendor.known(now, h.key(req), req)
+}
+
+// appendAnswer makes the whole of an answer in buffer, as net/http would write it.
+func (h *Handler) appendAnswer(buffer *[]byte, s served) []byte {
+	age := s.at.Sub(s.entry.Sent)
+	b := render((*buffer)[:0], s.entry, age)
+	size := len(b) // the head tells it, and so is made behind the body
+	b = append(append(b, "HTTP/1.1 200 OK\r\nCache-Control: "...), noStore[0]...)
+	b = appendCacheStatus(append(b, "\r\nCache-Status: "...), s, secondsLeft(s.entry.Life, age))
+	b = append(append(b, "\r\nContent-Type: "...), jsonType[0]...)
+	b = append(append(b, "\r\nDate: "...), h.date.at(s.at)[0]...)
+	b = strconv.AppendInt(append(b, "\r\nContent-Length: "...), int64(size), 10)
+	b = append(b, "\r\n\r\n"...)
+	b = append(b, b[:size]...)
+	*buffer = b
+	return b[size:]
+}

@@ -1,0 +1,94 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// FuzzPlain: what is called plain means the same to net/http, and where a request ends is no matter of opinion.
+func FuzzPlain(f *testing.F) {
+	for _, seed := range []string{
+		"GET /token?client_user_id=alice HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer x\r\nAccept: */*\r\n\r\nGET /",
+		"POST /token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\nConnection: keep-alive\r\n\r\n{}",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"DELETE /token?client_user_id=alice HTTP/1.1\r\nHost: localhost\r\nX-Rejected-Token-Hash: 00\r\n\r\n",
+		"GET /token?client_user_id=alice HTTP/1.1\nHost: localhost\n\n",
+		"GET /token? HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+		"GET /token?a HTTP/1.1\r\nHost: localhost\r\nPragma: no-cache\r\n\r\n",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+		"GET /token?a HTTP/1.1\r\nHost: localhost\r\nAccept: a\r\n Origin: b\r\n\r\n",
+		"GET /token?a HTTP/1.1\r\nHost:  localhost \r\nContent-Length: 0\r\n\r\n",
+		"GET token HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"GET /token HTTP/1.1\r\nAccept: a\r\n\r\n",
+		"GET /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\r\n",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\r\n{}",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+		"GET /token HTTP/1.1\r\nHost: localhost\r\nCONTENT-LENGTH: 2\r\n\r\n{}",
+		"GET /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+		"DELETE /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}abc",
+		"GET /token HTTP/1.1\r\nHost: localhost\r\nAccept: \x01\r\n\r\n",
+		"GET /token HTTP/1.1\r\nHost: localhost.\nAccept: a\r\n\r\n",
+		"GET /token?a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 3\r\nContent-Length: 2\r\n\r\n{}",
+		"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+		"GET /token HTTP/1.0\r\nHost: localhost\r\n\r\n",
+		"GET /token HTTP/1.1\r\nHost: localhost\r\nAccept : a\r\n\r\n",
+		"GET /token HTTP/1.1\r\nHost: localhost\r\nX Y: a\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	meaningless := []string{
+		"Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Baggage", "Connection", "Content-Length", "Content-Type", "Host",
+		"Sec-Fetch-Mode", "Traceparent", "Tracestate", "User-Agent",
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, size, plain := readPlain(b)
+		if size == 0 {
+			if plain {
+				t.Fatal("plain, and of unknown size")
+			}
+			return
+		}
+		source := bytes.NewReader(b)
+		buffer := bufio.NewReaderSize(source, len(b)+16)
+		r, err := http.ReadRequest(buffer)
+		if err != nil {
+			if plain {
+				t.Fatalf("plain, and to net/http: %v", err)
+			}
+			return // it closes the connection
+		}
+		body, err := io.ReadAll(r.Body)
+		whole := size <= len(b)
+		if whole != (err == nil) || whole && buffer.Buffered()+source.Len() != len(b)-size {
+			t.Fatalf("it is %d of %d bytes, and net/http left %d: %v", size, len(b), buffer.Buffered()+source.Len(), err)
+		}
+		if !plain {
+			return
+		}
+		method := http.MethodGet
+		if got.post {
+			method = http.MethodPost
+		}
+		if r.Method != method || r.URL.EscapedPath() != string(got.path) || r.URL.RawQuery != string(got.query) || r.Host == "" || r.Host != string(got.host) || string(body) != string(got.body) ||
+			r.Header.Get("Authorization") != string(got.authorization) || len(r.Header["Authorization"]) > 1 || r.Close || r.ProtoMinor != 1 || r.TransferEncoding != nil {
+			t.Fatalf("%+v is, to net/http, %+v %q", got, r, body)
+		}
+		for name := range r.Header {
+			if !slices.Contains(meaningless, textproto.CanonicalMIMEHeaderKey(name)) {
+				t.Errorf("%s passes for nothing", name)
+			}
+		}
+		if got.post != (strings.Join(r.Header["Content-Type"], ",") == asJSON) {
+			t.Errorf("a body of %v", r.Header["Content-Type"])
+		}
+	})
+}

@@ -1,0 +1,126 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func plainGet(user string) string {
+	return "GET /token?client_user_id=" + user + " HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer the-right-one\r\nAccept: */*\r\n\r\n"
+}
+
+func plainPost(user string) string {
+	body := `{"client_user_id":"` + user + `","client_secret":"x"}`
+	return fmt.Sprintf("POST /v1/connect/token HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-right-one\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// linesOfHeads are what a request may say besides.
+var linesOfHeads = []string{
+	"Accept: */*", "user-agent: x", "Connection: keep-alive", "Authorization: Bearer the-right-one", "authorization: bearer the-right-one",
+	"AUTHORIZATION: Bearer the-right-one", "Authorization: Bearer a-wrong-one", "Authorization: Basic the-right-one", "Authorization:",
+	"Connection: close", "Pragma: no-cache", "Cache-Control: no-cache", "Host: localhost", "host: evil.example", "HOST: localhost",
+	"X-Forwarded-For: a", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: cors", "Content-Length: 3", "Content-Length: 0",
+	"CONTENT-LENGTH: 3", "Content-Type: text/plain", "Content-Type: application/json", "Transfer-Encoding: chunked", "transfer-encoding: x",
+	"Expect: 100-continue", " folded: yes", "Accept : a", "Accept: \x01", "Accept: \x80", "X-Rejected-Token-Hash: 00", "Upgrade: h2c",
+}
+
+var (
+	targetsOfCalls = []string{
+		"/token?client_user_id=%61", "/token?client_user_id=a&client_user_id=a", "/token?client_user_id=a#b", "/token?", "/token", "/tokens?client_user_id=a", "/tokens",
+		"/token?client_user_id=unknown-a", "/token?client_user_id=a&type=session&client_user_email=b", "/token?type=client", "//token?client_user_id=a",
+		"/token?client_user_id=a&extra_scopes=b", "/v1/connect/token?client_user_id=a", "/v1/connect/token", "/v1/admin/token", "http://localhost/token?client_user_id=a", "*", "",
+	}
+	hostsOfCalls  = []string{"host: 127.0.0.1:8080", "Host: evil.example", "Host: a/b", "Host:", "Accept: y"}
+	bodiesOfCalls = []string{
+		`{"client_user_id":"a","client_id":"b"}`, `{"client_user_id":"a",`, "client_user_id=a", "",
+		strings.Repeat(plainGet("a"), 60)[:4096], // of the size of net/http's buffer, and looks like requests
+	}
+)
+
+// oddRequests are plain but for a change or two.
+func oddRequests() *rapid.Generator[string] {
+	return rapid.Custom(func(t *rapid.T) string {
+		method := rapid.SampledFrom([]string{"GET", "POST"}).Draw(t, "method")
+		target, version, host, end := "/token?client_user_id=a", " HTTP/1.1", "Host: localhost", "\r\n"
+		kind, body := asJSON, `{"client_user_id":"a"}`
+		if method == "POST" {
+			target = "/token"
+		}
+		var lines []string
+		for range rapid.IntRange(1, 2).Draw(t, "changes") {
+			switch rapid.IntRange(0, 9).Draw(t, "change") {
+			case 0:
+				method = rapid.SampledFrom([]string{"DELETE", "HEAD", "PATCH", "GET", "POST"}).Draw(t, "other method")
+			case 1:
+				target = rapid.SampledFrom(targetsOfCalls).Draw(t, "other target")
+			case 2:
+				version = rapid.SampledFrom([]string{" HTTP/1.0", "", "  HTTP/1.1", " HTTP/1.1 "}).Draw(t, "other version")
+			case 3:
+				host = rapid.SampledFrom(hostsOfCalls).Draw(t, "other host")
+			case 4:
+				body = rapid.SampledFrom(bodiesOfCalls).Draw(t, "other body")
+			case 5:
+				end = "\n"
+			case 6:
+				kind = rapid.SampledFrom([]string{asForm, "text/plain", asJSON + "; charset=utf-8", ""}).Draw(t, "other kind")
+			default:
+				lines = append(lines, rapid.SampledFrom(linesOfHeads).Draw(t, "line"))
+			}
+		}
+		head := append([]string{method + " " + target + version, host, "Authorization: Bearer the-right-one"}, lines...)
+		if method != "POST" && method != "PATCH" {
+			return strings.Join(head, end) + end + end
+		}
+		if kind != "" {
+			head = append(head, "Content-Type: "+kind)
+		}
+		if body != "" {
+			head = append(head, fmt.Sprint("Content-Length: ", len(body)))
+		}
+		return strings.Join(head, end) + end + end + body
+	})
+}
+
+// A piece is what comes at once, after a while.
+type piece struct {
+	wait time.Duration
+	text string
+}
+
+// scripts are what a caller sends: plain requests, and among them odd ones, together or in parts too.
+func scripts() *rapid.Generator[[]piece] {
+	return rapid.Custom(func(t *rapid.T) []piece {
+		script := []piece{{0, plainGet("a")}, {0, plainGet("b")}}
+		for range rapid.IntRange(1, 5).Draw(t, "times") {
+			wait := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, 0, 0, 1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond}).Draw(t, "wait")
+			text := plainGet("a")
+			switch rapid.IntRange(0, 5).Draw(t, "kind") {
+			case 0:
+			case 1:
+				text = plainPost("b")
+			default:
+				text = oddRequests().Draw(t, "odd")
+			}
+			switch rapid.IntRange(0, 5).Draw(t, "how") {
+			case 0:
+				script = append(script, piece{wait, text + plainGet("b") + plainPost("a")})
+			case 1:
+				cut := rapid.IntRange(1, len(text)).Draw(t, "cut")
+				script = append(script, piece{0, text[:cut]}, piece{wait, text[cut:] + plainGet("b")[:cut%40]}, piece{0, plainGet("b")[cut%40:]})
+			case 2:
+				lines := strings.SplitAfter(text+plainGet("b"), "\n")
+				cut := rapid.IntRange(1, len(lines)).Draw(t, "lines")
+				script = append(script, piece{0, plainGet("a") + strings.Join(lines[:cut], "")}, piece{wait, strings.Join(lines[cut:], "")})
+			case 3: // a body that is not a request, though it comes alone and looks like one
+				hidden := plainGet("b")
+				script = append(script, piece{wait, text + fmt.Sprintf("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", len(hidden))}, piece{0, hidden})
+			default:
+				script = append(script, piece{wait, text})
+			}
+		}
+		return append(script, piece{0, plainGet("a")}, piece{1003 * time.Millisecond, plainPost("a")})
+	})
+}
