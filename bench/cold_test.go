@@ -21,7 +21,9 @@ func TestCold(t *testing.T) {
 	bare := &contestant{name: "bare", target: startBare(t, nil)}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	callers := scaled(10_000)
-	last := &goal{name: "cold", what: "10,000 callers of a cold user, until the last is answered", against: "the auth service's answer", limit: 1.25, atMost: true}
+	slowest := &goal{name: "cold", what: "10,000 callers of a cold user, what the slowest waits", against: "the auth service's answer", limit: 1.25, atMost: true}
+	slowestBare := &goal{name: "cold-slowest-bare", what: "the same", against: "bare net/http handler that answers them together", limit: 1.25, atMost: true}
+	last := &goal{name: "cold-last", what: "from the first request, which are a while in coming, to the last answer", against: "the auth service's answer", limit: 1.25, atMost: true}
 	limit := &goal{name: "cold-bare", what: "the same", against: "bare net/http handler that answers them together", limit: 1.25, atMost: true}
 	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
 	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
@@ -37,13 +39,15 @@ func TestCold(t *testing.T) {
 				t.Fatalf("%s: %d answers for %d callers", c.name, len(res.Latencies), callers)
 			}
 		}
+		slowest.add(ours.last.res.Quantile(1).Seconds() / authTakes.Seconds())
+		slowestBare.add(ours.last.res.Quantile(1).Seconds() / bare.last.res.Quantile(1).Seconds())
 		last.add(ours.last.res.Elapsed.Seconds() / authTakes.Seconds())
 		limit.add(ours.last.res.Elapsed.Seconds() / bare.last.res.Elapsed.Seconds())
 		ahead.add(ours.last.res.Elapsed.Seconds() / theirs.last.res.Elapsed.Seconds())
 		calls.add(float64(auth.CallsOf(fmt.Sprint(ours.name, "-", round))))
 		theirCalls.add(float64(auth.CallsOf(fmt.Sprint(theirs.name, "-", round))))
 	}
-	for _, g := range []*goal{last, limit, ahead, calls, theirCalls} {
+	for _, g := range []*goal{slowest, slowestBare, last, limit, ahead, calls, theirCalls} {
 		g.record(t)
 	}
 	if n := calls.seen[len(calls.seen)-1]; n != 1 {

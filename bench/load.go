@@ -29,7 +29,8 @@ type Load struct {
 	Conns int
 	// Requests are whole HTTP/1.1 requests; each time one of them is sent, taken at random.
 	Requests [][]byte
-	// For is how long requests are sent. 0: each connection sends one, all at once.
+	// For is how long requests are sent. 0: each connection sends one, all at once, and answers are looked for every
+	// millisecond: to wake the generator for each would be a tenth of what the server does.
 	For time.Duration
 	// Once sends each of the requests one time instead, in their order.
 	Once bool
@@ -37,6 +38,8 @@ type Load struct {
 	// free waits, and that counts. 0: a connection sends the next request when it has its answer.
 	Rate float64
 }
+
+func (l Load) atOnce() bool { return l.For == 0 && !l.Once }
 
 // A Result is what the generator saw.
 type Result struct {
@@ -163,7 +166,7 @@ func (g *generator) close() {
 }
 
 func (g *generator) loop(began time.Time) error {
-	events := make([]unix.EpollEvent, 256)
+	events := make([]unix.EpollEvent, 1024)
 	end, next := began.Add(g.load.For), began
 	if g.load.Rate == 0 {
 		for len(g.free) > 0 {
@@ -192,6 +195,9 @@ func (g *generator) loop(began time.Time) error {
 		}
 		if g.rest == 0 && !next.Before(end) {
 			return nil
+		}
+		if g.load.atOnce() {
+			time.Sleep(time.Millisecond)
 		}
 		n, err := unix.EpollWait(g.epoll, events, timeout)
 		if err != nil && !errors.Is(err, unix.EINTR) {

@@ -29,7 +29,7 @@ func (g guard) check(r *http.Request) error {
 	case h["Origin"] != nil, !sameSite(h["Sec-Fetch-Site"]):
 		return notAllowed("requests of web pages are refused")
 	}
-	if shown := h["Authorization"]; g.token == nil || len(shown) == 1 && g.trusts(shown[0]) {
+	if shown := h["Authorization"]; g.token == nil || len(shown) == 1 && g.trusts([]byte(shown[0])) {
 		return nil
 	}
 	return &refusal{http.StatusUnauthorized, codeTokenRequired, "send Authorization: Bearer with the token of CALLER_TOKEN_FILE"}
@@ -37,12 +37,12 @@ func (g guard) check(r *http.Request) error {
 
 // admits reports whether check would let r pass, which has none of the headers that are refused.
 func (g guard) admits(r *plainRequest) bool {
-	return (g.anyHost || localHost(string(r.host))) && (g.token == nil || g.trusts(string(r.authorization)))
+	return (g.anyHost || localHost(string(r.host))) && (g.token == nil || g.trusts(r.authorization))
 }
 
 // trusts reports whether authorization, a header, shows the caller token.
-func (g guard) trusts(authorization string) bool {
-	return len(authorization) > 7 && strings.EqualFold(authorization[:7], "Bearer ") && secret.Equal(g.token.Text(), authorization[7:])
+func (g guard) trusts(authorization []byte) bool {
+	return len(authorization) > 7 && strings.EqualFold(string(authorization[:7]), "Bearer ") && secret.Equal(g.token.Text(), authorization[7:])
 }
 
 func notAllowed(message string) error {

@@ -171,8 +171,10 @@ func (h *Handler) call(target string) (path string, f fields, ok bool) {
 	switch target {
 	case "/token":
 		return h.opts.Path, f, true
-	case upstream.ConnectPath, upstream.AdminPath: // the auth service's own
-		return target, fields{dropIn: true}, true
+	case upstream.ConnectPath:
+		return upstream.ConnectPath, fields{dropIn: true}, true
+	case upstream.AdminPath:
+		return upstream.AdminPath, fields{dropIn: true}, true
 	}
 	return "", f, false
 }

@@ -45,7 +45,7 @@ func (v Value[T]) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 func (v Value[T]) LogValue() slog.Value { return slog.StringValue(hidden) }
 
 // Equal compares in time that depends on the lengths alone.
-func Equal(a Text, b string) bool {
+func Equal[T string | []byte](a Text, b T) bool {
 	return subtle.ConstantTimeCompare([]byte(a.Reveal()), []byte(b)) == 1
 }
 
