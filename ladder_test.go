@@ -29,7 +29,7 @@ type stage struct {
 	authProxy   *testbed.Proxy
 	redis       *testbed.Redis
 	redisProxy  *testbed.Proxy
-	fleet       []string // their URLs
+	fleet       []string       // their URLs
 	wall        []atomic.Int64 // what each one's wall clock is off by
 	client      *http.Client
 	bound       time.Duration

@@ -82,7 +82,6 @@ func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 		background.Go(func() { file.Watch(running) })
 	}
 	background.Go(func() { status.history.Run(running) })
-	paceCollector()
 	status.started.Store(true)
 	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr))
 	return servers.run(ctx, handler, s.ShutdownTimeout, log)

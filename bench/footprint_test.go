@@ -47,7 +47,7 @@ func (g target) atRest(t testing.TB) int64 {
 		if now := g.memory(t); now > last+jitter || now < last-jitter {
 			last, since = now, time.Now()
 		}
-		return time.Since(since) > 11*time.Second
+		return time.Since(since) > 3*time.Second
 	})
 	return last
 }

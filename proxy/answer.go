@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 	"token-sidecar/cache"
 )
@@ -24,30 +23,12 @@ func release(buffer *[]byte) {
 	buffers.Put(buffer)
 }
 
-// A dateline is the Date header (RFC 9110, section 6.6.1), which net/http would write anew for each answer of a second.
-type dateline struct{ last atomic.Pointer[datedSecond] }
-
-type datedSecond struct {
-	unix  int64
-	value []string
-}
-
-func (d *dateline) at(now time.Time) []string {
-	last := d.last.Load()
-	if unix := now.Unix(); last == nil || last.unix != unix {
-		last = &datedSecond{unix, []string{now.UTC().Format(http.TimeFormat)}}
-		d.last.Store(last)
-	}
-	return last.value
-}
-
 // writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what was left when it was handed out.
 func (h *Handler) writeToken(w http.ResponseWriter, s served) {
 	age := s.at.Sub(s.entry.Sent)
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
-	header["Date"] = h.date.at(s.at)
 	header["Cache-Status"] = []string{string(appendCacheStatus(make([]byte, 0, 64), s, secondsLeft(s.entry.Life, age)))}
 	buffer, _ := buffers.Get().(*[]byte)
 	*buffer = render((*buffer)[:0], s.entry, age)

@@ -2,17 +2,19 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
-// Nearly all requests are plain ones for a token that memory holds. net/http makes a goroutine, a context, two buffers
-// and a map for each, which is more than half of what they cost. So they are answered below it, on the connection that it
-// believes to be idle, and with the same bytes. Whatever else comes, from the first unusual byte of a header to a token
-// that is not there, is given to net/http as it came; nothing waits here.
+// Nearly all requests are plain ones for a token that memory holds, and what net/http does for each, beginning with a
+// goroutine, would be most of what they cost. So they are answered below it, on a connection that it believes to be idle,
+// and with the same bytes. Whatever else comes, from an unusual header to a token that is not there, is given to net/http
+// as it came; nothing waits here.
 
 // fastListener gives the connections of a listener the fast path.
 type fastListener struct{ net.Listener }
@@ -31,6 +33,7 @@ type fastPath struct {
 	handler *Handler
 	// idle and write are that server's limits.
 	idle, write time.Duration
+	date        dateline
 }
 
 // follow is the server's [http.Server.ConnState].
@@ -44,16 +47,17 @@ func (p *fastPath) follow(conn net.Conn, state http.ConnState) {
 // is part of another would be answered in its place.
 type fastConn struct {
 	net.Conn
-	path    *fastPath // nil until the first request has been answered by net/http
-	atStart bool      // net/http waits for a request
+	path    *fastPath // nil until net/http has answered the first request
+	atStart bool      // net/http waits for a request, of which it has no more than ahead
 	missing int       // how much net/http is yet to be given of the request it has at hand; negative: it has more
-	ahead   []byte    // if so, the first byte of the next, which it reads to see whether the caller leaves
+	ahead   []byte    // the first byte of the next request, which net/http reads to see whether the caller leaves
+	limited time.Time // when the limits of time were last put off here
 }
 
-// becomeIdle is called when net/http has done with a request. If it has an unknown part of the next, or that is what it
-// was done with, the connection stays with it for good.
+// becomeIdle is called when net/http has done with a request. What it has of the next is known if it was given that one
+// whole and then no more than a byte. If not, the connection stays with it for good.
 func (c *fastConn) becomeIdle(path *fastPath) {
-	c.path, c.atStart = path, c.missing+len(c.ahead) == 0
+	c.path, c.atStart, c.limited = path, c.missing+len(c.ahead) == 0, time.Time{}
 }
 
 // Read implements [net.Conn] for net/http.
@@ -82,7 +86,7 @@ func (c *fastConn) begin(b []byte) (size int, err error) {
 	}
 	r, size, plain := readPlain(whole)
 	if c.path != nil && plain && c.ahead == nil {
-		if answered, err := c.path.answer(c.Conn, &r); answered {
+		if answered, err := c.path.answer(c, &r); answered {
 			return size, err
 		}
 	}
@@ -92,7 +96,7 @@ func (c *fastConn) begin(b []byte) (size int, err error) {
 
 // answer answers r if it is for a token that memory holds and nothing speaks against that. It never waits for anything
 // but the caller to read.
-func (p *fastPath) answer(conn net.Conn, r *plainRequest) (answered bool, err error) {
+func (p *fastPath) answer(c *fastConn, r *plainRequest) (answered bool, err error) {
 	h, now := p.handler, time.Now()
 	defer h.inUse.Add(-1)
 	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) || h.Draining() || !h.guard.admits(r) {
@@ -102,14 +106,24 @@ func (p *fastPath) answer(conn net.Conn, r *plainRequest) (answered bool, err er
 	if !ok {
 		return false, nil
 	}
-	buffer, _ := buffers.Get().(*[]byte)
-	defer release(buffer)
-	_ = conn.SetWriteDeadline(now.Add(p.write))
-	if _, err := conn.Write(h.appendAnswer(buffer, s)); err != nil {
+	if err := c.putOffLimits(now); err != nil {
 		return true, err
 	}
+	buffer, _ := buffers.Get().(*[]byte)
+	defer release(buffer)
+	_, err = c.Write(p.appendAnswer(buffer, s))
 	h.done(context.Background(), hitMemory, now)
-	return true, conn.SetReadDeadline(now.Add(p.idle))
+	return true, err
+}
+
+// putOffLimits puts the limits of time off as net/http would, but no more than once a second: each time costs as much as
+// a look-up. They come a second later instead.
+func (c *fastConn) putOffLimits(now time.Time) error {
+	if now.Sub(c.limited) < time.Second {
+		return nil
+	}
+	c.limited = now
+	return errors.Join(c.SetReadDeadline(now.Add(c.path.idle+time.Second)), c.SetWriteDeadline(now.Add(c.path.write+time.Second)))
 }
 
 // known returns the token that r asks for, if memory holds it.
@@ -135,17 +149,34 @@ func (h *Handler) known(r *plainRequest, now time.Time) (s served, ok bool) {
 }
 
 // appendAnswer makes the whole of an answer in buffer, as net/http would write it.
-func (h *Handler) appendAnswer(buffer *[]byte, s served) []byte {
+func (p *fastPath) appendAnswer(buffer *[]byte, s served) []byte {
 	age := s.at.Sub(s.entry.Sent)
 	b := render((*buffer)[:0], s.entry, age)
 	size := len(b) // the head tells it, and so is made behind the body
 	b = append(append(b, "HTTP/1.1 200 OK\r\nCache-Control: "...), noStore[0]...)
 	b = appendCacheStatus(append(b, "\r\nCache-Status: "...), s, secondsLeft(s.entry.Life, age))
 	b = append(append(b, "\r\nContent-Type: "...), jsonType[0]...)
-	b = append(append(b, "\r\nDate: "...), h.date.at(s.at)[0]...)
+	b = append(append(b, "\r\nDate: "...), p.date.at(s.at)...)
 	b = strconv.AppendInt(append(b, "\r\nContent-Length: "...), int64(size), 10)
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, b[:size]...)
 	*buffer = b
 	return b[size:]
+}
+
+// A dateline is the Date header (RFC 9110, section 6.6.1), written anew once a second.
+type dateline struct{ last atomic.Pointer[datedSecond] }
+
+type datedSecond struct {
+	unix int64
+	text string
+}
+
+func (d *dateline) at(now time.Time) string {
+	last := d.last.Load()
+	if unix := now.Unix(); last == nil || last.unix != unix {
+		last = &datedSecond{unix, now.UTC().Format(http.TimeFormat)}
+		d.last.Store(last)
+	}
+	return last.text
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -65,19 +64,18 @@ func (l *line) another(t testing.TB) *line {
 }
 
 func (l *line) close() {
-	_ = l.Conn.Close()
+	_ = l.Close()
 	_ = l.server.Close()
 	l.done.Wait()
 }
 
-// play sends script, and returns what is answered to it and when the server closes the connection; of random values
-// only that they are there.
-func (l *line) play(script []piece) string {
+// play sends script, and returns what is answered to it, of random values only that they are there, and when the server
+// closes the connection.
+func (l *line) play(script []piece) (said string, ended time.Duration) {
 	began := time.Now()
 	var answers strings.Builder
-	var ended time.Duration
 	l.done.Go(func() {
-		_, _ = io.Copy(&answers, l.Conn)
+		_, _ = io.Copy(&answers, l)
 		ended = time.Since(began)
 	})
 	for _, p := range script {
@@ -91,7 +89,7 @@ func (l *line) play(script []piece) string {
 	time.Sleep(10 * time.Minute)
 	l.close()
 	random := regexp.MustCompile(`sbx\.[^"]*|atrt-[^"]*|"human_id":"[^"]*|(?i:x-humanapi-request-id"?: ?"?)[^"\r]*`)
-	return fmt.Sprintf("%s\nended after %v", random.ReplaceAllString(answers.String(), "..."), ended)
+	return random.ReplaceAllString(answers.String(), "..."), ended
 }
 
 // TestFastPath: whoever is answered on the fast path cannot tell.
@@ -102,11 +100,15 @@ func TestFastPath(t *testing.T) {
 			anyHost := rapid.Bool().Draw(rt, "any host")
 			change := func(s *settings) { s.proxy.CallerToken, s.proxy.AnyHost = token, anyHost }
 			script := scripts().Draw(rt, "script")
-			var said [2]string
-			synctest.Test(t, func(t *testing.T) { said[0] = connect(t, true, change).play(script) })
-			synctest.Test(t, func(t *testing.T) { said[1] = connect(t, false, change).play(script) })
-			if said[0] != said[1] {
-				rt.Fatalf("answered\n%s\nin place of\n%s", said[0], said[1])
+			var got, want string
+			var end, wanted time.Duration
+			synctest.Test(t, func(t *testing.T) { got, end = connect(t, true, change).play(script) })
+			synctest.Test(t, func(t *testing.T) { want, wanted = connect(t, false, change).play(script) })
+			if got != want {
+				rt.Fatalf("answered\n%s\nin place of\n%s", got, want)
+			}
+			if late := end - wanted; late < 0 || late > time.Second {
+				rt.Fatalf("the connection ended after %v in place of %v", end, wanted)
 			}
 		})
 	}
@@ -128,12 +130,38 @@ func TestFastPathIsTaken(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const times = 10
 				l := connect(t, true, nil)
-				said := l.play(slices.Repeat([]piece{{time.Second, text}}, times))
+				said, _ := l.play(slices.Repeat([]piece{{time.Second, text}}, times))
 				if strings.Count(said, "HTTP/1.1 200 OK") != times || l.toSlow.Load() != 1 {
 					t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
 				}
 				if hits := l.world.handler.Outcomes()["hit_memory"]; hits != times-1 {
 					t.Errorf("%d hits were counted", hits)
+				}
+			})
+		})
+	}
+}
+
+// TestFastPathIsLeft by what is no plain question for a token that is known.
+func TestFastPathIsLeft(t *testing.T) {
+	const host = " HTTP/1.1\r\nHost: localhost\r\n"
+	for name, text := range map[string]string{
+		"another user":     plainGet("b"),
+		"no cache":         "GET /token?client_user_id=a" + host + "Cache-Control: no-cache\r\n\r\n",
+		"forget":           "DELETE /token?client_user_id=a" + host + "\r\n",
+		"session":          "GET /token?client_user_id=a&type=session&client_user_email=b" + host + "\r\n",
+		"wrong field":      "GET /token?client_user_id=a&scope=b" + host + "\r\n",
+		"GET on a drop-in": "GET /v1/connect/token?client_user_id=a" + host + "\r\n",
+		"query on a POST":  strings.Replace(plainPost("a"), " HTTP", "?client_user_id=a HTTP", 1),
+		"no such call":     strings.Replace(plainPost("a"), "/v1/connect/token", "/tokens", 1),
+		"foreign client":   strings.Replace(plainPost("a"), "client_secret", "client_id\": \"", 1),
+		"other host":       "GET /token?client_user_id=a HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := connect(t, true, nil)
+				if said, _ := l.play([]piece{{0, plainGet("a")}, {0, plainGet("a")}, {0, text}}); l.toSlow.Load() != 2 {
+					t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
 				}
 			})
 		})
@@ -146,7 +174,7 @@ func TestEagerCaller(t *testing.T) {
 		l := connect(t, true, nil)
 		l.ask(t, plainGet("a"))
 		l.world.auth.Set(sandbox.Mood{LatencyMS: 1000})
-		said := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainPost("a")}})
+		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainPost("a")}})
 		if strings.Count(said, "HTTP/1.1 200 OK") != 4 || l.toSlow.Load() != 3 {
 			t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
 		}
@@ -157,11 +185,13 @@ func TestEagerCaller(t *testing.T) {
 func blocked(t *testing.T, change func(*settings)) *line {
 	l := connect(t, true, change)
 	l.ask(t, plainGet("a"))
+	l.ask(t, plainGet("a"))
+	l.ask(t, "GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	if _, err := io.WriteString(l.Conn, plainGet("a")); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()
-	if n := l.world.handler.InProgress(); n != 1 || l.toSlow.Load() != 1 {
+	if n := l.world.handler.InProgress(); n != 1 || l.toSlow.Load() != 2 {
 		l.close()
 		t.Fatalf("%d requests are in progress, net/http saw %d", n, l.toSlow.Load())
 	}
@@ -207,7 +237,7 @@ func TestFastPathAndShutdown(t *testing.T) {
 			t.Errorf("%d %s", status, body)
 		}
 		ending.Wait()
-		if n, err := l.Conn.Read(make([]byte, 1)); err == nil {
+		if n, err := l.Read(make([]byte, 1)); err == nil {
 			t.Errorf("%d bytes came after the end", n)
 		}
 		l.close()
@@ -239,6 +269,7 @@ func TestFastPathIsNoWayAround(t *testing.T) {
 				t.Errorf("%d %s alone", status, body)
 			}
 		}
+		l.ask(t, "GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if _, err := io.WriteString(l.Conn, plainGet("a")); err != nil {
 			t.Fatal(err)
 		}
@@ -246,11 +277,11 @@ func TestFastPathIsNoWayAround(t *testing.T) {
 		if status, body := other.ask(t, plainGet("a")); status != http.StatusServiceUnavailable {
 			t.Errorf("%d %s on the fast path beside another request", status, body)
 		}
-		time.Sleep(l.server.WriteTimeout + time.Second)
+		time.Sleep(l.server.WriteTimeout + 2*time.Second)
 		if n := l.world.handler.InProgress(); n != 0 {
 			t.Errorf("%d requests are in progress still, of a caller who does not read", n)
 		}
-		_ = other.Conn.Close()
+		_ = other.Close()
 		l.close()
 	})
 }

@@ -84,7 +84,7 @@ func NewServer(h http.Handler, longest time.Duration, log *slog.Logger) *http.Se
 
 // Serve serves what listener accepts until server is shut down.
 func Serve(server *http.Server, listener net.Listener) error {
-	return server.Serve(fastListener{putOffDeadlines{listener}})
+	return server.Serve(fastListener{listener})
 }
 
 // Longest is how long a request may take at most, once it was read.

@@ -69,7 +69,6 @@ type Handler struct {
 	client   string // see clientKey
 	vendor   *vendor
 	metrics  *metrics
-	date     dateline
 	inUse    atomic.Int64
 	stopping atomic.Bool
 }

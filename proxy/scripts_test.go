@@ -95,7 +95,7 @@ func scripts() *rapid.Generator[[]piece] {
 	return rapid.Custom(func(t *rapid.T) []piece {
 		script := []piece{{0, plainGet("a")}, {0, plainGet("b")}}
 		for range rapid.IntRange(1, 5).Draw(t, "times") {
-			wait := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, 0, 0, 1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond}).Draw(t, "wait")
+			wait := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, 503 * time.Millisecond, 503 * time.Millisecond, 1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond}).Draw(t, "wait")
 			text := plainGet("a")
 			switch rapid.IntRange(0, 5).Draw(t, "kind") {
 			case 0:

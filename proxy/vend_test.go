@@ -40,19 +40,6 @@ func TestFirstMissThenHit(t *testing.T) {
 	})
 }
 
-func TestDateIsThatOfTheAnswer(t *testing.T) {
-	inWorld(t, nil, func(t *testing.T, w *world) {
-		w.auth.Set(sandbox.Mood{LatencyMS: 1500})
-		for range 3 {
-			got := w.mustGet("alice")
-			if want := time.Now().UTC().Format(http.TimeFormat); got.header.Get("Date") != want {
-				t.Errorf("Date %q at %q", got.header.Get("Date"), want)
-			}
-			time.Sleep(700 * time.Millisecond)
-		}
-	})
-}
-
 // TestCallersOfAColdKeyShareOneCall, and none waits longer than that call; the first one's leaving changes
 // nothing.
 func TestCallersOfAColdKeyShareOneCall(t *testing.T) {
