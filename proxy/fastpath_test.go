@@ -118,13 +118,14 @@ func TestFastPath(t *testing.T) {
 func TestFastPathIsTaken(t *testing.T) {
 	body := "Content-Type: application/json\r\nContent-Length: 22\r\n\r\n" + `{"client_user_id":"a"}`
 	for name, text := range map[string]string{
-		"Go":      "GET /token?client_user_id=a HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: Go-http-client/1.1\r\nAccept-Encoding: gzip\r\n\r\n",
-		"Go POST": "POST /v1/connect/token HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: 22\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n" + `{"client_user_id":"a"}`,
-		"curl":    "GET /token?client_user_id=a&type=access HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n",
-		"Python":  "POST /token HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: python-requests/2.32\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n" + body,
-		"Node":    "GET /token?client_user_id=%61 HTTP/1.1\r\nhost: localhost:8080\r\nconnection: keep-alive\r\naccept: */*\r\naccept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\naccept-encoding: gzip, deflate\r\n\r\n",
-		"OkHttp":  "GET /token?client_user_id=a HTTP/1.1\r\nHost: localhost:8080\r\nConnection: Keep-Alive\r\nAccept-Encoding: gzip\r\nUser-Agent: okhttp/4.12\r\n\r\n",
-		"traced":  "GET /token?client_user_id=a HTTP/1.1\r\nHost: [::1]\r\nTraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nTracestate: a=b\r\n\r\n",
+		"Go":          "GET /token?client_user_id=a HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: Go-http-client/1.1\r\nAccept-Encoding: gzip\r\n\r\n",
+		"Go POST":     "POST /v1/connect/token HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: 22\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n" + `{"client_user_id":"a"}`,
+		"curl":        "GET /token?client_user_id=a&type=access HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n",
+		"Python":      "POST /token HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: python-requests/2.32\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n" + body,
+		"Node":        "GET /token?client_user_id=%61 HTTP/1.1\r\nhost: localhost:8080\r\nconnection: keep-alive\r\naccept: */*\r\naccept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\naccept-encoding: gzip, deflate\r\n\r\n",
+		"OkHttp POST": "POST /token HTTP/1.1\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 22\r\nHost: localhost:8080\r\nConnection: Keep-Alive\r\nAccept-Encoding: gzip\r\nUser-Agent: okhttp/4.12\r\n\r\n" + `{"client_user_id":"a"}`,
+		"OkHttp":      "GET /token?client_user_id=a HTTP/1.1\r\nHost: localhost:8080\r\nConnection: Keep-Alive\r\nAccept-Encoding: gzip\r\nUser-Agent: okhttp/4.12\r\n\r\n",
+		"traced":      "GET /token?client_user_id=a HTTP/1.1\r\nHost: [::1]\r\nTraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nTracestate: a=b\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

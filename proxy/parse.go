@@ -78,13 +78,18 @@ const (
 	formMedia = "application/x-www-form-urlencoded"
 )
 
+// isJSON reports whether a Content-Type is JSON in one of the spellings that nearly everybody uses.
+func isJSON(contentType string) bool {
+	return contentType == jsonMedia || strings.EqualFold(contentType, jsonMedia+"; charset=utf-8") || strings.EqualFold(contentType, jsonMedia+";charset=utf-8")
+}
+
 // mediaType is which of the two the body is.
 func mediaType(header http.Header) (string, error) {
 	values := header["Content-Type"]
 	if len(values) != 1 || header["Content-Encoding"] != nil {
 		return "", errMediaType
 	}
-	if values[0] == jsonMedia { // as nearly everybody spells it
+	if isJSON(values[0]) {
 		return jsonMedia, nil
 	}
 	kind, params, err := mime.ParseMediaType(values[0])

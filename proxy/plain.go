@@ -93,7 +93,7 @@ func (h *plainHead) take(line []byte) bool {
 	case "Authorization", "authorization":
 		h.once(&h.authorization, value)
 	case "Content-Type", "content-type":
-		h.plain = h.plain && !h.json && string(value) == jsonMedia
+		h.plain = h.plain && !h.json && isJSON(string(value))
 		h.json = true
 	case "Content-Length", "content-length":
 		return h.takeLength(value)
