@@ -40,6 +40,7 @@ func run() int {
 // serve builds the parts, runs them until ctx ends, and lets go of them in order.
 func serve(ctx context.Context, s settings.Settings, _, errs io.Writer) error {
 	log := newLog(errs, s)
+	limitMemory(log)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(s))
 

@@ -1,0 +1,71 @@
+package bench
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestMemoryLimit: the memory that the chart gives is enough for as many callers as MAX_CONCURRENT_REQUESTS lets in, each with a
+// user whose token is not known.
+func TestMemoryLimit(t *testing.T) {
+	auth := testbed.StartAuth(t)
+	s, g := startSidecar(t, limited(t, chartLimit(t), program(t)), auth)
+	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
+	const callers = 4096
+	for round := range 3 {
+		users := make([]string, callers)
+		for i := range users {
+			users[i] = fmt.Sprint("user-", round, "-", i)
+		}
+		c := &contestant{name: "token-sidecar", target: g}
+		c.run(t, Load{Conns: callers, Requests: requests(get, users)})
+	}
+	if r := s.Get("user-0-0", "Authorization", "Bearer "+callerToken); r.Status != http.StatusOK {
+		t.Errorf("%d, %v", r.Status, r.Err)
+	}
+}
+
+// chartLimit is the memory limit of the chart, in MiB.
+func chartLimit(t *testing.T) int {
+	t.Helper()
+	values, err := os.ReadFile("../charts/token-sidecar/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`limits: \{memory: (\d+)Mi\}`).FindSubmatch(values)
+	if found == nil {
+		t.Fatal("the chart has no memory limit")
+	}
+	limit, err := strconv.Atoi(string(found[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limit
+}
+
+// limited is the command that runs path in a control group of its own, with so many MiB.
+func limited(t *testing.T, mebi int, path string) []string {
+	t.Helper()
+	group, file := "/sys/fs/cgroup/memory/token-sidecar-test", "memory.limit_in_bytes"
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &fs); err == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		group, file = "/sys/fs/cgroup/token-sidecar-test", "memory.max"
+	}
+	if err := os.Mkdir(group, 0o755); err != nil && !os.IsExist(err) {
+		t.Skipf("control groups cannot be made here: %v", err)
+	}
+	t.Cleanup(func() { testbed.Until(t, "the control group is empty", func() bool { return os.Remove(group) == nil }) })
+	if err := os.WriteFile(filepath.Join(group, file), []byte(strconv.Itoa(mebi<<20)), 0o600); err != nil {
+		t.Skipf("memory cannot be limited here: %v", err)
+	}
+	return []string{"sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$1"`, group, path}
+}
