@@ -28,8 +28,11 @@ func TestCold(t *testing.T) {
 	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
 	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
 	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls for it"}
+	all := []*contestant{bare, theirs, ours}
 	for round := range *rounds {
-		for _, c := range []*contestant{bare, theirs, ours} {
+		shuffle(all)
+		for _, c := range all {
+			calm(t, all)
 			request := get(fmt.Sprint(c.name, "-", round))
 			if c == bare {
 				request = fmt.Appendf(nil, "GET /cold/%d HTTP/1.1\r\nHost: localhost\r\n\r\n", round)
@@ -53,6 +56,24 @@ func TestCold(t *testing.T) {
 	if n := calls.seen[len(calls.seen)-1]; n != 1 {
 		t.Errorf("%v calls for one user", n)
 	}
+}
+
+// calm waits until all have done with what was before, as closing 10,000 connections takes a while.
+func calm(t *testing.T, all []*contestant) {
+	t.Helper()
+	var before time.Duration
+	quiet := 0
+	testbed.Until(t, "the servers are at rest", func() bool {
+		var used time.Duration
+		for _, c := range all {
+			used += c.cpu(t)
+		}
+		if quiet++; used-before > 500*time.Microsecond {
+			quiet = 0
+		}
+		before = used
+		return quiet >= 10
+	})
 }
 
 // TestColdFleet: the same user asked of each sidecar of a fleet at once.
