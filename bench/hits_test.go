@@ -2,6 +2,7 @@ package bench
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 	"token-sidecar/internal/testbed"
@@ -161,42 +162,71 @@ func shuffle(all []*contestant) {
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 }
 
+// inTurns puts all under load, several times in turns, and returns what each did.
+func inTurns(t *testing.T, all []*contestant, l Load) map[*contestant][]Result {
+	t.Helper()
+	seen := map[*contestant][]Result{}
+	turns := slices.Clone(all)
+	for range min(*rounds, 15) {
+		shuffle(turns)
+		for _, c := range turns {
+			seen[c] = append(seen[c], c.run(t, l))
+		}
+	}
+	return seen
+}
+
+// typical is the median of what see tells of results.
+func typical(results []Result, see func(Result) float64) float64 {
+	var all []float64
+	for _, r := range results {
+		all = append(all, see(r))
+	}
+	return median(all)
+}
+
 // drawThroughput draws what is answered over the number of connections, as a share of what the bare handler does with 64.
 func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
 	p := Plot{Title: "Throughput over connections, closed loop, 10,000 users", X: "connections", Y: "requests a second, as a share of the bare handler's at 64", LogX: true}
-	asked := requests(get, names(scaled(10_000)))
-	for _, c := range all {
-		line := Line{Name: c.name}
-		for conns := 1; conns <= 1000; conns *= 10 {
-			c.run(t, Load{Conns: conns, Requests: asked, For: max(*length/2, 20*time.Millisecond)})
-			line.Points = append(line.Points, Point{float64(conns), c.last.throughput / peak})
+	p.Lines = linesOf(all)
+	for conns := 1; conns <= 1000; conns *= 10 {
+		seen := inTurns(t, all, Load{Conns: conns, Requests: requests(get, names(scaled(10_000))), For: max(*length/2, 20*time.Millisecond)})
+		for i, c := range all {
+			p.Lines[i].Points = append(p.Lines[i].Points, Point{float64(conns), typical(seen[c], Result.Throughput) / peak})
 		}
-		p.Lines = append(p.Lines, line)
 	}
 	draw(t, "performance-throughput.svg", p)
 }
 
-// drawLoad draws latency over load, as multiples of what the bare handler does.
-func drawLoad(t *testing.T, peak float64, bare *contestant, others ...*contestant) {
+// drawLoad draws latency over load, as multiples of what the first of all, the bare handler, does.
+func drawLoad(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
-	asked := requests(get, names(scaled(10_000)))
 	var unit float64
 	p99 := Plot{Title: "Latency (p99) over load, open loop, 64 connections", X: "requests a second, as a share of the bare handler's peak", Y: "p99, in medians of the bare handler at a tenth", LogY: true}
 	p50 := Plot{Title: "Latency (median) over load, open loop, 64 connections", X: p99.X, Y: "median, in medians of the bare handler at a tenth"}
-	for _, c := range append([]*contestant{bare}, others...) {
-		slow, usual := Line{Name: c.name}, Line{Name: c.name}
-		for tenths := 1; tenths <= 7; tenths++ {
-			share := float64(tenths) / 10
-			res := c.run(t, Load{Conns: 64, Requests: asked, For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
+	p99.Lines, p50.Lines = linesOf(all), linesOf(all)
+	for tenths := 1; tenths <= 7; tenths++ {
+		share := float64(tenths) / 10
+		seen := inTurns(t, all, Load{Conns: 64, Requests: requests(get, names(scaled(10_000))), For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
+		for i, c := range all {
+			usual := typical(seen[c], func(r Result) float64 { return r.Quantile(.5).Seconds() })
+			slow := typical(seen[c], func(r Result) float64 { return r.Quantile(.99).Seconds() })
 			if unit == 0 {
-				unit = res.Quantile(.5).Seconds()
+				unit = usual
 			}
-			slow.Points = append(slow.Points, Point{share, res.Quantile(.99).Seconds() / unit})
-			usual.Points = append(usual.Points, Point{share, res.Quantile(.5).Seconds() / unit})
+			p50.Lines[i].Points = append(p50.Lines[i].Points, Point{share, usual / unit})
+			p99.Lines[i].Points = append(p99.Lines[i].Points, Point{share, slow / unit})
 		}
-		p99.Lines, p50.Lines = append(p99.Lines, slow), append(p50.Lines, usual)
 	}
 	draw(t, "performance-p99.svg", p99)
 	draw(t, "performance-median.svg", p50)
+}
+
+func linesOf(all []*contestant) []Line {
+	lines := make([]Line, len(all))
+	for i, c := range all {
+		lines[i].Name = c.name
+	}
+	return lines
 }
