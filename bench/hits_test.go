@@ -190,8 +190,9 @@ func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
 	p := Plot{Title: "Throughput over connections, closed loop, 10,000 users", X: "connections", Y: "requests a second, as a share of the bare handler's at 64", LogX: true}
 	p.Lines = linesOf(all)
+	asked := requests(get, names(scaled(10_000)))
 	for conns := 1; conns <= 1000; conns *= 10 {
-		seen := inTurns(t, all, Load{Conns: conns, Requests: requests(get, names(scaled(10_000))), For: max(*length/2, 20*time.Millisecond)})
+		seen := inTurns(t, all, Load{Conns: conns, Requests: asked, For: max(*length/2, 20*time.Millisecond)})
 		for i, c := range all {
 			p.Lines[i].Points = append(p.Lines[i].Points, Point{float64(conns), typical(seen[c], Result.Throughput) / peak})
 		}
@@ -206,9 +207,10 @@ func drawLoad(t *testing.T, peak float64, all ...*contestant) {
 	p99 := Plot{Title: "Latency (p99) over load, open loop, 64 connections", X: "requests a second, as a share of the bare handler's peak", Y: "p99, in medians of the bare handler at a tenth", LogY: true}
 	p50 := Plot{Title: "Latency (median) over load, open loop, 64 connections", X: p99.X, Y: "median, in medians of the bare handler at a tenth"}
 	p99.Lines, p50.Lines = linesOf(all), linesOf(all)
+	asked := requests(get, names(scaled(10_000)))
 	for tenths := 1; tenths <= 7; tenths++ {
 		share := float64(tenths) / 10
-		seen := inTurns(t, all, Load{Conns: 64, Requests: requests(get, names(scaled(10_000))), For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
+		seen := inTurns(t, all, Load{Conns: 64, Requests: asked, For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
 		for i, c := range all {
 			usual := typical(seen[c], func(r Result) float64 { return r.Quantile(.5).Seconds() })
 			slow := typical(seen[c], func(r Result) float64 { return r.Quantile(.99).Seconds() })

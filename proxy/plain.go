@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 )
 
@@ -116,17 +117,12 @@ func (h *plainHead) once(part *[]byte, value []byte) {
 }
 
 func (h *plainHead) takeLength(value []byte) bool {
-	if h.length >= 0 || len(value) == 0 || len(value) > 9 {
+	if h.length >= 0 || len(value) > 9 {
 		return false
 	}
-	h.length = 0
-	for _, c := range value {
-		if c < '0' || c > '9' {
-			return false
-		}
-		h.length = 10*h.length + int(c-'0')
-	}
-	return true
+	length, err := strconv.ParseUint(string(value), 10, 31) // no sign, no space
+	h.length = int(length)
+	return err == nil
 }
 
 // isMadeOf reports whether b holds letters, digits and others, and nothing else.

@@ -194,7 +194,7 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (
 		s, err := h.get(r, &f, path, now)
 		return s, miss, err
 	case r.Method == http.MethodDelete:
-		return served{}, forgotten, h.delete(r)
+		return served{}, forgotten, h.delete(r, &f, path)
 	}
 	w.Header().Set("Allow", "GET, POST, DELETE")
 	return served{}, rejected, errMethod
@@ -245,15 +245,14 @@ func (h *Handler) key(req upstream.Request) cache.Key {
 	return cache.NewKey(append(parts, req.Scopes...)...)
 }
 
-func (h *Handler) delete(r *http.Request) error {
-	var f fields
+func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 	if err := f.parseTarget(r); err != nil {
 		return err
 	}
 	if f.tokenType == typeSession {
 		return nil // never kept
 	}
-	req, err := f.token(h.opts.Path)
+	req, err := h.request(f, path)
 	if err != nil {
 		return err
 	}
