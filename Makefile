@@ -6,7 +6,7 @@ SHELL := bash
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS := -s -w -X token-sidecar/internal/app.version=$(VERSION) -X token-sidecar/internal/app.commit=$(COMMIT)
 
 # Tools of development, at the versions everybody uses.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -98,7 +98,7 @@ golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; l
 
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
-	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' . -args -record docs/reliability.md
+	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' ./test -args -record docs/reliability.md
 
 .PHONY: bench
 bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
@@ -109,7 +109,7 @@ bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/
 SOAK ?= 10m
 .PHONY: soak
 soak: needed ## Random faults for ten minutes (SOAK=1h for longer); nothing may grow
-	go test -count 1 -timeout 0 -v -run TestSoak . -args -soak $(SOAK)
+	go test -count 1 -timeout 0 -v -run TestSoak ./test -args -soak $(SOAK)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for 30 seconds

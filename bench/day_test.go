@@ -15,8 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
 	"token-sidecar/proxy"
-	"token-sidecar/secret"
 	"token-sidecar/upstream"
 
 	"github.com/alicebob/miniredis/v2"

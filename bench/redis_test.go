@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
-	"token-sidecar/secret"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 

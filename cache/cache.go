@@ -15,7 +15,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // A Store keeps entries by key. Every implementation passes the same behavioural tests.

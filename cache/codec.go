@@ -7,7 +7,7 @@ import (
 	"math"
 	"strings"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // A value in Redis is

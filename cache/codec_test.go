@@ -3,7 +3,7 @@ package cache
 import (
 	"testing"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 
 	"pgregory.net/rapid"
 )

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"

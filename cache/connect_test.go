@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/secret"
 )
 
 // newCacheOn returns a cache on that server.

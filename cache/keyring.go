@@ -13,7 +13,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // A Keyring seals what goes to Redis. The first key seals and names, every key opens. It can be replaced

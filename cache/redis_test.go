@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/secret"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 const refreshSuffix = ":refresh"

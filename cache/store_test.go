@@ -6,8 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/secret"
 
 	"pgregory.net/rapid"
 )

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 	"token-sidecar/upstream/sandbox"
 
 	"github.com/prometheus/client_golang/prometheus"

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/secret"
 	"token-sidecar/upstream/sandbox"
 
 	"pgregory.net/rapid"

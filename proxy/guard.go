@@ -3,7 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strings"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // A guard refuses requests that no container of the pod means to send, before anything else is done with them.

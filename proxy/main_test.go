@@ -11,8 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/secret"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 

@@ -17,7 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 	"token-sidecar/cache"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"

@@ -3,7 +3,7 @@ package proxy
 import (
 	"slices"
 	"strings"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 	"token-sidecar/upstream"
 	"unicode/utf8"
 )

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 	"token-sidecar/cache"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 	"token-sidecar/upstream"
 
 	"golang.org/x/sync/singleflight"

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // maxLife bounds a lifetime, so that arithmetic on a nonsensical one cannot overflow.

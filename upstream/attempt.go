@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // maxBody bounds what is read of an answer, in bytes.

@@ -17,7 +17,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker/v2"

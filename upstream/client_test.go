@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 var anyRequest = Request{Path: ConnectPath, Type: "access", UserID: secret.Hide("alice")}

@@ -9,7 +9,7 @@ import (
 	"net"
 	"syscall"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 // A Kind says what an error means for callers and for the breaker.

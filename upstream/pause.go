@@ -6,7 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 )
 
 const (

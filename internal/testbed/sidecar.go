@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,9 +22,19 @@ import (
 	"time"
 )
 
-// RunAsProgram is the environment variable that makes a test binary run the program instead of its tests, so
+// runAsProgram is the environment variable that makes a test binary run the program instead of its tests, so
 // that tests start real processes, built with the race detector, without building them.
-const RunAsProgram = "TOKEN_SIDECAR_RUN_AS_PROGRAM"
+const runAsProgram = "TOKEN_SIDECAR_RUN_AS_PROGRAM"
+
+// BecomeProgram is for a TestMain: in a process that [Command] started, it runs the program, as main does, and exits.
+func BecomeProgram(program func(context.Context) int) {
+	if os.Getenv(runAsProgram) == "" {
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(program(ctx))
+}
 
 // Command returns the program with that environment, besides the test's PATH and HOME.
 func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
@@ -32,7 +43,7 @@ func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
 		panic(err)
 	}
 	cmd := exec.CommandContext(ctx, exe, args...)
-	cmd.Env = append([]string{RunAsProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GORACE=halt_on_error=1"}, environ...)
+	cmd.Env = append([]string{runAsProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GORACE=halt_on_error=1"}, environ...)
 	return cmd
 }
 
@@ -44,7 +55,7 @@ func InPath(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	script := "#!/bin/sh\nexport " + RunAsProgram + "=1\nexec " + exe + ` "$@"` + "\n"
+	script := "#!/bin/sh\nexport " + runAsProgram + "=1\nexec " + exe + ` "$@"` + "\n"
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}

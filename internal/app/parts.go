@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -7,26 +7,23 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
+	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
-	"token-sidecar/secret"
-	"token-sidecar/settings"
 	"token-sidecar/upstream"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
-// refreshToken reads back what KEEP_REFRESH_TOKENS kept.
-func refreshToken(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error) {
+// RefreshToken reads the refresh token of user that KEEP_REFRESH_TOKENS kept in Redis; ok is false when there is none.
+func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error) {
 	log := slog.New(slog.DiscardHandler)
 	files, err := openFiles(s, log)
 	if err != nil {
 		return token, false, err
 	}
-	opts, err := cacheOptions(s, files, nil, log)
+	opts, err := cacheOptions(s, files, Options{Log: log})
 	if err != nil {
 		return token, false, err
 	}
@@ -72,12 +69,12 @@ func (f files) all() (open []*secret.File) {
 	return open
 }
 
-func cacheOptions(s settings.Settings, f files, reg prometheus.Registerer, log *slog.Logger) (cache.Options, error) {
+func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error) {
 	opts := cache.Options{
 		Entries: s.MemoryCacheEntries, Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
 		// Long enough for the heartbeat of a busy machine, short enough that a death is soon forgotten.
 		LockLife:   min(max(s.UpstreamTimeout/2, time.Second), 5*time.Second),
-		Registerer: reg, Log: log,
+		Registerer: o.Registerer, Log: o.Log, Wall: o.Wall,
 	}
 	if s.RedisURL.Reveal() == "" {
 		return opts, nil
@@ -86,7 +83,7 @@ func cacheOptions(s settings.Settings, f files, reg prometheus.Registerer, log *
 	if err != nil {
 		return opts, err
 	}
-	opts.Keys, err = newKeyring(f, log)
+	opts.Keys, err = newKeyring(f, o.Log)
 	if err != nil {
 		return opts, err
 	}
@@ -119,7 +116,7 @@ func report(log *slog.Logger, err error) {
 	}
 }
 
-func newUpstream(s settings.Settings, f files, wrap func(http.RoundTripper) http.RoundTripper, reg prometheus.Registerer, log *slog.Logger) (*upstream.Client, error) {
+func newUpstream(s settings.Settings, f files, o Options) (*upstream.Client, error) {
 	roots, err := readRoots("HUMANAPI_CA_FILE", s.CAFile)
 	if err != nil {
 		return nil, err
@@ -128,22 +125,22 @@ func newUpstream(s settings.Settings, f files, wrap func(http.RoundTripper) http
 		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
 		BreakerFailures: s.BreakerFailures, BreakerOpenFor: s.BreakerOpenFor, RefusalPause: s.NegativeTTL,
-		Transport: wrap(upstream.NewTransport(roots)), Registerer: reg, Log: log,
+		Transport: o.Traces.Transport(upstream.NewTransport(roots)), Registerer: o.Registerer, Log: o.Log,
 	}), nil
 }
 
-func newHandler(s settings.Settings, f files, tokens *cache.Cache, source *upstream.Client, reg prometheus.Registerer, log *slog.Logger) *proxy.Handler {
+func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 	var keeper proxy.RefreshKeeper
 	if s.KeepRefreshTokens {
-		keeper = tokens
+		keeper = p.Tokens
 	}
 	return proxy.New(proxy.Options{
 		Keeper: keeper,
-		Tokens: tokens, Source: source, AuthURL: s.AuthURL, ClientID: s.ClientID, Path: s.TokenPath(),
+		Tokens: p.Tokens, Source: p.Source, AuthURL: s.AuthURL, ClientID: s.ClientID, Path: s.TokenPath(),
 		Lifetimes:   proxy.Lifetimes{Margin: s.ExpiryMargin, Ahead: s.RefreshAhead},
 		NegativeTTL: s.NegativeTTL, NegativeEntries: s.MemoryCacheEntries,
-		CallerToken: f.callerToken, AnyHost: s.AllowRemoteCallers || s.ListensOnSocket(),
-		MaxConcurrent: s.MaxConcurrentRequests, Registerer: reg, Log: log,
+		CallerToken: p.files.callerToken, AnyHost: s.AllowRemoteCallers || s.ListensOnSocket(),
+		MaxConcurrent: s.MaxConcurrentRequests, Registerer: o.Registerer, Log: o.Log,
 	})
 }
 

@@ -1,4 +1,4 @@
-package commands
+package cli
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"token-sidecar/settings"
+	"token-sidecar/internal/settings"
 
 	"github.com/spf13/cobra"
 )
@@ -25,7 +25,7 @@ const (
 	probeLimit = 2 * time.Second
 )
 
-func newGet(opts Options) *cobra.Command {
+func newGet(p Process) *cobra.Command {
 	var user, kind, email string
 	var show, fresh bool
 	cmd := &cobra.Command{
@@ -45,7 +45,7 @@ func newGet(opts Options) *cobra.Command {
 			if email != "" {
 				query.Set("client_user_email", email)
 			}
-			body, status, err := askToken(cmd.Context(), opts, query, fresh)
+			body, status, err := askToken(cmd.Context(), p, query, fresh)
 			if err != nil {
 				return err
 			}
@@ -65,8 +65,8 @@ func newGet(opts Options) *cobra.Command {
 }
 
 // askToken calls GET /token and returns the body and the Cache-Status. An error answer is an error.
-func askToken(ctx context.Context, opts Options, query url.Values, fresh bool) (body []byte, status string, err error) {
-	s, err := settings.LoadAdmin(opts.Environ)
+func askToken(ctx context.Context, p Process, query url.Values, fresh bool) (body []byte, status string, err error) {
+	s, err := settings.LoadAdmin(p.Environ)
 	if err != nil {
 		return nil, "", settingsError(err)
 	}
@@ -101,25 +101,25 @@ func askToken(ctx context.Context, opts Options, query url.Values, fresh bool) (
 	return body, res.Header.Get("Cache-Status"), nil
 }
 
-func newHealthcheck(opts Options) *cobra.Command {
+func newHealthcheck(p Process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Exit 0 when the sidecar is ready, else 1 with the reason",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := askAdmin(cmd.Context(), opts, "/readyz")
+			_, err := askAdmin(cmd.Context(), p, "/readyz")
 			return err
 		},
 	}
 }
 
-func newConfig(opts Options) *cobra.Command {
+func newConfig(p Process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "config",
 		Short: "The settings in force, secrets hidden; every mistake named",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := load(opts.Environ)
+			s, err := load(p.Environ)
 			for _, setting := range s.List() {
 				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "# %s\n%s=%s\n", setting.Doc, setting.Name, setting.Value); err != nil {
 					return err

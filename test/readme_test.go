@@ -1,4 +1,4 @@
-package main
+package test
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/settings"
 )
 
 // TestReadme runs every command of the README against the sidecar that make run starts, and compares what it

@@ -1,17 +1,15 @@
-package main
+package test
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"token-sidecar/cache"
+	"token-sidecar/internal/app"
+	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
-	"token-sidecar/settings"
-	"token-sidecar/tracing"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -53,24 +51,11 @@ func TestMetricsDoc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
-	files, err := openFiles(conf, log)
+	parts, err := app.NewParts(conf, app.Options{Registerer: d})
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts, err := cacheOptions(conf, files, d, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tokens := cache.New(opts)
-	defer tokens.Close()
-	source, err := newUpstream(conf, files, tracing.Tracing{}.Transport, d, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	handler := newHandler(conf, files, tokens, source, d, log)
-	defer handler.Close()
-	d.MustRegister(newBuildInfo(conf))
+	defer parts.Close()
 
 	var rows []string
 	for name, row := range d.rows {
@@ -91,6 +76,6 @@ func TestMetricsDoc(t *testing.T) {
 	}
 	documented := regexp.MustCompile("(?m)^\\| `token_sidecar_.*$").FindAllString(doc, -1)
 	if got := strings.Join(documented, "\n"); got != table {
-		t.Errorf("docs/metrics.md does not tell what is registered; go test -run TestMetricsDoc . -args -record docs/metrics.md writes:\n%s", table)
+		t.Errorf("docs/metrics.md does not tell what is registered; go test -run TestMetricsDoc ./test -args -record docs/metrics.md writes:\n%s", table)
 	}
 }

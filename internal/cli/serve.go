@@ -1,4 +1,4 @@
-package commands
+package cli
 
 import (
 	"context"
@@ -9,9 +9,10 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"token-sidecar/internal/app"
+	"token-sidecar/internal/settings"
+	"token-sidecar/internal/tracing"
 	"token-sidecar/proxy"
-	"token-sidecar/settings"
-	"token-sidecar/tracing"
 	"token-sidecar/upstream/sandbox"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,7 @@ import (
 // defaultSandboxAddr is where the emulator listens.
 const defaultSandboxAddr = "127.0.0.1:8090"
 
-func newServe(opts Options) *cobra.Command {
+func newServe(p Process) *cobra.Command {
 	var emulate bool
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -30,13 +31,13 @@ func newServe(opts Options) *cobra.Command {
 			"  HUMANAPI_CLIENT_ID=… HUMANAPI_CLIENT_SECRET_FILE=… token-sidecar",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if emulate {
-				return serveSandbox(cmd.Context(), opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				return serveSandbox(cmd.Context(), p, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
-			s, err := load(opts.Environ)
+			s, err := load(p.Environ)
 			if err != nil {
 				return settingsError(err)
 			}
-			return opts.Serve(cmd.Context(), s, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return app.Serve(cmd.Context(), s, p.Environ, cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().BoolVar(&emulate, "sandbox", false, "use a built-in emulator of the auth service, needs no settings")
@@ -55,7 +56,7 @@ func settingsError(err error) error {
 }
 
 // serveSandbox runs the sidecar with the emulator as its auth service.
-func serveSandbox(ctx context.Context, opts Options, out, errs io.Writer) error {
+func serveSandbox(ctx context.Context, p Process, out, errs io.Writer) error {
 	listener, err := proxy.Listen(ctx, defaultSandboxAddr)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
@@ -63,7 +64,7 @@ func serveSandbox(ctx context.Context, opts Options, out, errs io.Writer) error 
 	overridden := []string{"HUMANAPI_CLIENT_SECRET_FILE="}
 	overridden = append(overridden, "HUMANAPI_AUTH_URL=http://"+defaultSandboxAddr,
 		"HUMANAPI_CLIENT_ID="+sandbox.DefaultClientID, "HUMANAPI_CLIENT_SECRET="+sandbox.DefaultClientSecret)
-	environ := append([]string{"ADMIN_ADDR=127.0.0.1:8081", "LOG_FORMAT=text"}, opts.Environ...)
+	environ := append([]string{"ADMIN_ADDR=127.0.0.1:8081", "LOG_FORMAT=text"}, p.Environ...)
 	s, err := load(append(environ, overridden...))
 	if err != nil {
 		_ = listener.Close()
@@ -74,7 +75,7 @@ func serveSandbox(ctx context.Context, opts Options, out, errs io.Writer) error 
 	if !strings.HasPrefix(s.ListenAddr, "unix://") {
 		_, _ = fmt.Fprintf(out, "%s\n", whatToTry(s))
 	}
-	return opts.Serve(ctx, s, out, errs)
+	return app.Serve(ctx, s, p.Environ, errs)
 }
 
 func whatToTry(s settings.Settings) string {
@@ -92,7 +93,7 @@ Ctrl-C stops it.
 `, at, defaultSandboxAddr, dialable(s.AdminAddr))
 }
 
-func newSandbox(opts Options) *cobra.Command {
+func newSandbox(p Process) *cobra.Command {
 	var addr string
 	cmd := &cobra.Command{
 		Use:     "sandbox",
@@ -105,7 +106,7 @@ func newSandbox(opts Options) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--addr: %w", err)
 			}
-			_, _ = fmt.Fprintf(opts.Stdout, "The emulator of the auth service listens on http://%s\nclient_id %s, client_secret %s\n",
+			_, _ = fmt.Fprintf(p.Stdout, "The emulator of the auth service listens on http://%s\nclient_id %s, client_secret %s\n",
 				listener.Addr(), sandbox.DefaultClientID, sandbox.DefaultClientSecret)
 			stop := serveEmulator(listener, sandbox.New(sandbox.Options{}))
 			<-cmd.Context().Done()

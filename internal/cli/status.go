@@ -1,4 +1,4 @@
-package commands
+package cli
 
 import (
 	"context"
@@ -10,13 +10,13 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"token-sidecar/admin"
-	"token-sidecar/settings"
+	"token-sidecar/internal/admin"
+	"token-sidecar/internal/settings"
 
 	"github.com/spf13/cobra"
 )
 
-func newStatus(opts Options) *cobra.Command {
+func newStatus(p Process) *cobra.Command {
 	var raw bool
 	cmd := &cobra.Command{
 		Use:     "status",
@@ -25,7 +25,7 @@ func newStatus(opts Options) *cobra.Command {
 		Example: "  token-sidecar status\n  token-sidecar status --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			body, err := askAdmin(cmd.Context(), opts, "/status.json")
+			body, err := askAdmin(cmd.Context(), p, "/status.json")
 			if err != nil {
 				return err
 			}
@@ -45,8 +45,8 @@ func newStatus(opts Options) *cobra.Command {
 }
 
 // askAdmin gets a path of ADMIN_ADDR. An answer other than 200 is an error.
-func askAdmin(ctx context.Context, opts Options, path string) ([]byte, error) {
-	s, err := settings.LoadAdmin(opts.Environ)
+func askAdmin(ctx context.Context, p Process, path string) ([]byte, error) {
+	s, err := settings.LoadAdmin(p.Environ)
 	if err != nil {
 		return nil, settingsError(err)
 	}

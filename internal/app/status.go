@@ -1,12 +1,12 @@
-package main
+package app
 
 import (
 	"sync/atomic"
 	"time"
-	"token-sidecar/admin"
 	"token-sidecar/cache"
+	"token-sidecar/internal/admin"
+	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
-	"token-sidecar/settings"
 	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,8 +23,8 @@ type status struct {
 	started  atomic.Bool
 }
 
-func newStatus(s settings.Settings, handler *proxy.Handler, source *upstream.Client, tokens *cache.Cache) *status {
-	return &status{settings: s, handler: handler, source: source, tokens: tokens, history: admin.NewHistory(handler.Outcomes), begun: time.Now()}
+func newStatus(s settings.Settings, p *Parts) *status {
+	return &status{settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens, history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now()}
 }
 
 func (s *status) ready() bool { return s.started.Load() && !s.handler.Draining() }

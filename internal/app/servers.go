@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -6,9 +6,9 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-	"token-sidecar/admin"
+	"token-sidecar/internal/admin"
+	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
-	"token-sidecar/settings"
 
 	"golang.org/x/net/netutil"
 )

@@ -1,4 +1,4 @@
-package main
+package test
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"token-sidecar/internal/cli"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 
@@ -16,8 +17,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(testbed.RunAsProgram) != "" {
-		os.Exit(run())
+	testbed.BecomeProgram(cli.Main)
+	if err := os.Chdir(".."); err != nil { // what is tested is the project as it is seen from its root
+		panic(err)
 	}
 	goleak.VerifyTestMain(m, testbed.ProxyLeaks()...)
 }

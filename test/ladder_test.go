@@ -1,4 +1,4 @@
-package main
+package test
 
 import (
 	"flag"
@@ -12,11 +12,10 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-	"token-sidecar/cache"
+	"token-sidecar/internal/app"
+	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
-	"token-sidecar/settings"
-	"token-sidecar/tracing"
 	"token-sidecar/upstream/sandbox"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -82,36 +81,23 @@ func redisByProxy(s *stage) string {
 
 // startOne builds a sidecar as serve does, in this process, so that its wall clock can be moved.
 func (s *stage) startOne(conf settings.Settings, i int) (url string) {
-	log := slog.New(slog.DiscardHandler)
-	files, err := openFiles(conf, log)
+	parts, err := app.NewParts(conf, app.Options{Registerer: prometheus.NewRegistry(), Wall: func() time.Time {
+		return time.Now().Add(time.Duration(s.wall[i].Load()))
+	}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	reg := prometheus.NewRegistry()
-	opts, err := cacheOptions(conf, files, reg, log)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	opts.Wall = func() time.Time { return time.Now().Add(time.Duration(s.wall[i].Load())) }
-	tokens := cache.New(opts)
-	source, err := newUpstream(conf, files, tracing.Tracing{}.Transport, reg, log)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	handler := newHandler(conf, files, tokens, source, reg, log)
 	listener, err := proxy.Listen(s.t.Context(), "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := proxy.NewServer(handler, handler.Longest(), log)
+	server := proxy.NewServer(parts.Handler, parts.Handler.Longest(), slog.New(slog.DiscardHandler))
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = proxy.Serve(server, listener) })
 	s.t.Cleanup(func() {
 		_ = server.Close()
 		serving.Wait()
-		handler.Close()
-		tokens.Close()
-		source.Close()
+		parts.Close()
 	})
 	return "http://" + listener.Addr().String()
 }

@@ -10,11 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"reflect"
 	"strings"
 	"time"
-	"token-sidecar/secret"
+	"token-sidecar/internal/secret"
 
 	"github.com/caarlos0/env/v11"
 )
@@ -196,9 +195,6 @@ func (s Settings) OpenSecret(log *slog.Logger) (*secret.File, error) {
 	}
 	return secret.Open("HUMANAPI_CLIENT_SECRET_FILE", s.ClientSecretFile, nil, log)
 }
-
-// Environ is the environment of this process, as [Load] takes it.
-func Environ() []string { return os.Environ() }
 
 // TokenPath is the auth service's call that /token stands for.
 func (s Settings) TokenPath() string {

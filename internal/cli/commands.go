@@ -1,29 +1,25 @@
-// Package commands is the command line: serving, and the small tools that ask a running sidecar. The image
+// Package cli is the command line: serving, and the small tools that ask a running sidecar. The image
 // has no shell and no curl, so what an operator needs is here.
-package commands
+package cli
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"token-sidecar/secret"
-	"token-sidecar/settings"
+	"os"
+	"token-sidecar/internal/app"
+	"token-sidecar/internal/secret"
+	"token-sidecar/internal/settings"
 
 	"github.com/spf13/cobra"
 )
 
-// Options are what the commands need of main.
-type Options struct {
+// A Process is what the commands need of the process they run in.
+type Process struct {
 	// Args are the arguments without the program's name; Environ has the form of [os.Environ].
 	Args, Environ  []string
 	Stdout, Stderr io.Writer
-	// Version, Commit and Go are what version tells.
-	Version, Commit, Go string
-	// Serve runs the sidecar until ctx ends.
-	Serve func(ctx context.Context, s settings.Settings, out, errs io.Writer) error
-	// RefreshToken reads the refresh token that was kept of a user.
-	RefreshToken func(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error)
 }
 
 // The exit codes.
@@ -36,28 +32,33 @@ const (
 // usageError marks a mistake in the command line.
 type usageError struct{ error }
 
-// Run executes the command that opts.Args name and returns the exit code: 0 done, 1 failed, 2 not understood.
-func Run(ctx context.Context, opts Options) int {
-	root := newRoot(opts) //nolint:contextcheck // cobra hands the context on
-	root.SetArgs(opts.Args)
-	root.SetOut(opts.Stdout)
-	root.SetErr(opts.Stderr)
+// Main executes the command line of this process and returns the exit code; ctx ends at the first signal to stop.
+func Main(ctx context.Context) int {
+	return Run(ctx, Process{Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr})
+}
+
+// Run executes the command that p.Args name and returns the exit code: 0 done, 1 failed, 2 not understood.
+func Run(ctx context.Context, p Process) int {
+	root := newRoot(p) //nolint:contextcheck // cobra hands the context on
+	root.SetArgs(p.Args)
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
 	err := root.ExecuteContext(ctx)
 	var misused usageError
 	switch {
 	case err == nil:
 		return ok
 	case errors.As(err, &misused):
-		_, _ = fmt.Fprintf(opts.Stderr, "token-sidecar: %v\nSee token-sidecar --help.\n", err)
+		_, _ = fmt.Fprintf(p.Stderr, "token-sidecar: %v\nSee token-sidecar --help.\n", err)
 		return usage
 	default:
-		_, _ = fmt.Fprintf(opts.Stderr, "token-sidecar: %v\n", err)
+		_, _ = fmt.Fprintf(p.Stderr, "token-sidecar: %v\n", err)
 		return failed
 	}
 }
 
-func newRoot(opts Options) *cobra.Command {
-	serve := newServe(opts)
+func newRoot(p Process) *cobra.Command {
+	serve := newServe(p)
 	root := &cobra.Command{
 		Use:           "token-sidecar",
 		Short:         "Vends Human API tokens to the containers of its own pod",
@@ -69,7 +70,7 @@ func newRoot(opts Options) *cobra.Command {
 	}
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newSandbox(opts), newGet(opts), newHealthcheck(opts), newStatus(opts), newConfig(opts), newRefreshToken(opts), newVersion(opts))
+	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p), newVersion())
 	return root
 }
 
@@ -84,7 +85,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return usageError{fmt.Errorf("there is no command %q", args[0])}
 }
 
-func newRefreshToken(opts Options) *cobra.Command {
+func newRefreshToken(p Process) *cobra.Command {
 	var user string
 	cmd := &cobra.Command{
 		Use:     "refresh-token --user U",
@@ -96,14 +97,14 @@ func newRefreshToken(opts Options) *cobra.Command {
 			if user == "" {
 				return usageError{errors.New("--user is missing; name the client_user_id")}
 			}
-			s, err := settings.Load(opts.Environ)
+			s, err := settings.Load(p.Environ)
 			if err != nil {
 				return settingsError(err)
 			}
 			if !s.KeepRefreshTokens {
 				return errors.New("KEEP_REFRESH_TOKENS: is false, so none are kept; set it to true")
 			}
-			token, ok, err := opts.RefreshToken(cmd.Context(), s, secret.Hide(user))
+			token, ok, err := app.RefreshToken(cmd.Context(), s, secret.Hide(user))
 			if err != nil {
 				return fmt.Errorf("cannot read it from Redis: %w", err)
 			}
@@ -118,13 +119,13 @@ func newRefreshToken(opts Options) *cobra.Command {
 	return cmd
 }
 
-func newVersion(opts Options) *cobra.Command {
+func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Version, commit and Go version",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "token-sidecar %s\ncommit %s\n%s\n", opts.Version, opts.Commit, opts.Go)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "token-sidecar %s\ncommit %s\n%s\n", app.Version(), app.Commit(), app.GoVersion())
 			return err
 		},
 	}

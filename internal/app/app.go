@@ -1,0 +1,110 @@
+// Package app makes the parts of the sidecar from its settings, runs them, and stops them in order.
+package app
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+	"token-sidecar/cache"
+	"token-sidecar/internal/admin"
+	"token-sidecar/internal/settings"
+	"token-sidecar/internal/tracing"
+	"token-sidecar/proxy"
+	"token-sidecar/upstream"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Parts are what a sidecar consists of, connected but not listening.
+type Parts struct {
+	Handler *proxy.Handler
+	Tokens  *cache.Cache
+	Source  *upstream.Client
+	files   files
+}
+
+// Options configure what [NewParts] does not take from the settings. All may be zero.
+type Options struct {
+	// Traces is off by default.
+	Traces tracing.Tracing
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+	// Log defaults to none.
+	Log *slog.Logger
+	// Wall is the wall clock. Default [time.Now].
+	Wall func() time.Time
+}
+
+// NewParts makes the parts of a sidecar. Errors name the setting and the remedy.
+func NewParts(s settings.Settings, o Options) (*Parts, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	files, err := openFiles(s, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	cacheOptions, err := cacheOptions(s, files, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Traces.Redis(cacheOptions.Client); err != nil {
+		return nil, err
+	}
+	source, err := newUpstream(s, files, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Registerer != nil {
+		o.Registerer.MustRegister(newBuildInfo(s))
+	}
+	p := &Parts{Tokens: cache.New(cacheOptions), Source: source, files: files}
+	p.Handler = newHandler(s, p, o)
+	return p, nil
+}
+
+// Close ends what the parts do in the background and their connections. No request may be in progress.
+func (p *Parts) Close() {
+	p.Handler.Close()
+	p.Source.Close()
+	p.Tokens.Close()
+}
+
+// Serve runs the sidecar until ctx ends, and then drains it. It logs to errs. environ has the form of [os.Environ]; the
+// OpenTelemetry variables are read from it.
+func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.Writer) error {
+	log := newLog(errs, s)
+	limitMemory(log)
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	traces, err := tracing.Start(ctx, environ, version, log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop(context.WithoutCancel(ctx))
+	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log}) //nolint:contextcheck // they outlive ctx, to drain
+	if err != nil {
+		return err
+	}
+	defer parts.Close()
+
+	status := newStatus(s, parts)
+	servers, err := listen(ctx, s, parts.Handler, traces.Handler(parts.Handler), admin.New(admin.Options{Ready: status.ready, Metrics: metrics, Status: status.get}), log)
+	if err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop()
+	for _, file := range parts.files.all() {
+		background.Go(func() { file.Watch(running) })
+	}
+	background.Go(func() { status.history.Run(running) })
+	status.started.Store(true)
+	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr))
+	return servers.run(ctx, parts.Handler, s.ShutdownTimeout, log)
+}
