@@ -17,6 +17,7 @@ import (
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/proxy"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 
 	"github.com/alicebob/miniredis/v2"
@@ -105,7 +106,7 @@ func TestDay(t *testing.T) {
 }
 
 // startPod starts the sidecar of one pod.
-func startPod(t *testing.T, server *miniredis.Miniredis, auth proxy.AuthService) *proxy.Handler {
+func startPod(t *testing.T, server *miniredis.Miniredis, auth vend.AuthService) *proxy.Handler {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{
 		Dialer:   func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
@@ -117,10 +118,11 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth proxy.AuthService)
 		t.Fatal(err)
 	}
 	tokens := cache.New(cache.Options{Entries: 2_000, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, Client: client, Keys: keys})
-	handler := proxy.New(proxy.Options{
-		Tokens: tokens, Source: auth, AuthURL: "https://auth.test", ClientID: "client", Path: upstream.ConnectPath,
-		Lifetimes: proxy.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10, MaxConcurrent: 1000,
+	broker := vend.NewBroker(vend.Options{
+		Cache: tokens, AuthService: auth, AuthURL: "https://auth.test", ClientID: "client",
+		Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10,
 	})
+	handler := proxy.New(proxy.Options{Broker: broker, ClientID: "client", Path: upstream.ConnectPath, MaxConcurrent: 1000})
 	t.Cleanup(func() {
 		handler.Close()
 		tokens.Close()

@@ -16,6 +16,7 @@ import (
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 
@@ -66,8 +67,12 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 	source := upstream.New(upstream.Options{URL: auth.URL, ClientID: sandbox.DefaultClientID, Secret: clientSecret, Registerer: prometheus.NewRegistry()})
 	l := &local{tokens: cache.New(opts)}
 	l.handler = proxy.New(proxy.Options{
-		Tokens: l.tokens, Source: source, AuthURL: auth.URL, ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath,
-		Lifetimes: proxy.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10_000,
+		Broker: vend.NewBroker(vend.Options{
+			Cache: l.tokens, AuthService: source, AuthURL: auth.URL, ClientID: sandbox.DefaultClientID,
+			Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10_000,
+			Registerer: prometheus.NewRegistry(),
+		}),
+		ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath,
 		CallerToken: secret.Fixed(callerToken), MaxConcurrent: 100_000, Registerer: prometheus.NewRegistry(),
 	})
 	t.Cleanup(func() {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/proxy/vend"
 )
 
 // Header values that never change, shared by all answers: a slice of its own for each would be garbage.
@@ -24,14 +25,14 @@ func release(buffer *[]byte) {
 }
 
 // writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what was left when it was handed out.
-func (h *Handler) writeToken(w http.ResponseWriter, s served) {
-	age := s.at.Sub(s.entry.Sent)
+func (h *Handler) writeToken(w http.ResponseWriter, t vend.Token) {
+	age := t.Age()
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
-	header["Cache-Status"] = []string{string(appendCacheStatus(make([]byte, 0, 64), s, secondsLeft(s.entry.Life, age)))}
+	header["Cache-Status"] = []string{string(appendCacheStatus(make([]byte, 0, 64), t, vend.SecondsLeft(t.Entry.Life, age)))}
 	buffer, _ := buffers.Get().(*[]byte)
-	*buffer = render((*buffer)[:0], s.entry, age)
+	*buffer = render((*buffer)[:0], t.Entry, age)
 	_, _ = w.Write(*buffer)
 	release(buffer)
 }
@@ -41,19 +42,19 @@ func render(b []byte, e *cache.Entry, age time.Duration) []byte {
 	body, at := e.Body.Reveal(), 0
 	for _, hole := range e.Holes() {
 		b = append(b, body[at:hole.Start]...)
-		b = strconv.AppendInt(b, secondsLeft(hole.Life, age), 10)
+		b = strconv.AppendInt(b, vend.SecondsLeft(hole.Life, age), 10)
 		at = hole.End
 	}
 	return append(b, body[at:]...)
 }
 
 // appendCacheStatus appends the value of the Cache-Status header (RFC 9211).
-func appendCacheStatus(b []byte, s served, ttl int64) []byte {
+func appendCacheStatus(b []byte, t vend.Token, ttl int64) []byte {
 	switch {
-	case s.from != cache.None:
+	case t.From != cache.None:
 		b = strconv.AppendInt(append(b, "token-sidecar; hit; ttl="...), ttl, 10)
-		return append(append(b, "; detail="...), s.from...)
-	case s.collapsed:
+		return append(append(b, "; detail="...), t.From...)
+	case t.Collapsed:
 		return append(b, "token-sidecar; fwd=miss; collapsed"...)
 	default:
 		return append(b, "token-sidecar; fwd=miss"...)

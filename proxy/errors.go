@@ -1,49 +1,50 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 	"token-sidecar/upstream"
 )
 
-// A refusal is an error that the sidecar itself answers. Its message names the field and the remedy and never
+// An apiError is an error that the sidecar itself answers. Its message names the field and the remedy and never
 // repeats a value.
-type refusal struct {
+type apiError struct {
 	status  int
 	code    string
 	message string
 }
 
 // Error implements error.
-func (e *refusal) Error() string { return e.code + ": " + e.message }
+func (e *apiError) Error() string { return e.code + ": " + e.message }
 
 const (
 	codeInvalid       = "INVALID_REQUEST"
 	codeTokenRequired = "CALLER_TOKEN_REQUIRED" //nolint:gosec // a code, no credential
-	codeUnavailable   = "UPSTREAM_UNAVAILABLE"
 )
 
 var (
-	errTokenType = &refusal{http.StatusBadRequest, "INVALID_TOKEN_TYPE", "type is unknown; use access, client, id_token, id or session"}
-	errMediaType = &refusal{http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", "send Content-Type: application/json or application/x-www-form-urlencoded, in UTF-8 and not compressed"}
-	errBodySize  = &refusal{http.StatusRequestEntityTooLarge, "BODY_TOO_LARGE", "the body is larger than 16 KiB"}
-	errNotFound  = &refusal{http.StatusNotFound, "NOT_FOUND", "there is no such call; see GET /token"}
-	errMethod    = &refusal{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "the call is not made with this method; see the Allow header"}
-	errStopping  = &refusal{http.StatusServiceUnavailable, "SHUTTING_DOWN", "the sidecar is shutting down"}
-	errOverload  = &refusal{http.StatusServiceUnavailable, "OVERLOADED", "more requests than MAX_CONCURRENT_REQUESTS are in progress"}
-	errTooLate   = &refusal{http.StatusGatewayTimeout, "UPSTREAM_TIMEOUT", "the auth service did not answer in time"}
-	errClientID  = &refusal{http.StatusUnauthorized, "INVALID_CLIENT_ID", "client_id is not the sidecar's; leave it out"}
-	errHash      = &refusal{http.StatusBadRequest, codeInvalid, "X-Rejected-Token-Hash must be sent once, as the SHA-256 of the access token in 64 hexadecimal digits"}
-	errInternal  = &refusal{http.StatusInternalServerError, "INTERNAL_ERROR", "a defect in the sidecar; its log tells more"}
+	errTokenType = &apiError{http.StatusBadRequest, "INVALID_TOKEN_TYPE", "type is unknown; use access, client, id_token, id or session"}
+	errMediaType = &apiError{http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", "send Content-Type: application/json or application/x-www-form-urlencoded, in UTF-8 and not compressed"}
+	errBodySize  = &apiError{http.StatusRequestEntityTooLarge, "BODY_TOO_LARGE", "the body is larger than 16 KiB"}
+	errNotFound  = &apiError{http.StatusNotFound, "NOT_FOUND", "there is no such call; see GET /token"}
+	errMethod    = &apiError{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "the call is not made with this method; see the Allow header"}
+	errStopping  = &apiError{http.StatusServiceUnavailable, "SHUTTING_DOWN", "the sidecar is shutting down"}
+	errOverload  = &apiError{http.StatusServiceUnavailable, "OVERLOADED", "more requests than MAX_CONCURRENT_REQUESTS are in progress"}
+	errTooLate   = &apiError{http.StatusGatewayTimeout, "UPSTREAM_TIMEOUT", "the auth service did not answer in time"}
+	errClientID  = &apiError{http.StatusUnauthorized, "INVALID_CLIENT_ID", "client_id is not the sidecar's; leave it out"}
+	errHash      = &apiError{http.StatusBadRequest, codeInvalid, "X-Rejected-Token-Hash must be sent once, as the SHA-256 of the access token in 64 hexadecimal digits"}
+	errInternal  = &apiError{http.StatusInternalServerError, "INTERNAL_ERROR", "a defect in the sidecar; its log tells more"}
 )
 
 func invalid(field, problem string) error {
-	return &refusal{http.StatusBadRequest, codeInvalid, printableName(field) + " " + problem}
+	return &apiError{http.StatusBadRequest, codeInvalid, printableName(field) + " " + problem}
 }
 
 func unknownField(name string) error {
@@ -63,26 +64,35 @@ func printableName(name string) string {
 	return name
 }
 
-// answerTo is what a caller is told of err.
-type answerTo struct {
+// An errorResponse is what a caller is told of an error.
+type errorResponse struct {
 	status     int
 	code       string
+	theirs     bool   // code is what the auth service sent
 	body       []byte // complete JSON; empty: made of code and message
 	message    string
 	requestID  string
 	retryAfter time.Duration
 }
 
-func explain(err error) answerTo {
-	var own *refusal
+// countedAs is the code under which the metrics count r: the auth service could invent others without end.
+func (r errorResponse) countedAs() string {
+	if r.theirs && !slices.Contains(upstream.ErrorCodes(), r.code) {
+		return "other"
+	}
+	return r.code
+}
+
+func explain(err error) errorResponse {
+	var own *apiError
 	var theirs *upstream.Error
 	switch {
 	case errors.As(err, &own):
-		a := answerTo{status: own.status, code: own.code, message: own.message}
+		r := errorResponse{status: own.status, code: own.code, message: own.message}
 		if own.status == http.StatusServiceUnavailable {
-			a.retryAfter = time.Second
+			r.retryAfter = time.Second
 		}
-		return a
+		return r
 	case errors.As(err, &theirs):
 		return explainUpstream(theirs)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -92,31 +102,28 @@ func explain(err error) answerTo {
 	}
 }
 
-func explainUpstream(e *upstream.Error) answerTo {
-	a := answerTo{requestID: e.RequestID, retryAfter: e.RetryAfter}
+func explainUpstream(e *upstream.Error) errorResponse {
+	r := errorResponse{requestID: e.RequestID, retryAfter: e.RetryAfter}
 	switch e.Kind {
 	case upstream.Timeout:
-		a.status, a.code, a.message = errTooLate.status, errTooLate.code, errTooLate.message
+		r.status, r.code, r.message = errTooLate.status, errTooLate.code, errTooLate.message
 	case upstream.BadResponse:
-		a.status, a.code, a.message = http.StatusBadGateway, "UPSTREAM_BAD_RESPONSE", e.Error()
+		r.status, r.code, r.message = http.StatusBadGateway, "UPSTREAM_BAD_RESPONSE", e.Error()
 	case upstream.RateLimited:
-		a.status, a.code = http.StatusTooManyRequests, "UPSTREAM_RATE_LIMITED"
-		a.message = "the auth service asks for a pause; ask again after Retry-After"
+		r.status, r.code = http.StatusTooManyRequests, "UPSTREAM_RATE_LIMITED"
+		r.message = "the auth service asks for a pause; ask again after Retry-After"
 	case upstream.Refused, upstream.ClientRefused:
-		a.status, a.code = e.Status, e.Code
-		if a.code == "" {
-			a.code = "UPSTREAM_REFUSED"
-		}
-		a.message = "the auth service refused this request"
+		r.status, r.code, r.theirs = e.Status, cmp.Or(e.Code, "UPSTREAM_REFUSED"), e.Code != ""
+		r.message = "the auth service refused this request"
 		if e.Kind == upstream.ClientRefused {
-			a.message = "the auth service refused the sidecar's own client_id or client_secret"
+			r.message = "the auth service refused the sidecar's own client_id or client_secret"
 		}
-		a.body = complete(e.Body.Reveal(), a.code, a.message)
+		r.body = complete(e.Body.Reveal(), r.code, r.message)
 	default:
-		a.status, a.code, a.message = http.StatusServiceUnavailable, codeUnavailable, e.Error()
-		a.retryAfter = max(a.retryAfter, time.Second)
+		r.status, r.code, r.message = http.StatusServiceUnavailable, "UPSTREAM_UNAVAILABLE", e.Error()
+		r.retryAfter = max(r.retryAfter, time.Second)
 	}
-	return a
+	return r
 }
 
 // complete adds an errorCode and a message to the fields of a refusal that lacks them. It returns nil when
@@ -138,31 +145,30 @@ func complete(body []byte, code, message string) []byte {
 	return whole
 }
 
-// writeError answers err.
+// writeError answers err, and counts it.
 func (h *Handler) writeError(w http.ResponseWriter, err error) {
-	a := explain(err)
-	h.metrics.failed(a.code)
-	answer(w, a)
+	r := explain(err)
+	h.metrics.countError(r.countedAs())
+	r.write(w)
 }
 
-// answer writes a.
-func answer(w http.ResponseWriter, a answerTo) {
-	body := a.body
+func (r errorResponse) write(w http.ResponseWriter) {
+	body := r.body
 	if body == nil {
-		body, _ = json.Marshal(map[string]string{"errorCode": a.code, "message": a.message})
+		body, _ = json.Marshal(map[string]string{"errorCode": r.code, "message": r.message})
 	}
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
-	if a.requestID != "" {
-		header.Set("X-Humanapi-Request-Id", a.requestID)
+	if r.requestID != "" {
+		header.Set("X-Humanapi-Request-Id", r.requestID)
 	}
-	if a.code == codeTokenRequired {
+	if r.code == codeTokenRequired {
 		header.Set("WWW-Authenticate", "Bearer") // RFC 6750, section 3
 	}
-	if a.retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
+	if r.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(r.retryAfter.Seconds()))))
 	}
-	w.WriteHeader(a.status)
+	w.WriteHeader(r.status)
 	_, _ = w.Write(append(body, '\n'))
 }

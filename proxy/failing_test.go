@@ -71,7 +71,7 @@ func TestEveryFaultOfTheAuthService(t *testing.T) {
 				if (got.status == 503 || got.status == 429) == (retry == "") {
 					t.Errorf("status %d with Retry-After %q", got.status, retry)
 				}
-				if e := w.tokens.Peek(w.handler.key(mustParse(t, "alice")), time.Now()); e != nil {
+				if e := w.tokens.Peek(w.broker.Key(mustParse(t, "alice")), time.Now()); e != nil {
 					t.Error("something was kept")
 				}
 				w.auth.Set(sandbox.Mood{})
@@ -142,7 +142,7 @@ func TestDocumentedRefusals(t *testing.T) {
 		})
 	})
 	t.Run("NEGATIVE_TTL=0", func(t *testing.T) {
-		inWorld(t, func(s *settings) { s.proxy.NegativeTTL = 0 }, func(t *testing.T, w *world) {
+		inWorld(t, func(s *settings) { s.broker.NegativeTTL = 0 }, func(t *testing.T, w *world) {
 			w.get("unknown-x")
 			w.get("unknown-x")
 			if w.calls() != 2 {
@@ -364,7 +364,7 @@ func TestFailuresAreNotRemembered(t *testing.T) {
 func TestTroubleIsSummedUp(t *testing.T) {
 	var log bytes.Buffer
 	inWorld(t, func(s *settings) {
-		s.proxy.Log = slog.New(slog.NewTextHandler(&log, nil))
+		s.broker.Log = slog.New(slog.NewTextHandler(&log, nil))
 		s.upstream.BreakerFailures = 1000
 	}, func(t *testing.T, w *world) {
 		w.auth.Set(sandbox.Mood{Status: 500})

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+	"token-sidecar/proxy/vend"
 )
 
 // Nearly all requests are plain ones for a token that memory holds, and what net/http does for each, beginning with a
@@ -102,7 +103,7 @@ func (p *fastPath) answer(c *fastConn, r *plainRequest) (answered bool, err erro
 	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) || h.Draining() || !h.guard.admits(r) {
 		return false, nil
 	}
-	s, ok := h.known(r, now)
+	t, ok := h.known(r, now)
 	if !ok {
 		return false, nil
 	}
@@ -111,7 +112,7 @@ func (p *fastPath) answer(c *fastConn, r *plainRequest) (answered bool, err erro
 	}
 	buffer, _ := buffers.Get().(*[]byte)
 	defer release(buffer)
-	_, err = c.Write(p.appendAnswer(buffer, s))
+	_, err = c.Write(p.appendAnswer(buffer, t))
 	h.done(context.Background(), hitMemory, now)
 	return true, err
 }
@@ -127,7 +128,7 @@ func (c *fastConn) putOffLimits(now time.Time) error {
 }
 
 // known returns the token that r asks for, if memory holds it.
-func (h *Handler) known(r *plainRequest, now time.Time) (s served, ok bool) {
+func (h *Handler) known(r *plainRequest, now time.Time) (t vend.Token, ok bool) {
 	path, f, ok := h.call(string(r.path))
 	var err error
 	switch {
@@ -136,27 +137,27 @@ func (h *Handler) known(r *plainRequest, now time.Time) (s served, ok bool) {
 	case ok && !r.post && !f.dropIn:
 		err = f.parseQuery(string(r.query))
 	default:
-		return served{}, false
+		return vend.Token{}, false
 	}
 	if err != nil {
-		return served{}, false
+		return vend.Token{}, false
 	}
 	req, err := h.request(&f, path)
 	if err != nil {
-		return served{}, false
+		return vend.Token{}, false
 	}
-	return h.vendor.known(now, h.key(req), req)
+	return h.broker.Known(now, req)
 }
 
 // appendAnswer makes the whole of an answer in buffer, as net/http would write it.
-func (p *fastPath) appendAnswer(buffer *[]byte, s served) []byte {
-	age := s.at.Sub(s.entry.Sent)
-	b := render((*buffer)[:0], s.entry, age)
+func (p *fastPath) appendAnswer(buffer *[]byte, t vend.Token) []byte {
+	age := t.Age()
+	b := render((*buffer)[:0], t.Entry, age)
 	size := len(b) // the head tells it, and so is made behind the body
 	b = append(append(b, "HTTP/1.1 200 OK\r\nCache-Control: "...), noStore[0]...)
-	b = appendCacheStatus(append(b, "\r\nCache-Status: "...), s, secondsLeft(s.entry.Life, age))
+	b = appendCacheStatus(append(b, "\r\nCache-Status: "...), t, vend.SecondsLeft(t.Entry.Life, age))
 	b = append(append(b, "\r\nContent-Type: "...), jsonType[0]...)
-	b = append(append(b, "\r\nDate: "...), p.date.at(s.at)...)
+	b = append(append(b, "\r\nDate: "...), p.date.at(t.At)...)
 	b = strconv.AppendInt(append(b, "\r\nContent-Length: "...), int64(size), 10)
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, b[:size]...)

@@ -19,20 +19,20 @@ func (g guard) check(r *http.Request) error {
 	h := r.Header
 	switch {
 	case !g.anyHost && !localHost(r.Host):
-		return &refusal{http.StatusMisdirectedRequest, "MISDIRECTED_HOST", "Host must be localhost, 127.0.0.1 or [::1]"}
+		return &apiError{http.StatusMisdirectedRequest, "MISDIRECTED_HOST", "Host must be localhost, 127.0.0.1 or [::1]"}
 	case h["X-Forwarded-For"] != nil, h["Forwarded"] != nil, h["X-Real-Ip"] != nil:
 		return notAllowed("forwarded requests are refused; ask the sidecar directly")
 	case r.TransferEncoding != nil, r.ContentLength < 0:
 		// Beside a Content-Length, which net/http would drop, it is the shape of request smuggling (RFC 9112,
 		// section 11.2); what is asked here is known beforehand and small.
-		return &refusal{http.StatusBadRequest, codeInvalid, "Transfer-Encoding is refused; send the body with a Content-Length"}
+		return &apiError{http.StatusBadRequest, codeInvalid, "Transfer-Encoding is refused; send the body with a Content-Length"}
 	case h["Origin"] != nil, !sameSite(h["Sec-Fetch-Site"]):
 		return notAllowed("requests of web pages are refused")
 	}
 	if shown := h["Authorization"]; g.token == nil || len(shown) == 1 && g.trusts([]byte(shown[0])) {
 		return nil
 	}
-	return &refusal{http.StatusUnauthorized, codeTokenRequired, "send Authorization: Bearer with the token of CALLER_TOKEN_FILE"}
+	return &apiError{http.StatusUnauthorized, codeTokenRequired, "send Authorization: Bearer with the token of CALLER_TOKEN_FILE"}
 }
 
 // admits reports whether check would let r pass, which has none of the headers that are refused.
@@ -46,7 +46,7 @@ func (g guard) trusts(authorization []byte) bool {
 }
 
 func notAllowed(message string) error {
-	return &refusal{http.StatusForbidden, "CALLER_NOT_ALLOWED", message}
+	return &apiError{http.StatusForbidden, "CALLER_NOT_ALLOWED", message}
 }
 
 func sameSite(values []string) bool {

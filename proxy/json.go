@@ -10,9 +10,9 @@ import (
 // and let the last of repeated fields win; and on the way to a token in memory it would be most of the work.
 func (f *fields) parseJSON(body string) error {
 	if !utf8.ValidString(body) {
-		return &refusal{http.StatusBadRequest, codeInvalid, "the body is not valid UTF-8"}
+		return &apiError{http.StatusBadRequest, codeInvalid, "the body is not valid UTF-8"}
 	}
-	broken := &refusal{http.StatusBadRequest, codeInvalid, "the body is no JSON object"}
+	broken := &apiError{http.StatusBadRequest, codeInvalid, "the body is no JSON object"}
 	s := scanner{rest: body}
 	if !s.take('{') {
 		return broken

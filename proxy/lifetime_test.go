@@ -2,66 +2,14 @@ package proxy
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/cache"
 	"token-sidecar/upstream/sandbox"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"pgregory.net/rapid"
 )
-
-func TestLifetimeRule(t *testing.T) {
-	rule := Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}
-	for _, c := range []struct{ life, keepFor, lead time.Duration }{
-		{24 * time.Hour, 24*time.Hour - time.Minute, 10 * time.Minute},
-		{time.Hour, 59 * time.Minute, 10 * time.Minute},
-		{10 * time.Minute, 9 * time.Minute, 2 * time.Minute},
-		{20 * time.Second, 18 * time.Second, 4 * time.Second},
-		{time.Second, 900 * time.Millisecond, 200 * time.Millisecond},
-	} {
-		if keepFor, lead := rule.keepFor(c.life), rule.lead(c.life); keepFor != c.keepFor || lead != c.lead {
-			t.Errorf("life %v: kept for %v, renewed %v before; want %v, %v", c.life, keepFor, lead, c.keepFor, c.lead)
-		}
-	}
-}
-
-// TestLifetimeOrder: whatever the settings and the life, a token is fresh, then renewable, then unusable, and
-// never served to its very end.
-func TestLifetimeOrder(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		rule := Lifetimes{
-			Margin: time.Duration(rapid.Int64Range(0, int64(48*time.Hour)).Draw(t, "margin")),
-			Ahead:  time.Duration(rapid.Int64Range(0, int64(48*time.Hour)).Draw(t, "ahead")),
-		}
-		life := time.Duration(rapid.Int64Range(1, int64(240*time.Hour)).Draw(t, "life"))
-		e := &cache.Entry{ID: rapid.Uint64().Draw(t, "id"), Life: life, KeepFor: rule.keepFor(life)}
-		from := rule.renewFrom(e)
-		if e.KeepFor <= 0 || e.KeepFor > life || from < 0 || from > e.KeepFor {
-			t.Fatalf("life %v: renewed from %v, kept for %v", life, from, e.KeepFor)
-		}
-		if earliest := e.KeepFor - rule.lead(life)*11/10; from < earliest-1 {
-			t.Fatalf("renewed from %v, earliest %v", from, earliest)
-		}
-		if hold := rule.hold(e, rapid.IntRange(0, 100).Draw(t, "failures")); hold <= 0 || hold > time.Minute {
-			t.Fatalf("backoff of %v", hold)
-		}
-	})
-}
-
-// TestTokensBornTogetherAreRenewedApart guards against a herd.
-func TestTokensBornTogetherAreRenewedApart(t *testing.T) {
-	rule := Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}
-	spread := map[time.Duration]bool{}
-	for range 1000 {
-		e := &cache.Entry{ID: cache.NewID(), Life: 24 * time.Hour, KeepFor: rule.keepFor(24 * time.Hour)}
-		spread[rule.renewFrom(e).Truncate(time.Second)] = true
-	}
-	if len(spread) < 50 {
-		t.Errorf("1000 tokens are renewed at %d different seconds", len(spread))
-	}
-}
 
 // TestThreeStates follows one token through its life.
 func TestThreeStates(t *testing.T) {
@@ -161,10 +109,14 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 		if w.mustGet("alice").token() == first {
 			t.Error("the renewal ended with its caller")
 		}
-		for result, want := range map[string]float64{"ok": 1, "failed": 0} {
-			if n := testutil.ToFloat64(w.handler.metrics.renewals.WithLabelValues(result)); n != want {
-				t.Errorf("%v renewals %s of a hundred hits, want %v", n, result, want)
-			}
+		if err := testutil.GatherAndCompare(w.metrics, strings.NewReader(`
+# HELP token_sidecar_renewals_total Renewals ahead of expiry by result; left_to_another is done by another sidecar.
+# TYPE token_sidecar_renewals_total counter
+token_sidecar_renewals_total{result="failed"} 0
+token_sidecar_renewals_total{result="left_to_another"} 0
+token_sidecar_renewals_total{result="ok"} 1
+`), "token_sidecar_renewals_total"); err != nil {
+			t.Error(err)
 		}
 	})
 }

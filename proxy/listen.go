@@ -88,7 +88,7 @@ func Serve(server *http.Server, listener net.Listener) error {
 }
 
 // Longest is how long a request may take at most, once it was read.
-func (h *Handler) Longest() time.Duration { return h.vendor.patience() }
+func (h *Handler) Longest() time.Duration { return h.broker.Longest() }
 
 // Shutdown ends server in the order a pod needs: what comes is refused while what is in progress is answered,
 // within the limit of ctx; then the listener closes.

@@ -13,6 +13,7 @@ import (
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 
@@ -28,14 +29,18 @@ type world struct {
 	auth    *sandbox.Sandbox
 	source  *upstream.Client
 	tokens  *cache.Cache
+	broker  *vend.Broker
 	handler *Handler
+	metrics *prometheus.Registry
 	secret  *secret.File
 }
 
 type settings struct {
 	upstream upstream.Options
+	broker   vend.Options
 	proxy    Options
-	wrap     func(AuthService) AuthService
+	metrics  *prometheus.Registry
+	wrap     func(vend.AuthService) vend.AuthService
 }
 
 // inWorld runs test in a bubble of virtual time.
@@ -51,21 +56,26 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 			URL: "http://auth.test", ClientID: sandbox.DefaultClientID, Secret: w.secret, RefusalPause: 10 * time.Second,
 			Transport: testbed.Serve(t, w.auth),
 		},
-		proxy: Options{
-			AuthURL: "http://auth.test", ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath,
-			Lifetimes:   Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute},
-			NegativeTTL: 10 * time.Second, NegativeEntries: 100, MaxConcurrent: 5000, Registerer: prometheus.NewRegistry(),
+		broker: vend.Options{
+			AuthURL: "http://auth.test", ClientID: sandbox.DefaultClientID,
+			Lifetimes:   vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute},
+			NegativeTTL: 10 * time.Second, NegativeEntries: 100,
 		},
+		proxy:   Options{ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath, MaxConcurrent: 5000},
+		metrics: prometheus.NewRegistry(),
 	}
 	if change != nil {
 		change(&s)
 	}
 	w.source = upstream.New(s.upstream)
 	w.tokens = cache.New(cache.Options{Entries: 10_000, Trust: time.Minute})
-	s.proxy.Tokens, s.proxy.Source = w.tokens, AuthService(w.source)
+	s.broker.Cache, s.broker.AuthService = w.tokens, vend.AuthService(w.source)
 	if s.wrap != nil {
-		s.proxy.Source = s.wrap(w.source)
+		s.broker.AuthService = s.wrap(w.source)
 	}
+	s.broker.Registerer, s.proxy.Registerer, w.metrics = s.metrics, s.metrics, s.metrics
+	w.broker = vend.NewBroker(s.broker)
+	s.proxy.Broker = w.broker
 	w.handler = New(s.proxy)
 	t.Cleanup(func() {
 		w.handler.Close()

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 	"token-sidecar/cache"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,13 +41,13 @@ func (o outcome) String() string {
 	}[o]
 }
 
-func outcomeOf(s served) outcome {
+func outcomeOf(t vend.Token) outcome {
 	switch {
-	case s.from == cache.FromMemory:
+	case t.From == cache.FromMemory:
 		return hitMemory
-	case s.from == cache.FromRedis:
+	case t.From == cache.FromRedis:
 		return hitRedis
-	case s.collapsed:
+	case t.Collapsed:
 		return collapsed
 	default:
 		return miss
@@ -54,7 +56,7 @@ func outcomeOf(s served) outcome {
 
 func outcomeOfError(err error) outcome {
 	var theirs *upstream.Error
-	var own *refusal
+	var own *apiError
 	switch {
 	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.ClientRefused):
 		return refused
@@ -69,96 +71,52 @@ func outcomeOfError(err error) outcome {
 	}
 }
 
-// codes are the errorCodes that are counted by name; others, which an auth service could invent without end,
-// count as "other".
-var codes = []string{
-	codeInvalid, "INVALID_TOKEN_TYPE", codeTokenRequired, "CALLER_NOT_ALLOWED", "MISDIRECTED_HOST", "NOT_FOUND", "METHOD_NOT_ALLOWED",
-	"BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "UPSTREAM_RATE_LIMITED", "UPSTREAM_BAD_RESPONSE", codeUnavailable, "UPSTREAM_TIMEOUT",
-	"UPSTREAM_REFUSED", "SHUTTING_DOWN", "OVERLOADED", "INTERNAL_ERROR",
-	"ACCESS_TOKEN_GENERATION_NOT_ALLOWED", "CLIENT_TOKEN_GENERATION_NOT_ALLOWED", "INVALID_CLIENT_ID", "INVALID_CLIENT_ID_OR_SECRET",
-	"UNKNOWN_CLIENT_USER_ID", "NOT_AUTHORIZED", otherCode,
-}
-
-const otherCode = "other"
-
 type metrics struct {
-	requests     [outcomes]prometheus.Counter
-	errors       map[string]*errorCount
-	waits        prometheus.Histogram
-	durations    [outcomes]prometheus.Observer
-	renewals     *prometheus.CounterVec
-	negativeHits prometheus.Counter
-	panics       prometheus.Counter
+	requests [outcomes]prometheus.Counter
+	errors   *prometheus.CounterVec
+	// seen holds an *errorCount for each code that was counted.
+	seen      sync.Map
+	durations [outcomes]prometheus.Observer
 }
 
 func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
-	make := promauto.With(reg)
-	requests := make.NewCounterVec(prometheus.CounterOpts{
+	factory := promauto.With(reg)
+	requests := factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "token_sidecar_requests_total",
 		Help: "Requests on LISTEN_ADDR by outcome.",
 	}, []string{"outcome"})
-	durations := make.NewHistogramVec(prometheus.HistogramOpts{
+	durations := factory.NewHistogramVec(prometheus.HistogramOpts{
 		Name:                        "token_sidecar_request_duration_seconds",
 		Help:                        "Duration of requests on LISTEN_ADDR by outcome.",
 		Buckets:                     []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
 		NativeHistogramBucketFactor: 1.1,
 	}, []string{"outcome"})
-	errors := make.NewCounterVec(prometheus.CounterOpts{
+	m := &metrics{errors: factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "token_sidecar_errors_total",
 		Help: "Errors that callers got by errorCode; other is one that the auth service's documentation does not name.",
-	}, []string{"code"})
-	m := &metrics{
-		errors: map[string]*errorCount{},
-		waits: make.NewHistogram(prometheus.HistogramOpts{
-			Name:                        "token_sidecar_fetch_wait_seconds",
-			Help:                        "Time that callers waited because neither memory nor a remembered refusal could answer.",
-			Buckets:                     []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 20},
-			NativeHistogramBucketFactor: 1.1,
-		}),
-		renewals: make.NewCounterVec(prometheus.CounterOpts{
-			Name: "token_sidecar_renewals_total",
-			Help: "Renewals ahead of expiry by result; left_to_another is done by another sidecar.",
-		}, []string{"result"}),
-		negativeHits: make.NewCounter(prometheus.CounterOpts{
-			Name: "token_sidecar_negative_hits_total",
-			Help: "Requests answered by a remembered refusal of the auth service.",
-		}),
-		panics: make.NewCounter(prometheus.CounterOpts{
-			Name: "token_sidecar_panics_total",
-			Help: "Defects that were caught. Any is a reason to report it.",
-		}),
-	}
-	for _, result := range []string{"ok", "failed", "left_to_another"} {
-		m.renewals.WithLabelValues(result)
-	}
-	for _, code := range codes {
-		m.errors[code] = &errorCount{counter: errors.WithLabelValues(code)}
-	}
+	}, []string{"code"})}
 	for o := range outcomes {
 		m.requests[o] = requests.WithLabelValues(o.String())
 		m.durations[o] = durations.WithLabelValues(o.String())
 	}
-	make.NewGaugeFunc(prometheus.GaugeOpts{
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_requests_in_progress",
 		Help: "Requests on LISTEN_ADDR that are not answered yet.",
 	}, func() float64 { return float64(h.InProgress()) })
 	return m
 }
 
-// errorCount counts one errorCode and remembers when it was last seen.
+// An errorCount counts one errorCode for the status page, and remembers when it was last seen.
 type errorCount struct {
-	counter prometheus.Counter
-	seen    atomic.Int64
-	last    atomic.Int64 // Unix seconds
+	times atomic.Int64
+	last  atomic.Int64 // Unix seconds
 }
 
-func (m *metrics) failed(code string) {
-	count := m.errors[code]
-	if count == nil {
-		count = m.errors[otherCode]
-	}
-	count.counter.Inc()
-	count.seen.Add(1)
+func (m *metrics) countError(code string) {
+	m.errors.WithLabelValues(code).Inc()
+	found, _ := m.seen.LoadOrStore(code, &errorCount{})
+	count, _ := found.(*errorCount)
+	count.times.Add(1)
 	count.last.Store(time.Now().Unix())
 }
 
@@ -172,11 +130,12 @@ type Failure struct {
 // Failures are the errors that callers got, by errorCode, the latest first.
 func (h *Handler) Failures() []Failure {
 	var all []Failure
-	for code, count := range h.metrics.errors {
-		if n := count.seen.Load(); n > 0 {
-			all = append(all, Failure{Code: code, Count: n, Last: time.Unix(count.last.Load(), 0)})
-		}
-	}
+	h.metrics.seen.Range(func(code, found any) bool {
+		name, _ := code.(string)
+		count, _ := found.(*errorCount)
+		all = append(all, Failure{Code: name, Count: count.times.Load(), Last: time.Unix(count.last.Load(), 0)})
+		return true
+	})
 	slices.SortFunc(all, func(a, b Failure) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Code, b.Code)) })
 	return all
 }

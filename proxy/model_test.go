@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 
@@ -77,7 +78,7 @@ type model struct {
 
 // A witness tells the model of every token that comes.
 type witness struct {
-	AuthService
+	vend.AuthService
 	model *model
 }
 
@@ -186,7 +187,7 @@ func TestWhatNeverHappens(t *testing.T) {
 func play(t *testing.T, script []step) []string {
 	m := &model{tokens: map[string]*seen{}, newest: map[string]string{}, forgets: map[string]time.Time{}}
 	w := newWorld(t, func(s *settings) {
-		s.wrap = func(source AuthService) AuthService { return witness{source, m} }
+		s.wrap = func(source vend.AuthService) vend.AuthService { return witness{source, m} }
 	})
 	var callers sync.WaitGroup
 	for _, s := range script {

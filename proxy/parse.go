@@ -25,7 +25,7 @@ func (f *fields) parseQuery(raw string) error {
 		name, nameErr := unescape(name)
 		value, valueErr := unescape(value)
 		if nameErr != nil || valueErr != nil || strings.IndexByte(pair, ';') >= 0 {
-			return &refusal{http.StatusBadRequest, codeInvalid, "the query or form is badly escaped; escape ; as %3B and use %XX"}
+			return &apiError{http.StatusBadRequest, codeInvalid, "the query or form is badly escaped; escape ; as %3B and use %XX"}
 		}
 		if err := f.set(name, value); err != nil {
 			return err
@@ -37,7 +37,7 @@ func (f *fields) parseQuery(raw string) error {
 // parseTarget reads the query of a request that has no body.
 func (f *fields) parseTarget(r *http.Request) error {
 	if r.ContentLength != 0 {
-		return &refusal{http.StatusBadRequest, codeInvalid, "a body is sent with POST only; put the fields into the query"}
+		return &apiError{http.StatusBadRequest, codeInvalid, "a body is sent with POST only; put the fields into the query"}
 	}
 	return f.parseQuery(r.URL.RawQuery)
 }
@@ -52,7 +52,7 @@ func unescape(s string) (string, error) {
 // parseBody reads the body of r as JSON or a form. Its length is known: the guard refuses Transfer-Encoding.
 func (f *fields) parseBody(r *http.Request) error {
 	if r.URL.RawQuery != "" {
-		return &refusal{http.StatusBadRequest, codeInvalid, "the fields of a POST belong into its body; remove the query"}
+		return &apiError{http.StatusBadRequest, codeInvalid, "the fields of a POST belong into its body; remove the query"}
 	}
 	kind, err := mediaType(r.Header)
 	switch {
@@ -65,7 +65,7 @@ func (f *fields) parseBody(r *http.Request) error {
 	defer release(buffer)
 	*buffer = slices.Grow((*buffer)[:0], int(r.ContentLength))[:r.ContentLength]
 	if _, err := io.ReadFull(r.Body, *buffer); err != nil {
-		return &refusal{http.StatusBadRequest, codeInvalid, "the body ended before it was complete"}
+		return &apiError{http.StatusBadRequest, codeInvalid, "the body ended before it was complete"}
 	}
 	if kind == jsonMedia {
 		return f.parseJSON(string(*buffer))

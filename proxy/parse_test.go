@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 
 	"pgregory.net/rapid"
@@ -135,7 +136,7 @@ func TestAcceptedRequests(t *testing.T) {
 func TestKeysTellRequestsApart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.SampledFrom([]string{"a", "b", "ab"})
-		draw := func() (*Handler, upstream.Request, string) {
+		draw := func() (*vend.Broker, upstream.Request, string) {
 			url, client := text.Draw(t, "url"), text.Draw(t, "client")
 			f := fields{
 				userID:    text.Draw(t, "user"),
@@ -148,11 +149,11 @@ func TestKeysTellRequestsApart(t *testing.T) {
 				t.Fatal(err)
 			}
 			same := []string{url, client, req.Path, req.Type, req.UserID.Reveal()}
-			return &Handler{client: clientKey(url, client)}, req, strings.Join(append(same, req.Scopes...), "\x00")
+			return vend.NewBroker(vend.Options{AuthURL: url, ClientID: client}), req, strings.Join(append(same, req.Scopes...), "\x00")
 		}
-		h1, r1, same1 := draw()
-		h2, r2, same2 := draw()
-		if (h1.key(r1) == h2.key(r2)) != (same1 == same2) {
+		b1, r1, same1 := draw()
+		b2, r2, same2 := draw()
+		if (b1.Key(r1) == b2.Key(r2)) != (same1 == same2) {
 			t.Fatalf("%q and %q", same1, same2)
 		}
 	})
@@ -195,7 +196,7 @@ func checkParsed(t *testing.T, f *fields, err error) {
 	if err == nil {
 		_, err = f.token(upstream.ConnectPath)
 	}
-	var told *refusal
+	var told *apiError
 	if err != nil {
 		if !errors.As(err, &told) || told.status < 400 || told.status >= 500 || told.message == "" {
 			t.Fatalf("an error without an answer: %v", err)

@@ -1,10 +1,8 @@
-// Package proxy is what callers meet: the calls on LISTEN_ADDR, and the rule that vends a token from the cache
-// or the auth service.
+// Package proxy is what callers meet: the HTTP calls on LISTEN_ADDR, their guards, their answers and every error text.
 //
-// It promises: no request gets past the guards that a container of the pod would not send; a caller gets a
-// token of the user it named, before its margin, or an error that tells what to do, within the auth service's
-// limit and a second more; callers who ask together for one key cost one fetch, and none of them can fail the
-// others by leaving.
+// It promises: no request gets past the guards that a container of the pod would not send; whatever is wrong with a
+// request is answered with the name of the field and the remedy; what is right is handed to package vend, and its token
+// answered with the lifetime that is left.
 package proxy
 
 import (
@@ -18,6 +16,7 @@ import (
 	"time"
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,21 +24,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Options configure a [Handler]. Tokens, Source, ClientID and MaxConcurrent are required.
+// Options configure a [Handler]. Broker, ClientID, Path and MaxConcurrent are required.
 type Options struct {
-	Tokens Tokens
-	Source AuthService
-	// AuthURL and ClientID are part of every key.
-	AuthURL, ClientID string
+	// Broker vends the tokens. The Handler closes it.
+	Broker *vend.Broker
+	// ClientID is the only one that callers may send.
+	ClientID string
 	// Path is where GET and POST /token ask: [upstream.ConnectPath] or [upstream.AdminPath].
 	Path string
-	// Keeper, when set, is given every refresh token that comes.
-	Keeper RefreshKeeper
-	// Lifetimes is the rule of the three states.
-	Lifetimes Lifetimes
-	// NegativeTTL is how long a refusal is remembered; NegativeEntries bounds how many are.
-	NegativeTTL     time.Duration
-	NegativeEntries int
 	// CallerToken, when set, is what callers must show.
 	CallerToken *secret.File
 	// AnyHost skips the Host check: for a socket file, and where remote callers are allowed.
@@ -52,22 +44,11 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// A RefreshKeeper keeps the newest refresh token of a user; see [RefreshKey].
-type RefreshKeeper interface {
-	KeepRefresh(ctx context.Context, key cache.Key, token secret.Text)
-}
-
-// RefreshKey is the key of the refresh token of a user, whatever token it came with.
-func RefreshKey(authURL, clientID string, user secret.Text) cache.Key {
-	return cache.NewKey("refresh_token", authURL, clientID, user.Reveal())
-}
-
 // A Handler answers the calls on LISTEN_ADDR.
 type Handler struct {
 	opts     Options
 	guard    guard
-	client   string // see clientKey
-	vendor   *vendor
+	broker   *vend.Broker
 	metrics  *metrics
 	inUse    atomic.Int64
 	stopping atomic.Bool
@@ -78,26 +59,8 @@ func New(opts Options) *Handler {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Handler{opts: opts, guard: guard{token: opts.CallerToken, anyHost: opts.AnyHost}, client: clientKey(opts.AuthURL, opts.ClientID)}
+	h := &Handler{opts: opts, guard: guard{token: opts.CallerToken, anyHost: opts.AnyHost}, broker: opts.Broker}
 	h.metrics = newMetrics(opts.Registerer, h)
-	h.vendor = &vendor{
-		tokens: opts.Tokens, source: opts.Source, lifetimes: opts.Lifetimes,
-		refused: newRefusals(opts.NegativeTTL, max(1, opts.NegativeEntries)), metrics: h.metrics, log: opts.Log, keepRefresh: func(context.Context, secret.Text, secret.Text) {},
-		fetching: trouble{
-			log: opts.Log, begins: "the auth service fails: cached tokens are served, callers without one get errors; see its status and the way there",
-			ends: "the auth service answers again",
-		},
-		renewing: trouble{
-			log: opts.Log, begins: "tokens cannot be renewed ahead of time: callers notice nothing until a token's margin; see the auth service",
-			ends: "tokens are renewed again",
-		},
-	}
-	if opts.Keeper != nil {
-		h.vendor.keepRefresh = func(ctx context.Context, user, token secret.Text) {
-			opts.Keeper.KeepRefresh(ctx, RefreshKey(opts.AuthURL, opts.ClientID, user), token)
-		}
-	}
-	h.vendor.life, h.vendor.end = context.WithCancel(context.Background())
 	return h
 }
 
@@ -111,7 +74,7 @@ func (h *Handler) Drain() { h.stopping.Store(true) }
 func (h *Handler) Draining() bool { return h.stopping.Load() }
 
 // Close ends what runs in the background. No request may be in progress.
-func (h *Handler) Close() { h.vendor.close() }
+func (h *Handler) Close() { h.broker.Close() }
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -148,20 +111,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 		h.writeError(w, errStopping)
 		return shed
 	}
-	s, how, err := h.route(w, r, now)
+	t, how, err := h.route(w, r, now)
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
-		answer(w, explain(err)) // nobody reads it, but without it net/http would say 200
+		explain(err).write(w) // nobody reads it, but without it net/http would say 200
 		return abandoned
 	case err != nil:
 		h.writeError(w, err)
 		return outcomeOfError(err)
-	case s.entry == nil:
+	case t.Entry == nil:
 		w.WriteHeader(http.StatusNoContent)
 		return how
 	default:
-		h.writeToken(w, s)
-		return outcomeOf(s)
+		h.writeToken(w, t)
+		return outcomeOf(t)
 	}
 }
 
@@ -178,51 +141,51 @@ func (h *Handler) call(target string) (path string, f fields, ok bool) {
 	return "", f, false
 }
 
-// route finds the call. A served without an entry is an answer without a body.
-func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (served, outcome, error) {
+// route finds the call. A token without an entry is an answer without a body.
+func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
 	path, f, ok := h.call(r.URL.Path)
 	switch {
 	case !ok:
-		return served{}, rejected, errNotFound
+		return vend.Token{}, rejected, errNotFound
 	case r.Method == http.MethodPost:
-		s, err := h.post(r, &f, path)
-		return s, miss, err
+		t, err := h.post(r, &f, path)
+		return t, miss, err
 	case f.dropIn:
 		w.Header().Set("Allow", "POST")
-		return served{}, rejected, errMethod
+		return vend.Token{}, rejected, errMethod
 	case r.Method == http.MethodGet:
-		s, err := h.get(r, &f, path, now)
-		return s, miss, err
+		t, err := h.get(r, &f, path, now)
+		return t, miss, err
 	case r.Method == http.MethodDelete:
-		return served{}, forgotten, h.delete(r, &f, path)
+		return vend.Token{}, forgotten, h.delete(r, &f, path)
 	}
 	w.Header().Set("Allow", "GET, POST, DELETE")
-	return served{}, rejected, errMethod
+	return vend.Token{}, rejected, errMethod
 }
 
-func (h *Handler) get(r *http.Request, f *fields, path string, now time.Time) (served, error) {
+func (h *Handler) get(r *http.Request, f *fields, path string, now time.Time) (vend.Token, error) {
 	if err := f.parseTarget(r); err != nil {
-		return served{}, err
+		return vend.Token{}, err
 	}
 	return h.vend(r, f, path, now)
 }
 
-func (h *Handler) post(r *http.Request, f *fields, path string) (served, error) {
+func (h *Handler) post(r *http.Request, f *fields, path string) (vend.Token, error) {
 	if err := f.parseBody(r); err != nil {
-		return served{}, err
+		return vend.Token{}, err
 	}
 	return h.vend(r, f, path, time.Now()) // the body may have been long in coming
 }
 
-func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (served, error) {
+func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (vend.Token, error) {
 	req, err := h.request(f, path)
 	if err != nil {
-		return served{}, err
+		return vend.Token{}, err
 	}
 	if req.Type == typeSession {
-		return h.vendor.direct(r.Context(), req)
+		return h.broker.VendSession(r.Context(), req)
 	}
-	return h.vendor.vend(r.Context(), now, h.key(req), req, noCache(r.Header))
+	return h.broker.Vend(r.Context(), now, req, noCache(r.Header))
 }
 
 // request makes of f what to ask at path.
@@ -231,18 +194,6 @@ func (h *Handler) request(f *fields, path string) (upstream.Request, error) {
 		return upstream.Request{}, errClientID
 	}
 	return f.token(path)
-}
-
-// clientKey stands for what all requests have in common in their keys.
-func clientKey(authURL, clientID string) string {
-	key := cache.NewKey(authURL, clientID)
-	return string(key[:])
-}
-
-// key holds everything that the answer to req depends on.
-func (h *Handler) key(req upstream.Request) cache.Key {
-	parts := append(make([]string, 0, 8), h.client, req.Path, req.Type, req.UserID.Reveal())
-	return cache.NewKey(append(parts, req.Scopes...)...)
 }
 
 func (h *Handler) delete(r *http.Request, f *fields, path string) error {
@@ -260,7 +211,7 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 	if err != nil {
 		return err
 	}
-	h.vendor.forget(r.Context(), h.key(req), hash)
+	h.broker.Forget(r.Context(), req, hash)
 	return nil
 }
 

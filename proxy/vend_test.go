@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 )
@@ -76,7 +77,7 @@ func TestCallersOfAColdKeyShareOneCall(t *testing.T) {
 
 // panicky is an auth service whose client has a defect.
 type panicky struct {
-	AuthService
+	vend.AuthService
 	defect bool
 }
 
@@ -90,7 +91,7 @@ func (p *panicky) Token(ctx context.Context, req upstream.Request) (*upstream.An
 func TestAPanicFailsItsCallersOnly(t *testing.T) {
 	p := &panicky{defect: true}
 	inWorld(t, func(s *settings) {
-		s.wrap = func(a AuthService) AuthService { p.AuthService = a; return p }
+		s.wrap = func(a vend.AuthService) vend.AuthService { p.AuthService = a; return p }
 	}, func(t *testing.T, w *world) {
 		for range 2 {
 			if got := w.get("alice"); got.status != http.StatusInternalServerError || got.code() != "INTERNAL_ERROR" {

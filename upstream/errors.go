@@ -30,6 +30,14 @@ const (
 	ClientRefused
 )
 
+// ErrorCodes are those that the auth service's documentation names.
+func ErrorCodes() []string {
+	return []string{
+		"ACCESS_TOKEN_GENERATION_NOT_ALLOWED", "CLIENT_TOKEN_GENERATION_NOT_ALLOWED", "INVALID_CLIENT_ID",
+		"INVALID_CLIENT_ID_OR_SECRET", "INVALID_TOKEN_TYPE", "NOT_AUTHORIZED", "UNKNOWN_CLIENT_USER_ID",
+	}
+}
+
 // String returns the kind as metrics and logs name it.
 func (k Kind) String() string {
 	switch k {

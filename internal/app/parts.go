@@ -13,6 +13,7 @@ import (
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 )
 
@@ -29,7 +30,7 @@ func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (t
 	}
 	tokens := cache.New(opts) //nolint:contextcheck // it ends by Close
 	defer tokens.Close()
-	return tokens.Refresh(ctx, proxy.RefreshKey(s.AuthURL, s.ClientID, user))
+	return tokens.Refresh(ctx, vend.RefreshTokenKey(s.AuthURL, s.ClientID, user))
 }
 
 func newLog(w io.Writer, s settings.Settings) *slog.Logger {
@@ -130,15 +131,18 @@ func newUpstream(s settings.Settings, f files, o Options) (*upstream.Client, err
 }
 
 func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
-	var keeper proxy.RefreshKeeper
+	var keeper vend.RefreshTokenKeeper
 	if s.KeepRefreshTokens {
 		keeper = p.Tokens
 	}
-	return proxy.New(proxy.Options{
-		Keeper: keeper,
-		Tokens: p.Tokens, Source: p.Source, AuthURL: s.AuthURL, ClientID: s.ClientID, Path: s.TokenPath(),
-		Lifetimes:   proxy.Lifetimes{Margin: s.ExpiryMargin, Ahead: s.RefreshAhead},
+	broker := vend.NewBroker(vend.Options{
+		Cache: p.Tokens, AuthService: p.Source, AuthURL: s.AuthURL, ClientID: s.ClientID, Keeper: keeper,
+		Lifetimes:   vend.Lifetimes{Margin: s.ExpiryMargin, Ahead: s.RefreshAhead},
 		NegativeTTL: s.NegativeTTL, NegativeEntries: s.MemoryCacheEntries,
+		Registerer: o.Registerer, Log: o.Log,
+	})
+	return proxy.New(proxy.Options{
+		Broker: broker, ClientID: s.ClientID, Path: s.TokenPath(),
 		CallerToken: p.files.callerToken, AnyHost: s.AllowRemoteCallers || s.ListensOnSocket(),
 		MaxConcurrent: s.MaxConcurrentRequests, Registerer: o.Registerer, Log: o.Log,
 	})

@@ -1,4 +1,4 @@
-package proxy
+package vend
 
 import (
 	"time"
@@ -35,7 +35,7 @@ func (l Lifetimes) renewable(e *cache.Entry, now time.Time) bool {
 	return l.lead(e.Life) > 0 && now.Sub(e.Sent) >= l.renewFrom(e)
 }
 
-// secondsLeft is what is left of life at that age, in whole seconds.
-func secondsLeft(life, age time.Duration) int64 {
+// SecondsLeft is what is left of life at that age, in whole seconds.
+func SecondsLeft(life, age time.Duration) int64 {
 	return int64(max(0, life-age) / time.Second)
 }

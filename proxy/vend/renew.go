@@ -1,4 +1,4 @@
-package proxy
+package vend
 
 import (
 	"context"
@@ -24,36 +24,36 @@ func (l Lifetimes) hold(e *cache.Entry, failures int) time.Duration {
 
 // renewIfDue starts a renewal in the background when entry is in its window and nobody else does it. Whoever
 // was served entry does not wait, and may leave.
-func (v *vendor) renewIfDue(key cache.Key, req upstream.Request, entry *cache.Entry, now time.Time) {
-	if !v.lifetimes.renewable(entry, now) {
+func (b *Broker) renewIfDue(key cache.Key, req upstream.Request, entry *cache.Entry, now time.Time) {
+	if !b.opts.Lifetimes.renewable(entry, now) {
 		return
 	}
-	hold := v.lifetimes.hold(entry, entry.Failures())
+	hold := b.opts.Lifetimes.hold(entry, entry.Failures())
 	hold = hold/2 + rand.N(hold/2+1) //nolint:gosec // jitter
 	if !entry.Claim(now, hold) {     // marked before the goroutine starts, or each hit until then would start one
 		return
 	}
-	v.flights.Go(func() { v.renew(key, req, entry, hold) })
+	b.flights.Go(func() { b.renew(key, req, entry, hold) })
 }
 
-func (v *vendor) renew(key cache.Key, req upstream.Request, entry *cache.Entry, hold time.Duration) {
-	ctx, cancel := context.WithTimeout(v.life, v.flightLimit())
+func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, hold time.Duration) {
+	ctx, cancel := context.WithTimeout(b.life, b.flightLimit())
 	defer cancel()
-	if !v.tokens.Claim(ctx, key, entry, hold) {
-		v.metrics.renewals.WithLabelValues("left_to_another").Inc()
+	if !b.opts.Cache.Claim(ctx, key, entry, hold) {
+		b.metrics.renewals.WithLabelValues("left_to_another").Inc()
 		return
 	}
-	_, err := v.shareFetch(ctx, key, req, entry.ID)
+	_, err := b.shareFetch(ctx, key, req, entry.ID)
 	switch {
 	case err == nil:
-		v.metrics.renewals.WithLabelValues("ok").Inc()
-		v.renewing.succeeded()
-	case v.life.Err() != nil:
+		b.metrics.renewals.WithLabelValues("ok").Inc()
+		b.renewing.recordSuccess()
+	case b.life.Err() != nil:
 		return
 	default:
-		v.metrics.renewals.WithLabelValues("failed").Inc()
+		b.metrics.renewals.WithLabelValues("failed").Inc()
 		entry.Failed()
 		entry.Postpone(time.Now(), hold)
-		v.renewing.failed(err)
+		b.renewing.recordFailure(err)
 	}
 }

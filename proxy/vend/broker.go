@@ -1,0 +1,333 @@
+// Package vend is the rule that decides between the cache and the auth service. It knows no HTTP.
+//
+// It promises: a token of the user that was asked for, before its margin, or an error, within [Broker.Longest]; callers
+// who ask together for one key share one look in the caches and one fetch, and none of them can fail the others by
+// leaving; a renewal ahead of expiry makes nobody wait; a refusal is remembered briefly, any other failure is not.
+package vend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
+	"token-sidecar/upstream"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
+)
+
+// Cache is what vending needs of the caches; see [cache.Cache].
+type Cache interface {
+	Peek(key cache.Key, now time.Time) *cache.Entry
+	Look(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
+	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
+	Acquire(ctx context.Context, key cache.Key, avoid uint64) (*cache.Lease, *cache.Entry, error)
+	Claim(ctx context.Context, key cache.Key, entry *cache.Entry, hold time.Duration) bool
+	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) error
+}
+
+// AuthService is what vending needs of the auth service; see [upstream.Client].
+type AuthService interface {
+	Token(ctx context.Context, req upstream.Request) (*upstream.Answer, error)
+	// Limit is how long Token may take at most.
+	Limit() time.Duration
+}
+
+// A RefreshTokenKeeper keeps the newest refresh token of a user; see [RefreshTokenKey].
+type RefreshTokenKeeper interface {
+	KeepRefresh(ctx context.Context, key cache.Key, token secret.Text)
+}
+
+// ErrPanic is the error of callers whose fetch panicked. The log has the stack.
+var ErrPanic = errors.New("vend: a defect: fetching a token panicked")
+
+// Options configure a [Broker]. Cache, AuthService, AuthURL and ClientID are required.
+type Options struct {
+	Cache       Cache
+	AuthService AuthService
+	// AuthURL and ClientID are part of every key.
+	AuthURL, ClientID string
+	// Keeper, when set, is given every refresh token that comes.
+	Keeper RefreshTokenKeeper
+	// Lifetimes is the rule of the three states.
+	Lifetimes Lifetimes
+	// NegativeTTL is how long a refusal is remembered; NegativeEntries bounds how many are.
+	NegativeTTL     time.Duration
+	NegativeEntries int
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+	// Log defaults to none.
+	Log *slog.Logger
+}
+
+// A Broker vends tokens. Its methods may be called from many goroutines.
+//
+// Callers of one key share one look in the caches, and then one flight, which fetches. A flight has a context and a
+// limit of its own, so that callers may leave, the first one too, without the others noticing.
+type Broker struct {
+	opts     Options
+	client   string // see clientKey
+	negative *negativeCache
+	metrics  *metrics
+	// fetching and renewing log what goes on failing.
+	fetching, renewing failureLog
+
+	looks, fetches singleflight.Group
+
+	life    context.Context //nolint:containedctx // that of all flights, ended by Close
+	end     context.CancelFunc
+	flights sync.WaitGroup
+}
+
+// A Token is one vended token, and where it came from.
+type Token struct {
+	Entry     *cache.Entry
+	From      cache.Source // None: fetched for this request
+	Collapsed bool         // the fetch was shared with another request, of this sidecar or another one
+	At        time.Time    // when it was handed out
+}
+
+// Age is how old the token was when it was handed out.
+func (t Token) Age() time.Duration { return t.At.Sub(t.Entry.Sent) }
+
+const (
+	// cacheBudget is what the cache's steps of a fetch may take beside the auth service.
+	cacheBudget = 500 * time.Millisecond
+	// answerBudget is what is left to answer in after a flight's limit.
+	answerBudget = 500 * time.Millisecond
+)
+
+// NewBroker returns a broker.
+func NewBroker(opts Options) *Broker {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	b := &Broker{
+		opts: opts, client: clientKey(opts.AuthURL, opts.ClientID), metrics: newMetrics(opts.Registerer),
+		negative: newNegativeCache(opts.NegativeTTL, max(1, opts.NegativeEntries)),
+		fetching: failureLog{
+			log:    opts.Log,
+			failed: "the auth service fails: cached tokens are still served, callers without one get errors; check its status page and the network to it",
+			over:   "the auth service answers again",
+		},
+		renewing: failureLog{
+			log:    opts.Log,
+			failed: "tokens cannot be renewed ahead of time: callers notice nothing before a token reaches its margin; check the auth service",
+			over:   "tokens are renewed again",
+		},
+	}
+	b.life, b.end = context.WithCancel(context.Background())
+	return b
+}
+
+// flightLimit ends a flight, Longest is what a caller waits. With the auth service's limit of UPSTREAM_TIMEOUT x
+// UPSTREAM_MAX_ATTEMPTS + 1 s they stay within the 2 s that are promised on top.
+func (b *Broker) flightLimit() time.Duration { return b.opts.AuthService.Limit() + cacheBudget }
+
+// Longest is how long [Broker.Vend] and [Broker.VendSession] may take.
+func (b *Broker) Longest() time.Duration { return b.flightLimit() + answerBudget*3/4 }
+
+// Vend returns a token for req, which was understood at now. With fresh it is another one than the caches hold now.
+func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, fresh bool) (Token, error) {
+	key := b.Key(req)
+	if fresh {
+		return b.vendFresh(ctx, key, req)
+	}
+	if t, ok := b.known(now, key, req); ok { //nolint:contextcheck // a renewal outlives the caller
+		return t, nil
+	}
+	if err := b.negative.get(key); err != nil {
+		b.metrics.negativeHits.Inc()
+		return Token{}, err
+	}
+	defer func() { b.metrics.waits.Observe(time.Since(now).Seconds()) }()
+	t, err := b.look(ctx, key)
+	if err != nil {
+		return Token{}, err
+	}
+	if t.Entry != nil {
+		b.renewIfDue(key, req, t.Entry, t.At) //nolint:contextcheck // it outlives the caller
+		return t, nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, now.Add(b.Longest()))
+	defer cancel()
+	return b.shareFetch(ctx, key, req, 0)
+}
+
+// Known returns the token that memory holds for req, if it does. It never waits.
+func (b *Broker) Known(now time.Time, req upstream.Request) (Token, bool) {
+	return b.known(now, b.Key(req), req)
+}
+
+func (b *Broker) known(now time.Time, key cache.Key, req upstream.Request) (Token, bool) {
+	entry := b.opts.Cache.Peek(key, now)
+	if entry == nil {
+		return Token{}, false
+	}
+	b.renewIfDue(key, req, entry, now)
+	return Token{Entry: entry, From: cache.FromMemory, At: now}, true
+}
+
+// look looks in the caches, once for all who ask for key at the same time. It is done in the goroutine of the first of
+// them, being short, but not under its context.
+func (b *Broker) look(ctx context.Context, key cache.Key) (Token, error) {
+	found, err, _ := b.looks.Do(string(key[:]), func() (any, error) {
+		return b.caught(func() (Token, error) {
+			entry, from := b.opts.Cache.Look(context.WithoutCancel(ctx), key)
+			return Token{Entry: entry, From: from}, nil
+		})
+	})
+	t, _ := found.(Token)
+	t.At = time.Now()
+	return t, err
+}
+
+// vendFresh learns which token there is, and fetches another one. What the caches hold stays until then.
+func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Request) (Token, error) {
+	began := time.Now()
+	defer func() { b.metrics.waits.Observe(time.Since(began).Seconds()) }()
+	ctx, cancel := context.WithTimeout(ctx, b.Longest())
+	defer cancel()
+	var avoid uint64
+	if entry, _ := b.opts.Cache.LookShared(ctx, key); entry != nil {
+		avoid = entry.ID
+	}
+	for {
+		// A flight that was under way may have been content with the token to avoid.
+		t, err := b.shareFetch(ctx, key, req, avoid)
+		if err != nil || t.Entry.ID != avoid {
+			return t, err
+		}
+	}
+}
+
+// shareFetch joins or begins the flight that fetches the token of key.
+func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, avoid uint64) (Token, error) {
+	return b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, avoid) })
+}
+
+// share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
+// the error of a caller's own context, which also bounds how long it waits.
+func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Context) (Token, error)) (Token, error) {
+	led := false
+	result := b.fetches.DoChan(string(key[:]), func() (any, error) {
+		led = true
+		return b.fly(ctx, do)
+	})
+	select {
+	case r := <-result:
+		t, _ := r.Val.(Token)
+		t.Collapsed = t.From == cache.None && (t.Collapsed || !led)
+		t.At = time.Now()
+		return t, r.Err
+	case <-ctx.Done():
+		return Token{}, context.Cause(ctx)
+	}
+}
+
+// fly runs do apart from the caller's cancellation.
+func (b *Broker) fly(ctx context.Context, do func(context.Context) (Token, error)) (Token, error) {
+	b.flights.Add(1)
+	defer b.flights.Done()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.flightLimit())
+	defer cancel()
+	defer context.AfterFunc(b.life, cancel)() //nolint:contextcheck // the broker's end, not the caller's
+	return b.caught(func() (Token, error) { return do(ctx) })
+}
+
+// caught runs do. A panic in it fails its callers, not the process.
+func (b *Broker) caught(do func() (Token, error)) (t Token, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			b.metrics.panics.Inc()
+			b.opts.Log.Error("a defect: fetching a token panicked; please report it",
+				slog.String("type", fmt.Sprintf("%T", cause)), slog.String("stack", string(debug.Stack())))
+			t, err = Token{}, ErrPanic
+		}
+	}()
+	return do()
+}
+
+// fetch takes the fleet's lease of key and asks the auth service. It returns another sidecar's token when one
+// turned up that is not avoid.
+func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, avoid uint64) (Token, error) {
+	lease, entry, err := b.opts.Cache.Acquire(ctx, key, avoid)
+	if err != nil || entry != nil {
+		return Token{Entry: entry, Collapsed: true}, err
+	}
+	defer lease.Release(ctx)
+	answer, err := b.ask(ctx, req)
+	if err != nil {
+		var e *upstream.Error
+		if errors.As(err, &e) && e.Kind == upstream.Refused {
+			b.negative.put(key, err)
+		}
+		return Token{}, err
+	}
+	entry = b.entryOf(answer)
+	lease.Publish(ctx, entry)
+	return Token{Entry: entry}, nil
+}
+
+// VendSession returns a token that is neither kept nor shared.
+func (b *Broker) VendSession(ctx context.Context, req upstream.Request) (Token, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.flightLimit())
+	defer cancel()
+	answer, err := b.ask(ctx, req)
+	if err != nil {
+		return Token{}, err
+	}
+	return Token{Entry: b.entryOf(answer), At: time.Now()}, nil
+}
+
+func (b *Broker) ask(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
+	answer, err := b.opts.AuthService.Token(ctx, req)
+	var e *upstream.Error
+	switch {
+	case err == nil:
+		b.fetching.recordSuccess()
+	case errors.As(err, &e) && e.Kind != upstream.Refused && e.Kind != upstream.ClientRefused:
+		b.fetching.recordFailure(err)
+	}
+	if err == nil && b.opts.Keeper != nil && answer.RefreshToken.Reveal() != "" && req.UserID.Reveal() != "" {
+		b.opts.Keeper.KeepRefresh(context.WithoutCancel(ctx), RefreshTokenKey(b.opts.AuthURL, b.opts.ClientID, req.UserID), answer.RefreshToken)
+	}
+	return answer, err
+}
+
+func (b *Broker) entryOf(answer *upstream.Answer) *cache.Entry {
+	e := &cache.Entry{ID: cache.NewID(), Body: answer.Body, Sent: answer.Sent}
+	for _, life := range answer.Lifetimes {
+		e.AddHole(cache.Hole{Start: life.Start, End: life.End, Life: life.Life})
+		if e.Life == 0 || life.Life < e.Life {
+			e.Life = life.Life
+		}
+	}
+	for _, token := range answer.Tokens {
+		e.AddHash(cache.HashOf(token))
+	}
+	e.KeepFor = b.opts.Lifetimes.keepFor(e.Life)
+	return e
+}
+
+// Forget forgets the token of req, or only the one of that hash, and lets no flight under way be joined.
+func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.Hash) {
+	key := b.Key(req)
+	b.negative.remove(key)
+	if hash == nil {
+		b.looks.Forget(string(key[:]))
+		b.fetches.Forget(string(key[:]))
+	}
+	_ = b.opts.Cache.Forget(ctx, key, hash)
+}
+
+// Close ends all flights and waits for them. No call may be in progress.
+func (b *Broker) Close() {
+	b.end()
+	b.flights.Wait()
+}
