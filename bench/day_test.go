@@ -117,10 +117,10 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth vend.AuthService) 
 	if err := keys.UseSecrets(secret.Hide("secret")); err != nil {
 		t.Fatal(err)
 	}
-	tokens := cache.New(cache.Options{Entries: 2_000, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, Client: client, Keys: keys})
+	tokens := cache.New(cache.Options{MemorySize: 2 << 20, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, FetchLimit: 20 * time.Second, Client: client, Keys: keys})
 	broker := vend.NewBroker(vend.Options{
 		Cache: tokens, AuthService: auth, AuthURL: "https://auth.test", ClientID: "client",
-		Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10,
+		Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second,
 	})
 	handler := proxy.New(proxy.Options{Broker: broker, ClientID: "client", Path: upstream.ConnectPath, MaxConcurrent: 1000})
 	t.Cleanup(func() {

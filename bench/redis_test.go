@@ -55,7 +55,7 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 	t.Helper()
 	clientSecret := secret.Fixed(sandbox.DefaultClientSecret)
 	opts := cache.Options{
-		Entries: 10_000, Trust: trust, StepLimit: 5 * time.Second, LockLife: 5 * time.Second,
+		MemorySize: 32 << 20, Trust: trust, StepLimit: 5 * time.Second, LockLife: 5 * time.Second, FetchLimit: 20 * time.Second,
 		Registerer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	}
 	if redisURL != "" {
@@ -69,7 +69,7 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 	l.handler = proxy.New(proxy.Options{
 		Broker: vend.NewBroker(vend.Options{
 			Cache: l.tokens, AuthService: source, AuthURL: auth.URL, ClientID: sandbox.DefaultClientID,
-			Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second, NegativeEntries: 10_000,
+			Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second,
 			Registerer: prometheus.NewRegistry(),
 		}),
 		ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath,

@@ -1,158 +1,232 @@
 // Package cache keeps tokens: in memory, in Redis, and in both together.
 //
-// It promises: what [Cache.Peek] and [Cache.Get] return was put under that very key, was not forgotten since,
-// and is before its margin by every clock asked, so neither a stepped clock nor a late answer yields a dead
-// token. Redis sees sealed values under names that tell nothing; it may fail at any time, which costs speed
-// and never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a key.
+// It promises: what [Cache.Peek] and [Cache.Look] return was published under that very key, was not forgotten since, and
+// is before its margin by every clock asked, so neither a stepped clock nor a late answer yields a dead token; an older
+// token never replaces a newer one. Redis sees sealed values under names that tell nothing; it may fail at any time, which
+// costs speed and never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a key.
 package cache
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"errors"
-	"math/rand/v2"
-	"slices"
+	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
-	"token-sidecar/internal/secret"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 )
 
-// A Store keeps entries by key. Every implementation passes the same behavioural tests.
-//
-// Get returns the entry that was put last; nil when there is none, it was forgotten, its KeepFor has passed,
-// or the store was short of room. A value that cannot be read is none. Put replaces. Forget removes what was
-// put before; given a hash, only an entry that holds a token of that hash.
-//
-// An error means that the store could not be asked and says nothing about the entry. The context bounds the
-// whole of a call. Entries are shared: nobody changes one after Put.
-type Store interface {
-	Get(ctx context.Context, key Key) (*Entry, error)
-	Put(ctx context.Context, key Key, entry *Entry) error
-	Forget(ctx context.Context, key Key, hash *Hash) error
+// A Source tells where an entry came from.
+type Source string
+
+// The sources of entries.
+const (
+	None       Source = ""
+	FromMemory Source = "memory"
+	FromRedis  Source = "redis"
+)
+
+// Options configure a [Cache]. MemorySize is required; with Client, so are Keys, Trust, StepLimit, LockLife and FetchLimit.
+type Options struct {
+	// MemorySize bounds the memory, in bytes, refusals included.
+	MemorySize int64
+	// Client is Redis, nil for memory only. The Cache closes it.
+	Client redis.UniversalClient
+	// Keys seal what goes to Redis.
+	Keys *Keyring
+	// Trust is how long memory answers without asking Redis.
+	Trust time.Duration
+	// StepLimit bounds each step in Redis, its second try included.
+	StepLimit time.Duration
+	// LockLife is how long the death of a sidecar that fetches holds up the others.
+	LockLife time.Duration
+	// FetchLimit is how long a fetch may take at most; nobody waits longer for another sidecar's.
+	FetchLimit time.Duration
+	// Wall is the wall clock. Default [time.Now].
+	Wall func() time.Time
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+	// Log defaults to none.
+	Log *slog.Logger
 }
 
-// ErrUnavailable is the error of a store that is known to be down and was not asked.
-var ErrUnavailable = errors.New("cache: Redis is down, not asked")
+// Cache is memory in front of Redis. See the package's promises.
+type Cache struct {
+	memory   *memory
+	shared   *shared // nil: memory only
+	trust    time.Duration
+	lockLife time.Duration
+	poll     time.Duration // how often a waiting lease looks by itself
+	// generation changes when news may have been lost: what was confirmed before is asked of Redis again.
+	generation atomic.Uint64
+	// epochs count forgets, each for the keys of one first byte.
+	epochs  [256]atomic.Uint64
+	pending *pendingForgets
+	metrics *metrics
+	log     *slog.Logger
 
-// A Key stands for everything that an answer depends on. It never leaves the process in the clear.
-type Key [sha256.Size]byte
+	life       context.Context //nolint:containedctx // that of the background, ended by Close
+	stop       context.CancelFunc
+	background sync.WaitGroup
 
-// NewKey joins parts unambiguously.
-func NewKey(parts ...string) Key {
-	joined := make([]byte, 0, 512) // on the stack, nearly always
-	for _, part := range parts {
-		joined = binary.BigEndian.AppendUint32(joined, uint32(len(part))) //nolint:gosec // bounded by the parser
-		joined = append(joined, part...)
+	mu            sync.Mutex
+	leases        map[Key]*Lease
+	beating       bool                 // the heartbeats run
+	flushing      bool                 // what is pending is being told
+	refreshTokens map[Key]refreshToken // that Redis is yet to be given
+}
+
+// New returns a cache. It does not wait for Redis.
+func New(opts Options) *Cache {
+	if opts.Wall == nil {
+		opts.Wall = time.Now
 	}
-	return sha256.Sum256(joined)
-}
-
-// String hides the key, from which user ids could be guessed.
-func (Key) String() string { return "[key]" }
-
-// A Hash is the SHA-256 of a token.
-type Hash [sha256.Size]byte
-
-// HashOf returns the hash of token.
-func HashOf(token secret.Text) Hash { return sha256.Sum256([]byte(token.Reveal())) }
-
-// An Entry is one token, an immutable snapshot but for the marks of its renewal.
-type Entry struct {
-	// Sent is when the request for it was sent, with a monotonic reading. Life and KeepFor count from it.
-	Sent time.Time
-	// KeepFor is Life without the margin: how long it may be kept and served.
-	KeepFor time.Duration
-	// Life is the shortest lifetime in Body.
-	Life time.Duration
-	// Renewal is the only part that changes.
-	Renewal Renewal
-	// Body is the answer of the auth service.
-	Body  secret.Value[[]byte]
-	holes few[Hole]
-
-	// What is needed to serve an entry stands above, together, for the processor's caches.
-
-	// ID tells two tokens of one key apart; see [NewID].
-	ID     uint64
-	hashes few[Hash]
-}
-
-// Holes are the places in Body whose numbers are lowered, in order.
-func (e *Entry) Holes() []Hole { return e.holes.all() }
-
-// AddHole adds a hole behind those there are. It is for whoever makes e.
-func (e *Entry) AddHole(hole Hole) { e.holes.add(hole) }
-
-// Hashes are those of the tokens in Body.
-func (e *Entry) Hashes() []Hash { return e.hashes.all() }
-
-// AddHash adds the hash of a token. It is for whoever makes e.
-func (e *Entry) AddHash(hash Hash) { e.hashes.add(hash) }
-
-// few is a list that mostly has one element, which is then within it: the collector of garbage visits each token's
-// allocations and pointers many times in its life.
-type few[T any] struct {
-	first [1]T
-	count int
-	many  []T // all of them, when they are more
-}
-
-func (f *few[T]) all() []T {
-	if f.count > len(f.first) {
-		return f.many
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	return f.first[:f.count]
-}
-
-func (f *few[T]) add(element T) {
-	all := append(f.all(), element) // the first goes to its place
-	if f.count++; f.count > len(f.first) {
-		f.many = all
+	c := &Cache{
+		memory: newMemory(opts.MemorySize), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, log: opts.Log,
+		leases: map[Key]*Lease{}, refreshTokens: map[Key]refreshToken{},
 	}
+	c.generation.Store(1)
+	c.life, c.stop = context.WithCancel(context.Background())
+	c.metrics = newMetrics(opts.Registerer, c, opts.Client != nil)
+	c.pending = newPendingForgets(opts.Log, c.metrics.lostForgets.Inc)
+	if opts.Client == nil {
+		return c
+	}
+	c.shared = newShared(opts, c.metrics)
+	c.background.Go(func() { c.shared.up.run(c.life) })
+	c.background.Go(func() { c.shared.listen(c.life, c.hear, c.distrust) })
+	return c
 }
 
-// A Hole is the place of a lifetime in a Body.
-type Hole struct {
-	Start, End int
-	Life       time.Duration
+// Close ends the cache's goroutines and its connections.
+func (c *Cache) Close() {
+	c.stop()
+	if c.shared != nil {
+		c.shared.pipeline.workers.Wait()
+		_ = c.shared.client.Close()
+	}
+	c.background.Wait()
+	c.memory.close()
 }
 
-// Renewal marks when an entry may be renewed next, and how often that failed.
-type Renewal struct {
-	next     atomic.Int64 // nanoseconds after Sent
-	failures atomic.Int32
+// Peek returns what memory holds and may answer at now without asking Redis. It never blocks.
+func (c *Cache) Peek(key Key, now time.Time) *Entry {
+	i := c.memory.get(key, now)
+	if i == nil || !c.trusted(i, now) {
+		return nil
+	}
+	return i.entry
 }
 
-// NewID returns the ID of a new entry, never 0.
-func NewID() uint64 { return rand.Uint64() | 1 } //nolint:gosec // tells tokens apart, protects nothing
-
-// Usable reports whether e may still be served at now.
-func (e *Entry) Usable(now time.Time) bool { return e != nil && now.Sub(e.Sent) < e.KeepFor }
-
-// Has reports whether e holds a token of that hash; any entry does when hash is nil.
-func (e *Entry) Has(hash *Hash) bool {
-	if hash == nil {
+func (c *Cache) trusted(i *item, now time.Time) bool {
+	if c.shared == nil || !c.shared.up.readable() {
 		return true
 	}
-	return slices.Contains(e.hashes.all(), *hash)
+	at := i.at.Load()
+	return at != nil && since(*at, now) < c.trust && i.generation.Load() == c.generation.Load()
 }
 
-// Claim reports whether a renewal may start now, and if so reserves the time until now+hold. Of many
-// goroutines that ask at once one gets it.
-func (e *Entry) Claim(now time.Time, hold time.Duration) bool {
-	at := now.Sub(e.Sent)
-	next := e.Renewal.next.Load()
-	return int64(at) >= next && e.Renewal.next.CompareAndSwap(next, int64(at+hold))
+// Look returns the token of key and where it came from. It asks Redis where memory may not answer alone.
+func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
+	if entry := c.Peek(key, time.Now()); entry != nil {
+		return entry, FromMemory
+	}
+	return c.LookShared(ctx, key)
 }
 
-// Postpone puts the next renewal off until now+by.
-func (e *Entry) Postpone(now time.Time, by time.Duration) {
-	e.Renewal.next.Store(int64(now.Sub(e.Sent) + by))
+// LookShared asks Redis first. When Redis cannot be asked, or knows nothing of the key, or has an older token, memory
+// counts.
+func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
+	mine := c.memory.entry(key, time.Now())
+	if c.shared == nil {
+		return source(mine, FromMemory)
+	}
+	epoch, generation := c.epoch(key), c.generation.Load()
+	seen, err := c.shared.look(ctx, key)
+	if err != nil {
+		return source(mine, FromMemory)
+	}
+	theirs := seen.entry
+	if theirs != nil && c.pending.forgets(key, theirs) {
+		theirs = nil
+	}
+	if mine != nil && seen.forgets(mine) {
+		c.memory.forget(key, nil)
+		mine = nil
+	}
+	if mine != nil && (theirs == nil || mine.ID != theirs.ID && mine.newerThan(theirs)) {
+		// Redis lost it, never had it, or was not told of it: it is still good.
+		c.shared.seed(ctx, key, mine, seen.fence)
+		return source(c.keep(key, mine, epoch, generation), FromMemory)
+	}
+	if theirs == nil {
+		return nil, None
+	}
+	return source(c.keep(key, theirs, epoch, generation), FromRedis)
 }
 
-// Failed counts a failed renewal; Failures tells how many there were.
-func (e *Entry) Failed() { e.Renewal.failures.Add(1) }
+func source(entry *Entry, from Source) (*Entry, Source) {
+	if entry == nil {
+		return nil, None
+	}
+	return entry, from
+}
 
-// Failures is how many renewals of e failed.
-func (e *Entry) Failures() int { return int(e.Renewal.failures.Load()) }
+// Former returns the token of key that is or was in use, until the end of its life: it may be answered again.
+func (c *Cache) Former(key Key) *Entry { return c.memory.former(key) }
+
+// Refusal returns the refusal that is remembered of key, if there is one.
+func (c *Cache) Refusal(key Key) (Refusal, bool) { return c.memory.refusal(key) }
+
+// epoch is to be read before Redis is asked for what keep then keeps.
+func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
+
+// keep puts entry in memory, unless something was forgotten since epoch: what Redis told may be older than that. It
+// returns what memory holds then: when that is the same token already, that object stays, with the marks of its renewal,
+// and is trusted anew.
+func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
+	kept := c.memory.put(key, entry, generation)
+	if c.epoch(key) != epoch {
+		c.memory.forget(key, nil)
+	}
+	return kept
+}
+
+// distrust makes what memory holds be asked of Redis again.
+func (c *Cache) distrust() { c.generation.Add(1) }
+
+// Claim reports whether this sidecar may try to renew entry now. If so, nobody else in the fleet does for as long as
+// first, and twice that after each try that brought no token, but longest at most; if not, it has been put off.
+func (c *Cache) Claim(ctx context.Context, key Key, entry *Entry, first, longest time.Duration) bool {
+	if c.shared == nil {
+		return true
+	}
+	ok, left, err := c.shared.claim(ctx, key, first, longest)
+	if err == nil && !ok {
+		entry.Postpone(time.Now(), max(left, 100*time.Millisecond))
+	}
+	return err != nil || ok
+}
+
+// hear acts on news of other sidecars.
+func (c *Cache) hear(n news) {
+	switch n.kind {
+	case newsForget:
+		c.metrics.forgets.Inc()
+		c.drop(n.key, n.hash)
+		c.memory.permit(n.key)
+	case newsWake:
+		c.mu.Lock()
+		if lease := c.leases[n.key]; lease != nil {
+			select {
+			case lease.woken <- struct{}{}:
+			default: // it is told already
+			}
+		}
+		c.mu.Unlock()
+	}
+}

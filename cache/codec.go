@@ -4,34 +4,153 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
-	"strings"
+	"slices"
+	"strconv"
 	"time"
 	"token-sidecar/internal/secret"
 )
 
-// A value in Redis is
+// A value in Redis is a token or, once that was forgotten, a tombstone:
 //
-//	version (1 byte) | key id (4) | entry id (8) | nonce (12) | AES-256-GCM of header and body
+//	T fence (16 decimal digits) id (16 hex digits) marks (2 decimal digits, how many; then 16 hex digits each) sealed
+//	F fence scope (* or -) marks
 //
-// with the version, both ids and its own name in Redis as additional data, so that a value moved to another
-// name cannot be opened. The entry id stands outside for the scripts, which compare it.
+// The head is in the clear, for the scripts, which compare it. A mark is a keyed hash of a token's hash: with it a script
+// forgets by comparison without opening anything. A tombstone of scope * forgets every token with a smaller fence than its
+// own, one of scope - only those whose marks it has. The sealed part is
 //
-// In the place of a value can stand a tombstone, "-" | nonce (16 hex digits) | ":" | hash (hex, or nothing):
-// that token, or whatever token there was, has been forgotten.
+//	key id (4 bytes) nonce (12) AES-256-GCM of header and body
+//
+// with the value's name in Redis, the id and the marks as additional data, so that a value that was moved to another name
+// cannot be opened. A lock is a fence and its owner; a refusal and a refresh token are described where they are written.
+//
+// This is the only place that knows the layout: the scripts get it from luaLayout.
 const (
-	valueVersion  = 1
-	valueIDOffset = 5
-	valueIDEnd    = valueIDOffset + 8
-	tombstoneMark = '-'
+	tokenKind     = 'T'
+	tombstoneKind = 'F'
+	everything    = '*'
+	someTokens    = '-'
+
+	fenceDigits = 16
+	idDigits    = 16
+	countDigits = 2
+	markDigits  = 16
+	maxMarks    = 16 // a tombstone with more forgets everything
+
+	fenceEnd   = 1 + fenceDigits
+	idEnd      = fenceEnd + idDigits
+	scopeEnd   = fenceEnd + 1
+	tokenMarks = idEnd + countDigits // where the marks of a token begin
+	tombMarks  = scopeEnd + countDigits
 )
 
+// luaLayout declares the layout for the scripts.
+var luaLayout = fmt.Sprintf(`
+local TOKEN, TOMBSTONE, ALL, SOME = '%c', '%c', '%c', '%c'
+local FENCE_END, ID_END, SCOPE_END, COUNT, MARK, MAX_MARKS = %d, %d, %d, %d, %d, %d
+`, tokenKind, tombstoneKind, everything, someTokens, fenceEnd, idEnd, scopeEnd, countDigits, markDigits, maxMarks)
+
 var errUnreadable = errors.New("cache: value cannot be read")
+
+// A head is the part of a value that is in the clear.
+type head struct {
+	kind  byte
+	fence Fence
+	id    uint64 // of a token
+	all   bool   // a tombstone of everything
+	marks []string
+	rest  string // what follows: the sealed part
+}
+
+// parseHead reads the head of a value; ok is false when it is none of ours.
+func parseHead(raw string) (h head, ok bool) {
+	if len(raw) < tombMarks {
+		return h, false
+	}
+	h.kind = raw[0]
+	fence, err := strconv.ParseUint(raw[1:fenceEnd], 10, 64)
+	h.fence = Fence(fence)
+	at := tombMarks
+	switch {
+	case err != nil:
+		return h, false
+	case h.kind == tokenKind && len(raw) >= tokenMarks:
+		if h.id, err = strconv.ParseUint(raw[fenceEnd:idEnd], 16, 64); err != nil {
+			return h, false
+		}
+		at = tokenMarks
+	case h.kind == tombstoneKind:
+		h.all = raw[fenceEnd] == everything
+	default:
+		return h, false
+	}
+	count, err := strconv.ParseUint(raw[at-countDigits:at], 10, 8)
+	if err != nil || len(raw) < at+int(count)*markDigits {
+		return h, false
+	}
+	for range count {
+		h.marks = append(h.marks, raw[at:at+markDigits])
+		at += markDigits
+	}
+	h.rest = raw[at:]
+	return h, true
+}
+
+// forgets reports whether h is a tombstone that forgets e.
+func (h head) forgets(e *Entry, key sealKey) bool {
+	if h.kind != tombstoneKind {
+		return false
+	}
+	if h.all && e.Fence <= h.fence {
+		return true
+	}
+	return slices.ContainsFunc(e.Hashes(), func(hash Hash) bool { return slices.Contains(h.marks, key.mark(hash)) })
+}
+
+// formatFence is a fence as it stands in Redis, empty for none.
+func formatFence(fence Fence) string {
+	if fence == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%0*d", fenceDigits, fence)
+}
+
+func formatID(id uint64) string { return fmt.Sprintf("%0*x", idDigits, id) }
+
+// formatToken is a token without its kind and fence, which the script that stores it puts before it.
+func formatToken(e *Entry, name name, wall time.Time) string {
+	hashes := e.Hashes()[:min(len(e.Hashes()), maxMarks)]
+	head := formatID(e.ID) + fmt.Sprintf("%0*d", countDigits, len(hashes))
+	for _, hash := range hashes {
+		head += name.key.mark(hash)
+	}
+	return head + string(name.key.seal(encode(e, wall), name.text+head))
+}
+
+// parseToken opens a token.
+func (k *Keyring) parseToken(raw string, name name, wall time.Time, pttl time.Duration) (*Entry, error) {
+	h, ok := parseHead(raw)
+	if !ok || h.kind != tokenKind {
+		return nil, errUnreadable
+	}
+	plain, err := k.open(h.rest, name.text+raw[fenceEnd:len(raw)-len(h.rest)])
+	if err != nil {
+		return nil, err
+	}
+	e, err := decode(plain, wall, pttl)
+	if err != nil {
+		return nil, err
+	}
+	e.ID, e.Fence = h.id, h.fence
+	return e, nil
+}
 
 // encode is the header and body of e. Times are wall times: another process reads them.
 func encode(e *Entry, wall time.Time) []byte {
 	b := make([]byte, 0, 64+24*len(e.Holes())+32*len(e.Hashes())+len(e.Body.Reveal()))
-	sent := wall.Add(-time.Since(e.Sent))
+	sent := wall.Add(-e.Age(time.Now()))
 	b = appendInt(b, sent.UnixMilli())
 	b = appendInt(b, int64(e.Life))
 	b = appendInt(b, int64(e.KeepFor))
@@ -54,10 +173,10 @@ func appendInt(b []byte, v int64) []byte {
 
 // decode is the inverse of encode. The token's age is the larger of what the wall clock and what the time
 // left to its value in Redis tell: either clock may have stepped.
-func decode(plain []byte, id uint64, wall time.Time, pttl time.Duration) (*Entry, error) {
+func decode(plain []byte, wall time.Time, pttl time.Duration) (*Entry, error) {
 	r := reader{rest: plain}
 	sent := time.UnixMilli(r.int())
-	e := &Entry{ID: id, Life: time.Duration(r.int()), KeepFor: time.Duration(r.int())}
+	e := &Entry{Life: time.Duration(r.int()), KeepFor: time.Duration(r.int())}
 	for range r.count(24) {
 		e.AddHole(Hole{Start: int(r.int()), End: int(r.int()), Life: time.Duration(r.int())})
 	}
@@ -113,29 +232,7 @@ func (r *reader) count(size int) int {
 	return int(n)
 }
 
-// newTombstone is a tombstone for the token of that hash, or for any token when hash is nil.
-func newTombstone(hash *Hash) string {
-	var nonce [8]byte
-	binary.BigEndian.PutUint64(nonce[:], NewID())
-	text := string(tombstoneMark) + hex.EncodeToString(nonce[:]) + ":"
-	if hash != nil {
-		text += hex.EncodeToString(hash[:])
-	}
-	return text
-}
-
-// buries reports whether raw is a tombstone, and whether e is what it forgot.
-func buries(raw string, e *Entry) (tombstone, forgotten bool) {
-	if raw == "" || raw[0] != tombstoneMark {
-		return false, false
-	}
-	_, digits, _ := strings.Cut(raw, ":")
-	if digits == "" {
-		return true, true
-	}
-	var hash Hash
-	if n, err := hex.Decode(hash[:], []byte(digits[:min(len(digits), 2*len(hash))])); err != nil || n != len(hash) {
-		return true, false
-	}
-	return true, e != nil && e.Has(&hash)
+// mark is what stands for a token's hash in the head of a value.
+func (k sealKey) mark(hash Hash) string {
+	return hex.EncodeToString(k.hmac("mark", hash[:])[:markDigits/2])
 }

@@ -46,9 +46,10 @@ func Connect(s Server) (redis.UniversalClient, error) {
 	opts.ContextTimeoutEnabled = true
 	opts.DisableIdentity = true // one command less to allow
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = s.Timeout, s.Timeout, s.Timeout, s.Timeout
-	// The step limit leaves no room for the library's retries, except where a cluster redirects.
+	// Steps are tried again here, by another connection; the library's own retries would send whole batches again.
 	opts.DialerRetries = 1
-	opts.MaxRetries = 1
+	opts.MaxRetries = -1
+	opts.MaxRedirects = 2
 	opts.MinRetryBackoff, opts.MaxRetryBackoff = time.Millisecond, 10*time.Millisecond
 	// Values are small: the library's 32 KiB buffers on two pools would be most of our memory.
 	opts.ReadBufferSize, opts.WriteBufferSize = 4<<10, 4<<10

@@ -23,29 +23,30 @@ func newCacheOn(t testing.TB, s Server) *Cache {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newCache(t, "", func(o *Options) { o.Client, o.Entries = client, 1_000_000 })
+	return newCache(t, "", func(o *Options) { o.Client, o.MemorySize = client, 64<<20 })
 }
 
 // worksAsAFleet does everything that two sidecars do by way of Redis.
 func worksAsAFleet(t *testing.T, a, b *Cache) {
 	t.Helper()
-	testbed.Until(t, "both listen", func() bool { return a.distrusted.Load() != 0 && b.distrusted.Load() != 0 })
+	untilListening(t, a, b)
 	for i := range 20 { // over all slots
 		key := NewKey(fmt.Sprint(i))
-		e := fetchOnce(t, a, key, 0)
+		e := fetchOnce(t, a, key, nil)
 		if got := get(t, b, key); got == nil || got.ID != e.ID {
 			t.Fatalf("key %d: the other one got %v", i, got)
 		}
-		lease, _, err := b.Acquire(t.Context(), key, e.ID)
-		if err != nil || lease == nil || !lease.shared {
+		offer, err := b.Acquire(t.Context(), key, e, false)
+		lease := offer.Lease
+		if err != nil || lease == nil || len(lease.fences) == 0 {
 			t.Fatalf("key %d: no lease in the fleet: %v", i, err)
 		}
 		newer := newEntry("newer", time.Hour)
 		lease.Publish(t.Context(), newer)
-		if !a.Claim(t.Context(), key, newer, time.Minute) || b.Claim(t.Context(), key, newer, time.Minute) {
+		if !a.Claim(t.Context(), key, newer, time.Minute, time.Hour) || b.Claim(t.Context(), key, newer, time.Minute, time.Hour) {
 			t.Errorf("key %d: a renewal is not claimed once", i)
 		}
-		_ = a.Forget(t.Context(), key, &newer.Hashes()[0])
+		a.Forget(t.Context(), key, &newer.Hashes()[0])
 		testbed.Until(t, "the other one forgot", func() bool { return b.Peek(key, time.Now()) == nil })
 		if get(t, b, key) != nil {
 			t.Fatalf("key %d: not forgotten", i)
@@ -80,12 +81,12 @@ func TestSentinel(t *testing.T) {
 				default:
 				}
 				key := NewKey("load", fmt.Sprint(i), fmt.Sprint(n))
-				lease, e, err := a.Acquire(t.Context(), key, 0)
-				if err != nil || e != nil {
-					t.Errorf("%v, %v", e, err)
+				offer, err := a.Acquire(t.Context(), key, nil, false)
+				if err != nil || offer.Lease == nil {
+					t.Errorf("%v, %v", offer, err)
 					return
 				}
-				lease.Publish(t.Context(), newEntry("x", time.Hour))
+				offer.Lease.Publish(t.Context(), newEntry("x", time.Hour))
 				if get(t, a, key) == nil {
 					t.Error("a token got lost in the failover")
 				}
@@ -101,9 +102,9 @@ func TestSentinel(t *testing.T) {
 	})
 	key := NewKey("after the failover")
 	testbed.Until(t, "tokens are shared again", func() bool {
-		_ = a.Put(t.Context(), key, newEntry("x", time.Hour))
-		f, err := b.redis.look(t.Context(), key)
-		return err == nil && f.entry != nil
+		publish(t, a, key, newEntry("x", time.Hour))
+		seen, err := b.shared.look(t.Context(), key)
+		return err == nil && seen.entry != nil
 	})
 	close(stop)
 	load.Wait()
@@ -127,10 +128,10 @@ func TestTLSAndPasswordFile(t *testing.T) {
 	}
 	url := secret.Hide("rediss://127.0.0.1:" + port)
 	c := newCacheOn(t, Server{URL: url, Mode: "single", Roots: roots, Password: password})
-	if err := c.Put(t.Context(), NewKey("u"), newEntry("x", time.Hour)); err != nil {
+	if _, err := c.shared.look(t.Context(), NewKey("u")); err != nil {
 		t.Errorf("with its own CA: %v", err)
 	}
-	if err := newCacheOn(t, Server{URL: url, Mode: "single", Password: password}).Put(t.Context(), NewKey("u"), newEntry("x", time.Hour)); err == nil {
+	if _, err := newCacheOn(t, Server{URL: url, Mode: "single", Password: password}).shared.look(t.Context(), NewKey("u")); err == nil {
 		t.Error("an unknown CA was trusted")
 	}
 
@@ -152,7 +153,8 @@ func TestTLSAndPasswordFile(t *testing.T) {
 	password.Reload()
 	_ = conn.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err()
 	testbed.Until(t, "the new password is used", func() bool {
-		return c.Put(t.Context(), NewKey("v"), newEntry("x", time.Hour)) == nil
+		_, err := c.shared.look(t.Context(), NewKey("v"))
+		return err == nil
 	})
 }
 
@@ -186,13 +188,10 @@ func TestLeastPrivilege(t *testing.T) {
 	url := secret.Hide("redis://token-sidecar:right@" + server.Addr)
 	a, b := newCacheOn(t, Server{URL: url, Mode: "single"}), newCacheOn(t, Server{URL: url, Mode: "single"})
 	worksAsAFleet(t, a, b)
-	if err := a.redis.probe(t.Context()); err != nil {
-		t.Errorf("the probe: %v", err)
-	}
-	if err := a.redis.client.Set(t.Context(), "other", "x", 0).Err(); err == nil {
+	if err := a.shared.client.Set(t.Context(), "other", "x", 0).Err(); err == nil {
 		t.Error("it may write other keys")
 	}
-	if err := a.redis.client.FlushAll(t.Context()).Err(); err == nil {
+	if err := a.shared.client.FlushAll(t.Context()).Err(); err == nil {
 		t.Error("it may flush")
 	}
 	denied := client.Do(t.Context(), "ACL", "LOG").String()

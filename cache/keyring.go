@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -110,42 +109,61 @@ func (k *Keyring) all() []sealKey { return *k.keys.Load() }
 // Format hides the key.
 func (sealKey) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte("[hidden]")) }
 
-// nameOf is the name of a token in Redis: a HMAC, because a plain hash of a policy number can be guessed. The
+// A name is that of a token in Redis under one key.
+type name struct {
+	key  sealKey
+	text string
+}
+
+// names are those of key under every key of the ring, the first one's first: a sidecar that has any of the ring's keys
+// finds the token under one of them, and meets the others at its lock.
+func (k *Keyring) names(key Key) []name {
+	keys := k.all()
+	names := make([]name, len(keys))
+	for i, sealer := range keys {
+		names[i] = name{sealer, sealer.nameOf(key)}
+	}
+	return names
+}
+
+// nameOf is the name of a token in Redis: an HMAC, because a plain hash of a policy number can be guessed. The
 // braces put all names of one token in one cluster slot.
 func (k sealKey) nameOf(key Key) string {
-	mac := hmac.New(sha256.New, k.name)
-	mac.Write(key[:])
-	sum := base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
-	return keyPrefix + "{" + sum + "}"
+	return keyPrefix + "{" + base64.RawURLEncoding.EncodeToString(k.hmac("", key[:])) + "}"
 }
 
-// seal encrypts plain for the given name and entry id.
-func (k sealKey) seal(plain []byte, name string, id uint64) []byte {
-	out := make([]byte, 0, valueIDEnd+12+len(plain)+16)
-	out = append(out, valueVersion)
-	out = append(out, k.id[:]...)
-	out = binary.BigEndian.AppendUint64(out, id)
-	nonce := make([]byte, k.aead.NonceSize())
-	_, _ = rand.Read(nonce) // never fails
-	extra := append(out[:valueIDEnd:valueIDEnd], name...)
-	return k.aead.Seal(append(out, nonce...), nonce, plain, extra)
+// hmac is a keyed hash of content for one purpose.
+func (k sealKey) hmac(purpose string, content []byte) []byte {
+	mac := hmac.New(sha256.New, k.name)
+	mac.Write([]byte(purpose))
+	mac.Write(content)
+	return mac.Sum(nil)
 }
+
+// seal encrypts plain; context says what and where it is, and must be the same to open it.
+func (k sealKey) seal(plain []byte, context string) []byte {
+	out := make([]byte, sealedHead, sealedHead+len(plain)+k.aead.Overhead())
+	copy(out, k.id[:])
+	_, _ = rand.Read(out[len(k.id):]) // never fails
+	return k.aead.Seal(out, out[len(k.id):], plain, append(k.id[:], context...))
+}
+
+// sealedHead is the length of key id and nonce.
+const sealedHead = 4 + 12
 
 // open is the inverse of seal, with whichever key did it.
-func (k *Keyring) open(raw, name string) (plain []byte, id uint64, err error) {
-	nonceEnd := valueIDEnd + 12
-	if len(raw) < nonceEnd || raw[0] != valueVersion {
-		return nil, 0, errUnreadable
+func (k *Keyring) open(sealed, context string) ([]byte, error) {
+	if len(sealed) < sealedHead {
+		return nil, errUnreadable
 	}
 	for _, key := range k.all() {
-		if raw[1:valueIDOffset] != string(key.id[:]) {
+		if sealed[:len(key.id)] != string(key.id[:]) {
 			continue
 		}
-		extra := append([]byte(raw[:valueIDEnd]), name...)
-		plain, err := key.aead.Open(nil, []byte(raw[valueIDEnd:nonceEnd]), []byte(raw[nonceEnd:]), extra)
+		plain, err := key.aead.Open(nil, []byte(sealed[len(key.id):sealedHead]), []byte(sealed[sealedHead:]), append(key.id[:], context...))
 		if err == nil {
-			return plain, binary.BigEndian.Uint64([]byte(raw[valueIDOffset:valueIDEnd])), nil
+			return plain, nil
 		}
 	}
-	return nil, 0, errUnreadable
+	return nil, errUnreadable
 }

@@ -3,58 +3,63 @@ package cache
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strconv"
-	"sync"
+	"strings"
 	"sync/atomic"
 	"time"
 )
 
-const (
-	lockSuffix  = ":lock"
-	waitSuffix  = ":wait"
-	renewSuffix = ":renew"
-	// waitLife is how long it is remembered that somebody waits for a turn to end.
-	waitLife = time.Minute
-	// pollInterval is how often a waiting sidecar looks by itself, in case the news got lost.
-	pollInterval = 500 * time.Millisecond
-)
+// pollInterval is how often a waiting sidecar looks by itself, in case the news got lost.
+const pollInterval = 500 * time.Millisecond
 
 // A Lease is the right to fetch the token of one key. In this process no two are held at once; in the fleet
-// neither, while Redis works. It ends by the first [Lease.Publish] or [Lease.Release], which must be called.
+// neither, while Redis works. It ends by the first of [Lease.Publish], [Lease.Refuse] and [Lease.Release], one of which
+// must be called.
+//
+// In the fleet it is a lock in Redis that is kept by heartbeats. A holder that was frozen may lose it and not know: so
+// each lease has a fence, and Redis takes no token from a lease whose fence is smaller than that of what is there.
 type Lease struct {
 	cache  *Cache
 	key    Key
 	ended  chan struct{}
-	woken  chan struct{} // by news that the turn of another sidecar has ended
+	woken  chan struct{} // by news that the lease of another sidecar has ended
 	voided atomic.Bool   // everything of the key was forgotten since: what comes must not be kept
 	over   atomic.Bool
 
-	// The turn in Redis, when there is one.
-	shared bool
-	sealer sealKey
-	owner  string
-	seen   string
-	stop   context.CancelFunc
-	beats  sync.WaitGroup
+	owner    string
+	replaces string // ID of the token to replace, empty for none
+	// fences are those of the locks in Redis, by name; none where Redis did not grant it, or was not heard to.
+	fences map[string]string
 }
 
-// Acquire waits for the turn to fetch the token of key, and returns the lease. If meanwhile a token turns up
-// whose ID is not avoid (0 avoids none), it returns that instead: always look at the entry first. The error is
+// An Offer is what [Cache.Acquire] yields: a lease, or what makes it needless.
+type Offer struct {
+	Lease *Lease
+	// Entry is a token that turned up meanwhile.
+	Entry *Entry
+	// Refusal is the answer that another sidecar got.
+	Refusal *Refusal
+}
+
+// Acquire waits for the right to fetch the token of key. If meanwhile a token turns up that is not avoid (nil avoids
+// none), it offers that instead, or the refusal that another sidecar got; with over it passes over refusals. The error is
 // ctx's. Without Redis, and when it fails, the lease holds in this process alone.
-func (c *Cache) Acquire(ctx context.Context, key Key, avoid uint64) (*Lease, *Entry, error) {
+func (c *Cache) Acquire(ctx context.Context, key Key, avoid *Entry, over bool) (Offer, error) {
 	lease, err := c.acquireLocal(ctx, key)
 	if err != nil {
-		return nil, nil, err
+		return Offer{}, err
 	}
-	entry, err := lease.acquireShared(ctx, avoid)
-	if held := c.memory.held(key, time.Now()).entry; held != nil && held.ID != avoid && !lease.shared {
-		entry = held
+	offer, err := lease.acquireShared(ctx, avoid, over)
+	if err == nil && offer.Lease != nil && len(lease.fences) == 0 {
+		if held := c.memory.entry(key, time.Now()); held != nil && (avoid == nil || held.ID != avoid.ID) {
+			offer = Offer{Entry: held}
+		}
 	}
-	if entry != nil || err != nil {
+	if offer.Lease == nil {
 		lease.end()
-		return nil, entry, err
 	}
-	return lease, nil, nil
+	return offer, err
 }
 
 // acquireLocal waits until no other lease of key is held in this process.
@@ -63,7 +68,10 @@ func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
 		c.mu.Lock()
 		other := c.leases[key]
 		if other == nil {
-			lease := &Lease{cache: c, key: key, ended: make(chan struct{}), woken: make(chan struct{}, 1), stop: func() {}}
+			lease := &Lease{
+				cache: c, key: key, ended: make(chan struct{}), woken: make(chan struct{}, 1),
+				owner: strconv.FormatUint(NewID(), 36), fences: map[string]string{},
+			}
 			c.leases[key] = lease
 			c.mu.Unlock()
 			return lease, nil
@@ -77,111 +85,142 @@ func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
 	}
 }
 
-// acquireShared waits for the turn in the fleet. A token that turned up goes to memory.
-func (l *Lease) acquireShared(ctx context.Context, avoid uint64) (*Entry, error) {
+// acquireShared waits for the lock in Redis, under every name of the key: sidecars to which new keys have not come yet
+// meet the others at one of them. All take them in one order.
+func (l *Lease) acquireShared(ctx context.Context, avoid *Entry, over bool) (Offer, error) {
 	c := l.cache
-	if c.redis == nil {
-		return nil, nil
+	mine := Offer{Lease: l}
+	if avoid != nil {
+		l.replaces = formatID(avoid.ID)
 	}
-	l.sealer = c.redis.keys.all()[0]
-	l.owner = strconv.FormatUint(NewID(), 36)
-	name := l.sealer.nameOf(l.key)
-	for {
-		epoch := c.epoch(l.key)
-		select { // what was heard before asking is old
-		case <-l.woken:
-		default:
-		}
-		t, err := c.redis.acquire(ctx, name, l.owner, c.lockLife, avoid)
+	if c.shared == nil {
+		return mine, nil
+	}
+	names := c.shared.keys.names(l.key)
+	slices.SortFunc(names, func(a, b name) int { return strings.Compare(a.text, b.text) })
+	for i := 0; i < len(names); {
+		offer, got, err := l.try(ctx, names[i], avoid, over)
 		switch {
 		case ctx.Err() != nil:
-			if t.got {
-				l.giveBack(ctx)
-			}
-			return nil, context.Cause(ctx)
-		case err != nil:
-			return nil, nil //nolint:nilerr // without Redis the lease holds in this process
-		case t.got:
-			l.shared, l.seen = true, t.found.raw
-			l.keepAlive(ctx)
-			return nil, nil
-		case t.found.entry != nil && c.isPending(l.key, t.found.entry):
-			avoid = t.found.entry.ID
-			continue
-		case t.found.entry != nil && t.found.entry.ID != avoid:
-			return c.keep(l.key, t.found.entry, epoch), nil
-		}
-		c.metrics.waits.Inc()
-		if !waitFor(ctx, l.woken, min(c.poll, max(t.lockLeft, time.Millisecond))) {
-			return nil, context.Cause(ctx)
+			l.giveBack(ctx)
+			return Offer{}, context.Cause(ctx)
+		case err != nil: // without Redis the lease holds in this process
+			return mine, nil
+		case got:
+			i++
+		case offer.Entry != nil || offer.Refusal != nil:
+			l.giveBack(ctx)
+			return offer, nil
 		}
 	}
+	return mine, nil
 }
 
-// waitFor waits for woken, but about d at most. It is false when ctx ended.
-func waitFor(ctx context.Context, woken <-chan struct{}, d time.Duration) bool {
+// try asks once for the lock of one name, and when somebody else has it, waits until it is worth asking again.
+func (l *Lease) try(ctx context.Context, n name, avoid *Entry, over bool) (offer Offer, got bool, err error) {
+	c := l.cache
+	epoch, generation := c.epoch(l.key), c.generation.Load()
+	select { // what was heard before asking is old
+	case <-l.woken:
+	default:
+	}
+	avoided := l.replaces
+	g, err := c.shared.acquire(ctx, n, l, c.lockLife, avoided, over)
+	if found := g.seen.entry; err == nil && !g.got && found != nil && c.pending.forgets(l.key, found) {
+		// Redis is yet to be told that this one is forgotten.
+		l.replaces = formatID(found.ID)
+		g, err = c.shared.acquire(ctx, n, l, c.lockLife, l.replaces, over)
+	}
+	switch found := g.seen.entry; {
+	case err != nil:
+		return offer, false, err
+	case g.got:
+		l.hold(n.text, g.fence)
+		return offer, true, nil
+	case g.refusal != nil:
+		c.memory.refuse(l.key, *g.refusal, g.left)
+		return Offer{Refusal: g.refusal}, false, nil
+	case found != nil && (avoid == nil || found.ID != avoid.ID) && !c.pending.forgets(l.key, found):
+		return Offer{Entry: c.keep(l.key, found, epoch, generation)}, false, nil
+	}
+	c.metrics.waits.Inc()
+	waitFor(ctx, l.woken, min(c.poll, max(g.lockLeft, 10*time.Millisecond)))
+	return offer, false, nil
+}
+
+// waitFor waits for woken or the end of ctx, but about d at most.
+func waitFor(ctx context.Context, woken <-chan struct{}, d time.Duration) {
 	timer := time.NewTimer(d + rand.N(d/4+1)) //nolint:gosec // jitter
 	defer timer.Stop()
 	select {
 	case <-woken:
 	case <-timer.C:
 	case <-ctx.Done():
-		return false
 	}
-	return true
 }
 
-// keepAlive extends the lock while the lease is held. The lock is short, so that a holder that dies costs the
-// fleet little, and extended, so that a slow fetch is not made twice.
-func (l *Lease) keepAlive(ctx context.Context) {
-	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.beats.Go(func() {
-		tick := time.NewTicker(l.cache.lockLife / 4)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				l.cache.redis.extend(ctx, l.sealer.nameOf(l.key)+lockSuffix, l.owner, l.cache.lockLife)
-			}
-		}
-	})
+// hold takes note of a lock, which is kept by heartbeats from now on.
+func (l *Lease) hold(name, fence string) {
+	l.cache.mu.Lock()
+	defer l.cache.mu.Unlock()
+	l.fences[name] = fence
+	l.cache.beat()
 }
 
-// Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the turn began,
-// and ends the lease. It does not fail: a token that could not be shared is still kept here.
+// Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the lease began or a newer one
+// is there, and ends the lease. It does not fail: a token that could not be shared is still kept here, and shared when
+// memory next looks in Redis.
 func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	if l.over.Swap(true) {
 		return
 	}
 	defer l.end()
+	c := l.cache
+	c.memory.permit(l.key)
 	if l.voided.Load() {
 		l.giveBack(ctx)
 		return
 	}
-	epoch, inRedis := l.cache.epoch(l.key), false
-	if l.shared {
-		l.stop()
-		stored, err := l.cache.redis.publish(context.WithoutCancel(ctx), l.sealer, l.key, l.owner, l.seen, entry)
-		if err == nil && stored < 0 {
-			return
+	epoch, generation := c.epoch(l.key), uint64(0)
+	if c.shared != nil {
+		generation = c.generation.Load()
+		stored, fence, err := c.shared.end(context.WithoutCancel(ctx), l, ending{entry: entry})
+		switch {
+		case err != nil:
+			generation = 0 // to be confirmed as soon as Redis can be asked
+		case stored < 1:
+			return // what is there is newer, or it was forgotten
+		default:
+			entry.Fence = fence
 		}
-		inRedis = err == nil
 	}
-	if inRedis {
-		l.cache.keep(l.key, entry, epoch)
+	if generation != 0 {
+		c.keep(l.key, entry, epoch, generation)
 	} else {
 		// Nobody else can have seen it and had it forgotten, and memory is the only place it has: a former token that
 		// is forgotten at this moment must not take it along.
-		l.cache.memory.put(l.key, entry)
+		c.memory.put(l.key, entry, 0)
 	}
 	if l.voided.Load() {
-		l.cache.memory.forget(l.key, nil)
+		c.memory.forget(l.key, nil)
 	}
 }
 
-// Release ends the lease without a token. After Publish it does nothing, so it can be deferred.
+// Refuse ends the lease with a refusal, which the fleet shares for ttl, unless a good token stands behind it.
+func (l *Lease) Refuse(ctx context.Context, why Refusal, ttl time.Duration) {
+	if l.over.Swap(true) {
+		return
+	}
+	defer l.end()
+	if l.replaces == "" && !l.voided.Load() {
+		l.cache.memory.refuse(l.key, why, ttl)
+	}
+	if l.cache.shared != nil {
+		_, _, _ = l.cache.shared.end(context.WithoutCancel(ctx), l, ending{refusal: &why, ttl: ttl})
+	}
+}
+
+// Release ends the lease without a token. After Publish or Refuse it does nothing, so it can be deferred.
 func (l *Lease) Release(ctx context.Context) {
 	if l.over.Swap(true) {
 		return
@@ -190,17 +229,14 @@ func (l *Lease) Release(ctx context.Context) {
 	l.giveBack(ctx)
 }
 
-// giveBack ends the turn in Redis under a context that outlives the caller's.
+// giveBack ends the lease in Redis under a context that outlives the caller's.
 func (l *Lease) giveBack(ctx context.Context) {
-	l.stop()
-	if l.owner != "" && l.cache.redis != nil {
-		_, _ = l.cache.redis.publish(context.WithoutCancel(ctx), l.sealer, l.key, l.owner, l.seen, nil)
+	if l.cache.shared != nil {
+		_, _, _ = l.cache.shared.end(context.WithoutCancel(ctx), l, ending{})
 	}
 }
 
 func (l *Lease) end() {
-	l.stop()
-	l.beats.Wait()
 	l.cache.mu.Lock()
 	delete(l.cache.leases, l.key)
 	l.cache.mu.Unlock()

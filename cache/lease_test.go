@@ -34,7 +34,8 @@ func TestOneFetchPerKey(t *testing.T) {
 			var callers sync.WaitGroup
 			for i := range 50 {
 				callers.Go(func() {
-					lease, e, err := fleet[i%len(fleet)].Acquire(t.Context(), key, 0)
+					offer, err := fleet[i%len(fleet)].Acquire(t.Context(), key, nil, false)
+					lease, e := offer.Lease, offer.Entry
 					if err != nil {
 						t.Error(err)
 						return
@@ -71,7 +72,7 @@ func TestPublishWakesWaiters(t *testing.T) {
 	server := testbed.StartRedis(t)
 	long := func(o *Options) { o.LockLife = time.Hour }
 	a, b := newCache(t, server.URL(), long), newCache(t, server.URL(), long)
-	testbed.Until(t, "b listens", func() bool { return b.distrusted.Load() != 0 })
+	untilListening(t, b)
 	b.poll = time.Hour
 	everything := server.Client().PSubscribe(t.Context(), newsChannel+"*")
 	if _, err := everything.Receive(t.Context()); err != nil {
@@ -79,17 +80,14 @@ func TestPublishWakesWaiters(t *testing.T) {
 	}
 	for turn := range 2 {
 		key := NewKey("u", strconv.Itoa(turn))
-		lease, _, err := a.Acquire(t.Context(), key, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		lease := acquire(t, a, key)
 		if turn == 1 {
-			server.Client().HSet(t.Context(), a.redis.keys.all()[0].nameOf(key)+waitSuffix, "some", "thing")
+			server.Client().HSet(t.Context(), a.shared.keys.all()[0].nameOf(key)+waitSuffix, "some", "thing")
 		}
 		result := make(chan *Entry, 1)
 		go func() {
-			_, e, _ := b.Acquire(t.Context(), key, 0)
-			result <- e
+			offer, _ := b.Acquire(t.Context(), key, nil, false)
+			result <- offer.Entry
 		}()
 		testbed.Until(t, "b waits", func() bool { return testutil.ToFloat64(b.metrics.waits) > float64(turn) })
 		e := newEntry("x", time.Hour)
@@ -97,10 +95,10 @@ func TestPublishWakesWaiters(t *testing.T) {
 		if got := <-result; got == nil || got.ID != e.ID {
 			t.Fatalf("b got %v", got)
 		}
-		fetchOnce(t, a, key, e.ID) // nobody waits for this one
+		fetchOnce(t, a, key, e) // nobody waits for this one
 	}
-	_ = a.Forget(t.Context(), NewKey("the last news"), nil)
-	for _, want := range []string{b.redis.ownChannel(), b.redis.ownChannel(), newsChannel} {
+	a.Forget(t.Context(), NewKey("the last news"), nil)
+	for _, want := range []string{b.shared.ownChannel(), b.shared.ownChannel(), newsChannel} {
 		if m, err := everything.ReceiveMessage(t.Context()); err != nil || m.Channel != want {
 			t.Errorf("news on %v, want %s: %v", m, want, err)
 		}
@@ -108,27 +106,76 @@ func TestPublishWakesWaiters(t *testing.T) {
 	_ = everything.Close()
 }
 
+// acquire returns the lease of key, which must be free.
+func acquire(t testing.TB, c *Cache, key Key) *Lease {
+	t.Helper()
+	offer, err := c.Acquire(t.Context(), key, nil, false)
+	if err != nil || offer.Lease == nil {
+		t.Fatalf("Acquire: %+v, %v", offer, err)
+	}
+	return offer.Lease
+}
+
+// stops makes the heartbeats of c end, as those of a dead or frozen process do.
+func stops(c *Cache) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.leases {
+		l.over.Store(true)
+	}
+}
+
+func untilListening(t testing.TB, caches ...*Cache) {
+	t.Helper()
+	for _, c := range caches {
+		testbed.Until(t, "it listens", func() bool { return c.generation.Load() > 2 }) // two channels
+	}
+}
+
 func TestLeaseOfTheDeadEnds(t *testing.T) {
 	server := testbed.StartRedis(t)
 	brief := func(o *Options) { o.LockLife = 200 * time.Millisecond }
 	dead, b := newCache(t, server.URL(), brief), newCache(t, server.URL(), brief)
 	key := NewKey("u")
-	lease, _, _ := dead.Acquire(t.Context(), key, 0)
-	lease.stop() // its heart stops
-	other, e, err := b.Acquire(t.Context(), key, 0)
-	if err != nil || e != nil || other == nil {
-		t.Fatalf("%v, %v, %v", other, e, err)
-	}
-	// Back from the dead, its token is superseded in Redis, and does no harm.
-	late := newEntry("late", time.Hour)
-	lease.Publish(t.Context(), late)
-	if f, _ := b.redis.look(t.Context(), key); f.entry != nil {
-		t.Error("a superseded token was stored")
-	}
+	lease := acquire(t, dead, key)
+	stops(dead)
+	other := acquire(t, b, key)
 	mine := newEntry("mine", time.Hour)
 	other.Publish(t.Context(), mine)
-	if f, _ := b.redis.look(t.Context(), key); f.entry == nil || f.entry.ID != mine.ID {
-		t.Errorf("Redis holds %v", f.entry)
+	// Back from the dead, its token is superseded, and does no harm.
+	lease.over.Store(false)
+	lease.Publish(t.Context(), newEntry("late", time.Hour))
+	for _, c := range []*Cache{dead, b} {
+		if e := get(t, c, key); e == nil || e.ID != mine.ID {
+			t.Errorf("%v is served", e)
+		}
+	}
+}
+
+// TestAFrozenHolderDoesNotUndoAForget: it wakes after everything was forgotten and fetched anew, and publishes.
+func TestAFrozenHolderDoesNotUndoAForget(t *testing.T) {
+	server := testbed.StartRedis(t)
+	brief := func(o *Options) { o.LockLife = 200 * time.Millisecond }
+	for name, anew := range map[string]bool{"nothing fetched since": false, "fetched anew": true} {
+		t.Run(name, func(t *testing.T) {
+			frozen, b := newCache(t, server.URL(), brief), newCache(t, server.URL(), brief)
+			key := NewKey(name)
+			lease := acquire(t, frozen, key)
+			stops(frozen)
+			b.Forget(t.Context(), key, nil)
+			var newer *Entry
+			if anew {
+				newer = fetchOnce(t, b, key, nil)
+			}
+			lease.over.Store(false)
+			lease.voided.Store(false) // it has not heard
+			lease.Publish(t.Context(), newEntry("from before the forget", time.Hour))
+			for _, c := range []*Cache{frozen, b, newCache(t, server.URL(), nil)} {
+				if e := get(t, c, key); (e == nil) != (newer == nil) || e != nil && e.ID != newer.ID {
+					t.Errorf("%v is served", e)
+				}
+			}
+		})
 	}
 }
 
@@ -137,27 +184,27 @@ func TestHeartbeatKeepsALongTurn(t *testing.T) {
 	brief := func(o *Options) { o.LockLife = 300 * time.Millisecond }
 	a, b := newCache(t, server.URL(), brief), newCache(t, server.URL(), brief)
 	key := NewKey("u")
-	lease, _, _ := a.Acquire(t.Context(), key, 0)
+	lease := acquire(t, a, key)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if other, _, err := b.Acquire(ctx, key, 0); other != nil || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a second lease after several lock lives: %v, %v", other, err)
+	if offer, err := b.Acquire(ctx, key, nil, false); offer.Lease != nil || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a second lease after several lock lives: %v, %v", offer, err)
 	}
 	lease.Release(t.Context())
-	fetchOnce(t, b, key, 0)
+	fetchOnce(t, b, key, nil)
 }
 
 func TestWaitersMayLeave(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
 	key := NewKey("u")
-	lease, _, _ := c.Acquire(t.Context(), key, 0)
+	lease := acquire(t, c, key)
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
-	if _, _, err := c.Acquire(ctx, key, 0); !errors.Is(err, context.Canceled) {
+	if _, err := c.Acquire(ctx, key, nil, false); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 	lease.Release(t.Context())
-	fetchOnce(t, c, key, 0)
+	fetchOnce(t, c, key, nil)
 }
 
 func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
@@ -165,9 +212,10 @@ func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
 	for _, url := range []string{"", server.URL()} {
 		c := newCache(t, url, nil)
 		key := NewKey("u")
-		first := fetchOnce(t, c, key, 0)
-		lease, e, _ := c.Acquire(t.Context(), key, first.ID)
-		if e != nil {
+		first := fetchOnce(t, c, key, nil)
+		offer, _ := c.Acquire(t.Context(), key, first, false)
+		lease := offer.Lease
+		if lease == nil {
 			t.Fatal("got the token to avoid")
 		}
 		if get(t, c, key) != first {
@@ -177,9 +225,9 @@ func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
 		if get(t, c, key) != first {
 			t.Error("a failed fetch lost a good token")
 		}
-		second := fetchOnce(t, c, key, first.ID)
-		if _, e, _ := c.Acquire(t.Context(), key, first.ID); e == nil || e.ID != second.ID {
-			t.Errorf("got %v", e)
+		second := fetchOnce(t, c, key, first)
+		if offer, _ := c.Acquire(t.Context(), key, first, false); offer.Entry == nil || offer.Entry.ID != second.ID {
+			t.Errorf("got %v", offer)
 		}
 	}
 }
@@ -197,8 +245,8 @@ func TestForgetFencesAFetchUnderWay(t *testing.T) {
 				forgetting = newCache(t, urls[1], nil)
 			}
 			key := NewKey("u", name)
-			lease, _, _ := fetching.Acquire(t.Context(), key, 0)
-			_ = forgetting.Forget(t.Context(), key, nil)
+			lease := acquire(t, fetching, key)
+			forgetting.Forget(t.Context(), key, nil)
 			lease.Publish(t.Context(), newEntry("stale", time.Hour))
 			if e := get(t, fetching, key); e != nil {
 				t.Error("kept here")
@@ -206,7 +254,7 @@ func TestForgetFencesAFetchUnderWay(t *testing.T) {
 			if e := get(t, forgetting, key); e != nil {
 				t.Error("kept there")
 			}
-			fetchOnce(t, fetching, key, 0)
+			fetchOnce(t, fetching, key, nil)
 			if e := get(t, fetching, key); e == nil {
 				t.Error("what is fetched after is not kept")
 			}
@@ -219,15 +267,15 @@ func TestRedisLostWhileWaiting(t *testing.T) {
 	server := testbed.StartRedis(t)
 	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
 	key := NewKey("u")
-	lease, _, _ := a.Acquire(t.Context(), key, 0)
+	lease := acquire(t, a, key)
 	got := make(chan error, 1)
 	go func() {
-		lease, e, err := b.Acquire(t.Context(), key, 0)
-		if err == nil && (lease == nil || e != nil) {
-			err = fmt.Errorf("got %v, %v", lease, e)
+		offer, err := b.Acquire(t.Context(), key, nil, false)
+		if err == nil && offer.Lease == nil {
+			err = fmt.Errorf("got %v", offer)
 		}
-		if lease != nil {
-			lease.Release(context.Background())
+		if offer.Lease != nil {
+			offer.Lease.Release(context.Background())
 		}
 		got <- err
 	}()
@@ -246,35 +294,20 @@ func TestRenewalIsClaimedOnce(t *testing.T) {
 	server := testbed.StartRedis(t)
 	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
 	key := NewKey("u")
-	e := fetchOnce(t, a, key, 0)
+	e := fetchOnce(t, a, key, nil)
 	theirs := get(t, b, key)
-	if !a.Claim(t.Context(), key, e, time.Minute) {
+	if !a.Claim(t.Context(), key, e, time.Minute, time.Hour) {
 		t.Fatal("the first claim failed")
 	}
-	if b.Claim(t.Context(), key, theirs, time.Minute) {
+	if b.Claim(t.Context(), key, theirs, time.Minute, time.Hour) {
 		t.Fatal("a second sidecar claimed the same renewal")
 	}
 	if theirs.Claim(time.Now(), time.Second) {
 		t.Error("after a failed claim it is not put off")
 	}
-	renewed := fetchOnce(t, a, key, e.ID)
-	if !b.Claim(t.Context(), key, renewed, time.Minute) {
+	renewed := fetchOnce(t, a, key, e)
+	if !b.Claim(t.Context(), key, renewed, time.Minute, time.Hour) {
 		t.Error("a new token cannot be claimed: the old claim outlived it")
-	}
-}
-
-// TestForgetComparesAgain: a value that changed since it was looked at is not buried.
-func TestForgetComparesAgain(t *testing.T) {
-	c := newCache(t, testbed.StartRedis(t).URL(), nil)
-	key := NewKey("u")
-	e := fetchOnce(t, c, key, 0)
-	name := c.redis.keys.all()[0].nameOf(key)
-	buried, err := forgetScript.Run(t.Context(), c.redis.client, []string{name}, "what was seen", newTombstone(nil), 1000, newsChannel, "").Int()
-	if err != nil || buried != 0 {
-		t.Errorf("%d, %v", buried, err)
-	}
-	if f, _ := c.redis.look(t.Context(), key); f.entry == nil || f.entry.ID != e.ID {
-		t.Error("it was buried")
 	}
 }
 
@@ -283,30 +316,31 @@ func TestForgetComparesAgain(t *testing.T) {
 func TestStaleSightsAreNotKept(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
 	key := NewKey("u")
-	e := fetchOnce(t, c, key, 0)
+	e := fetchOnce(t, c, key, nil)
 	epoch := c.epoch(key)
-	_ = c.Forget(t.Context(), key, nil)
-	c.keep(key, e, epoch)
+	c.Forget(t.Context(), key, nil)
+	c.keep(key, e, epoch, 1)
 	if c.Peek(key, time.Now()) != nil {
 		t.Error("what was read before a forget is served after it")
 	}
 
-	e = fetchOnce(t, c, key, 0)
+	e = fetchOnce(t, c, key, nil)
 	c.memory.forget(key, nil)
-	c.postpone(key, &e.Hashes()[0])
+	c.pending.add(key, &e.Hashes()[0])
 	if get(t, c, key) != nil {
 		t.Error("Redis was believed though it is yet to be told of a forget")
 	}
+	fetchOnce(t, c, key, nil) // and the lease of it is to be had
 }
 
 // TestLostNews: a tombstone in Redis tells what the news failed to, once memory is not trusted any more.
 func TestLostNews(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
-	testbed.Until(t, "it listens", func() bool { return c.distrusted.Load() != 0 })
+	untilListening(t, c)
 	key := NewKey("u")
-	e := fetchOnce(t, c, key, 0)
-	_ = c.Forget(t.Context(), key, nil)
-	c.memory.put(key, e)
+	e := fetchOnce(t, c, key, nil)
+	c.Forget(t.Context(), key, nil)
+	c.memory.put(key, e, c.generation.Load())
 	if c.Peek(key, time.Now()) == nil {
 		t.Fatal("the test does not test anything")
 	}
@@ -329,12 +363,12 @@ func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_ = c.Forget(t.Context(), key, &former.Hashes()[0])
+				c.Forget(t.Context(), key, &former.Hashes()[0])
 			}
 		}
 	})
 	for range 20_000 {
-		e := fetchOnce(t, c, key, c.idOf(key))
+		e := fetchOnce(t, c, key, c.Peek(key, time.Now()))
 		if held := c.Peek(key, time.Now()); held != e {
 			t.Errorf("what was published is not there, but %v", held)
 			break
@@ -344,20 +378,12 @@ func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
 	forgetting.Wait()
 }
 
-// idOf is the ID of what is held of key, 0 when there is nothing.
-func (c *Cache) idOf(key Key) uint64 {
-	if e := c.Peek(key, time.Now()); e != nil {
-		return e.ID
-	}
-	return 0
-}
-
 // TestFetchedKeysLeaveNothingBehind: what is kept of ever new keys is bounded by the entries, on all paths.
 func TestFetchedKeysLeaveNothingBehind(t *testing.T) {
-	c := newCache(t, testbed.StartRedis(t).URL(), func(o *Options) { o.Entries = 100 })
+	c := newCache(t, testbed.StartRedis(t).URL(), func(o *Options) { o.MemorySize = 100 << 10 })
 	fetch := func(from, to int) {
 		for i := from; i < to; i++ {
-			fetchOnce(t, c, NewKey("u", strconv.Itoa(i)), 0)
+			fetchOnce(t, c, NewKey("u", strconv.Itoa(i)), nil)
 		}
 	}
 	fetch(0, 1000) // connections, pools and buffers are there

@@ -17,53 +17,73 @@ type metrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer, c *Cache, shared bool) *metrics {
-	make := promauto.With(reg)
-	make.NewGaugeFunc(prometheus.GaugeOpts{
+	factory := promauto.With(reg)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_memory_entries",
 		Help: "Tokens in memory, about.",
-	}, func() float64 { return float64(c.memory.Len()) })
+	}, func() float64 { return float64(c.memory.size()) })
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "token_sidecar_memory_bytes",
+		Help: "Bytes that tokens and refusals in memory take, about; MEMORY_CACHE_SIZE bounds them.",
+	}, func() float64 { return float64(c.memory.bytes()) })
 	if shared {
-		make.NewGaugeFunc(prometheus.GaugeOpts{
+		factory.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "token_sidecar_redis_up",
-			Help: "1 while Redis is in use, 0 while it is down. Without REDIS_URL it is not there.",
-		}, func() float64 {
-			if c.redisUp() {
-				return 1
-			}
-			return 0
-		})
+			Help: "1 while Redis can be read and written, else 0. Without REDIS_URL it is not there.",
+		}, func() float64 { return oneIf(c.shared.up.readable() && c.shared.up.writable()) })
+		for operation, works := range map[string]func() bool{
+			"read":  func() bool { return c.shared.up.readable() },
+			"write": func() bool { return c.shared.up.writable() },
+		} {
+			factory.NewGaugeFunc(prometheus.GaugeOpts{
+				Name:        "token_sidecar_redis_usable",
+				Help:        "1 while Redis can be read, or written, else 0. Without REDIS_URL it is not there.",
+				ConstLabels: prometheus.Labels{"operation": operation},
+			}, func() float64 { return oneIf(works()) })
+		}
+		factory.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "token_sidecar_forgets_pending",
+			Help: "Forgets that Redis is yet to be told of. Until then other sidecars may serve those tokens.",
+		}, func() float64 { return float64(c.pending.len()) })
 	}
 	if reg != nil {
 		reg.MustRegister(newTokenCollector(c))
 	}
 	return &metrics{
-		steps: make.NewHistogramVec(prometheus.HistogramOpts{
+		steps: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "token_sidecar_redis_step_duration_seconds",
 			Help:                        "Duration of exchanges with Redis by step and result.",
 			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 			NativeHistogramBucketFactor: 1.1,
 		}, []string{"step", "result"}),
-		unreadable: make.NewCounter(prometheus.CounterOpts{
+		unreadable: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_unreadable_values_total",
 			Help: "Values in Redis that could not be opened: damaged, moved, foreign, or sealed with another key.",
 		}),
-		waits: make.NewCounter(prometheus.CounterOpts{
+		waits: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_fleet_waits_total",
 			Help: "How often this sidecar waited while another one fetched the same token.",
 		}),
-		forgets: make.NewCounter(prometheus.CounterOpts{
+		forgets: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_forget_news_total",
 			Help: "Messages of other sidecars that a token was forgotten.",
 		}),
-		lostRefresh: make.NewCounter(prometheus.CounterOpts{
+		lostRefresh: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_refresh_tokens_lost_total",
 			Help: "Refresh tokens that were not kept, because Redis was down for too long.",
 		}),
-		lostForgets: make.NewCounter(prometheus.CounterOpts{
+		lostForgets: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_forgets_lost_total",
-			Help: "Tokens forgotten here while Redis was down that it could not be told of afterwards.",
+			Help: "Tokens forgotten here that Redis could not be told of, because too many others waited.",
 		}),
 	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (m *metrics) step(name string, took time.Duration, err error) {

@@ -2,9 +2,11 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
+	"slices"
+	"strconv"
 	"time"
+	"token-sidecar/internal/secret"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -12,257 +14,333 @@ import (
 const (
 	// keyPrefix begins every name in Redis. The number is the version of the format: another one never reads
 	// these, so an upgrade that changes the format starts with an empty cache.
-	keyPrefix = "token-sidecar:v1:"
+	keyPrefix = "token-sidecar:v2:"
 	// newsChannel carries what the sidecars tell each other.
 	newsChannel = keyPrefix + "news"
+
+	lockSuffix    = ":lock"
+	waitSuffix    = ":wait"
+	refusalSuffix = ":refusal"
+	renewSuffix   = ":renew"
+	refreshSuffix = ":refresh"
+
+	// waitLife is how long it is remembered that somebody waits for a lease to end.
+	waitLife = time.Minute
 	// tombstoneLife is how long at least it is remembered that a token was forgotten: the life of tokens that
-	// may still lie in some sidecar's memory.
+	// may still lie in some sidecar's memory. Where none is known to exist, briefLife is enough for a fetch under way.
 	tombstoneLife = 24 * time.Hour
+	briefLife     = 2 * time.Minute
 )
 
-// Redis is a [Store] that a fleet shares. Each of its calls is bounded by the step limit; after a few
-// failures in a row it is down, which makes every call fail at once until a probe gets through.
-type Redis struct {
-	client  redis.UniversalClient
-	keys    *Keyring
-	health  *health
-	reads   *reads
-	metrics *metrics
-	wall    func() time.Time
-	limit   time.Duration
-	sender  uint64 // tells our news from others'
+// errUnavailable is the error of a step that was not tried because Redis is known to be down.
+var errUnavailable = errors.New("cache: Redis is down, not asked")
+
+// shared is what the sidecars of a fleet keep in Redis. Each of its steps ends within the step limit, and fails at once
+// while Redis is down for what the step needs.
+type shared struct {
+	client   redis.UniversalClient
+	keys     *Keyring
+	pipeline *pipeline
+	up       *availability
+	metrics  *metrics
+	wall     func() time.Time
+	sender   uint64 // tells our news from others'
+	// fetchLimit is how long a fetch may take at most.
+	fetchLimit time.Duration
 	// newsCheck is how often a silent connection is asked whether it is still one. A fleet asks as often as it has
 	// sidecars, so not more often than the trust in memory needs.
 	newsCheck time.Duration
 }
 
-func newRedis(opts Options, m *metrics) *Redis {
-	r := &Redis{client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, limit: opts.StepLimit, sender: NewID(), newsCheck: max(time.Second, opts.Trust/4)}
-	r.health = newHealth(r.probe, opts.Log)
-	r.reads = &reads{redis: r}
-	return r
+func newShared(opts Options, m *metrics) *shared {
+	s := &shared{
+		client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, sender: NewID(), fetchLimit: opts.FetchLimit,
+		newsCheck: max(time.Second, opts.Trust/4),
+		up:        newAvailability(opts.StepLimit, opts.Log),
+	}
+	s.up.probe = s.probe
+	s.pipeline = &pipeline{client: opts.Client, limit: opts.StepLimit, judge: s.up.record, metrics: m}
+	return s
 }
 
-// probe tries whether Redis can be written to: a replica, or one that is full, is of no use.
-func (r *Redis) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.limit)
-	defer cancel()
-	return r.client.Set(ctx, keyPrefix+"{probe}", "1", time.Second).Err()
+// probe tries what the steps need: a script that writes, and a look.
+func (s *shared) probe(ctx context.Context) {
+	key := keyPrefix + "{probe}"
+	_ = s.pipeline.do(ctx, &command{step: "probe", script: probeScript, keys: []string{key}, args: []any{time.Minute.Milliseconds()}},
+		&command{step: "probe", keys: []string{key}})
 }
 
-// found is what a look at one name yields.
-type found struct {
+// A sight is what a look at the names of one key yields.
+type sight struct {
 	entry *Entry // nil: nothing usable
-	raw   string // the value as it stands, empty when there is none
+	// buried reports whether an entry is forgotten by what is there.
+	tombstones []buried
+	// fence is that of the first name's value, empty when there is none.
+	fence string
+	empty bool // nothing of ours stands under any name
 }
 
-// Get implements [Store].
-func (r *Redis) Get(ctx context.Context, key Key) (*Entry, error) {
-	f, err := r.look(ctx, key)
-	return f.entry, err
+// A buried is a tombstone with the key whose marks it has.
+type buried struct {
+	head head
+	key  sealKey
 }
 
-// look reads the value of key under the first key's name, then under those of former keys.
-func (r *Redis) look(ctx context.Context, key Key) (f found, err error) {
-	for _, sealer := range r.keys.all() {
-		name := sealer.nameOf(key)
-		if f, err = r.read(ctx, name); err != nil || f.raw != "" {
-			return f, err
+// forgets reports whether a tombstone that was seen forgets e.
+func (s sight) forgets(e *Entry) bool {
+	return slices.ContainsFunc(s.tombstones, func(b buried) bool { return b.head.forgets(e, b.key) })
+}
+
+// look reads the values of key under all its names in one exchange. The newest counts.
+func (s *shared) look(ctx context.Context, key Key) (sight, error) {
+	if !s.up.readable() {
+		return sight{}, errUnavailable
+	}
+	names := s.keys.names(key)
+	commands := make([]*command, len(names))
+	for i, n := range names {
+		commands[i] = &command{step: "get", keys: []string{n.text}}
+	}
+	if err := s.pipeline.do(ctx, commands...); err != nil {
+		return sight{}, err
+	}
+	seen := sight{empty: true}
+	for i, c := range commands {
+		raw, _ := c.reply.(string)
+		s.take(&seen, raw, names[i], c.left)
+		if i == 0 {
+			seen.fence = fenceIn(raw)
 		}
 	}
-	return f, nil
+	return seen, nil
 }
 
-func (r *Redis) read(ctx context.Context, name string) (found, error) {
-	raw, left, err := r.reads.get(ctx, name)
+// take adds a value to what was seen. One that cannot be opened is counted, and is none.
+func (s *shared) take(seen *sight, raw string, n name, left time.Duration) {
+	if raw == "" {
+		return
+	}
+	seen.empty = false
+	if h, ok := parseHead(raw); ok && h.kind == tombstoneKind {
+		seen.tombstones = append(seen.tombstones, buried{h, n.key})
+		return
+	}
+	e, err := s.keys.parseToken(raw, n, s.wall(), left)
 	if err != nil {
-		return found{}, err
+		s.metrics.unreadable.Inc()
+		return
 	}
-	return r.understand(raw, name, left), nil
+	if e.Usable(time.Now()) && (seen.entry == nil || e.newerThan(seen.entry)) {
+		seen.entry = e
+	}
 }
 
-// understand opens a value. What cannot be opened is counted, and is none.
-func (r *Redis) understand(raw, name string, left time.Duration) found {
-	f := found{raw: raw}
-	if raw == "" || raw[0] == tombstoneMark {
-		return f
+// fenceIn is the fence of a value as it stands there, empty for none.
+func fenceIn(raw string) string {
+	if h, ok := parseHead(raw); ok {
+		return formatFence(h.fence)
 	}
-	plain, id, err := r.keys.open(raw, name)
-	if err == nil {
-		f.entry, err = decode(plain, id, r.wall(), left)
-	}
-	if err != nil {
-		r.metrics.unreadable.Inc()
-		return found{raw: raw}
-	}
-	if !f.entry.Usable(time.Now()) {
-		f.entry = nil
-	}
-	return f
+	return ""
 }
 
-// Put implements [Store].
-func (r *Redis) Put(ctx context.Context, key Key, entry *Entry) error {
-	return r.set(ctx, key, entry, "")
-}
-
-// seed puts entry unless something is there.
-func (r *Redis) seed(ctx context.Context, key Key, entry *Entry) error {
-	return r.set(ctx, key, entry, "NX")
-}
-
-func (r *Redis) set(ctx context.Context, key Key, entry *Entry, mode string) error {
-	left := entry.KeepFor - time.Since(entry.Sent)
-	if left < time.Millisecond {
-		return nil
-	}
-	sealer := r.keys.all()[0]
-	name := sealer.nameOf(key)
-	value := sealer.seal(encode(entry, r.wall()), name, entry.ID)
-	return r.step(ctx, "put", func(ctx context.Context) error {
-		err := r.client.SetArgs(ctx, name, value, redis.SetArgs{Mode: mode, TTL: left.Truncate(time.Millisecond)}).Err()
-		if errors.Is(err, redis.Nil) { // NX, and something is there
-			return nil
-		}
-		return err
-	})
-}
-
-// Forget implements [Store], and tells the fleet.
-func (r *Redis) Forget(ctx context.Context, key Key, hash *Hash) error {
-	for _, sealer := range r.keys.all() {
-		if err := r.bury(ctx, sealer, key, hash); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// bury puts a tombstone in the place of a value. With a hash it compares first, and again when the value
-// changed under its hands.
-func (r *Redis) bury(ctx context.Context, sealer sealKey, key Key, hash *Hash) error {
-	name := sealer.nameOf(key)
-	news := sealer.sealNews(news{kind: newsForget, key: key, hash: hash}, r.sender)
-	for range 3 {
-		seen := found{}
-		if hash != nil {
-			var err error
-			if seen, err = r.read(ctx, name); err != nil {
-				return err
-			}
-			if seen.entry != nil && !seen.entry.Has(hash) {
-				return nil // a newer one is there already
-			}
-		}
-		var buried int
-		err := r.step(ctx, "forget", func(ctx context.Context) (err error) {
-			buried, err = forgetScript.Run(ctx, r.client, []string{name},
-				seen.raw, newTombstone(hash), tombstoneLife.Milliseconds(), newsChannel, news).Int()
-			return err
-		})
-		if err != nil || buried == 1 {
-			return err
-		}
-	}
-	return nil
-}
-
-// turn is what asking for a lock yields.
-type turn struct {
+// A grant is the reply to an acquire.
+type grant struct {
 	got      bool
-	found    found
+	fence    string
+	seen     sight
+	refusal  *Refusal
+	left     time.Duration // the refusal's life
 	lockLeft time.Duration
 }
 
-// acquire asks for the lock of a key; see acquireScript.
-func (r *Redis) acquire(ctx context.Context, name, owner string, lockLife time.Duration, avoid uint64) (t turn, err error) {
-	var avoided []byte
-	if avoid != 0 {
-		avoided = binary.BigEndian.AppendUint64(nil, avoid)
+// acquire asks for the lock of one name; see acquireScript.
+func (s *shared) acquire(ctx context.Context, n name, l *Lease, lockLife time.Duration, avoid string, over bool) (grant, error) {
+	if !s.up.writable() {
+		return grant{}, errUnavailable
+	}
+	overFlag := "0"
+	if over {
+		overFlag = "1"
 	}
 	for range 2 {
-		var reply []any
-		err = r.step(ctx, "acquire", func(ctx context.Context) (err error) {
-			reply, err = acquireScript.Run(ctx, r.client, []string{name, name + lockSuffix, name + waitSuffix},
-				owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoided, r.ownChannel()).Slice()
-			return err
+		commands, err := s.pipeline.twice(ctx, func() []*command {
+			return []*command{{
+				step: "acquire", script: acquireScript, keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix},
+				args: []any{l.owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoid, s.ownChannel(), overFlag, s.fetchLimit.Microseconds()},
+			}}
 		})
-		if err != nil || len(reply) != 4 {
-			return turn{}, err
+		if err != nil {
+			return grant{}, err
+		}
+		reply, _ := commands[0].reply.([]any)
+		if len(reply) != 4 {
+			return grant{}, errNoReply
 		}
 		what, _ := reply[0].(string)
 		raw, _ := reply[1].(string)
-		left, _ := reply[2].(int64)
-		lockLeft, _ := reply[3].(int64)
-		t = turn{got: what == "got", found: r.understand(raw, name, time.Duration(left)*time.Millisecond), lockLeft: time.Duration(lockLeft) * time.Millisecond}
-		if what != "found" || t.found.entry != nil {
-			return t, nil
+		ms, _ := reply[2].(int64)
+		left := time.Duration(ms) * time.Millisecond
+		g := grant{got: what == "got"}
+		switch what {
+		case "refused":
+			plain, err := s.keys.open(raw, n.text+refusalSuffix)
+			if err != nil {
+				return g, err
+			}
+			why := secret.Hide(plain)
+			g.refusal, g.left = &why, left
+			return g, nil
+		case "wait":
+			wait, _ := reply[3].(int64)
+			g.lockLeft = time.Duration(wait) * time.Millisecond
+		case "got":
+			g.fence, _ = reply[3].(string)
+		}
+		g.seen.empty = true
+		s.take(&g.seen, raw, n, left)
+		if what != "found" || g.seen.entry != nil {
+			return g, nil
 		}
 		// It is a value, but not one that can be used: ask again for the lock, to replace it.
-		avoided = []byte(raw[min(valueIDOffset, len(raw)):min(valueIDEnd, len(raw))])
+		avoid = raw[min(fenceEnd, len(raw)):min(idEnd, len(raw))]
 	}
-	return turn{}, nil
+	return grant{}, errUnreadable
 }
 
-// publish stores entry, when there is one, and ends the turn of owner; see publishScript.
-func (r *Redis) publish(ctx context.Context, sealer sealKey, key Key, owner, seen string, entry *Entry) (stored int, err error) {
-	name := sealer.nameOf(key)
-	var value []byte
-	life := int64(0)
-	if entry != nil {
-		life = (entry.KeepFor - time.Since(entry.Sent)).Milliseconds()
-		if life > 0 {
-			value = sealer.seal(encode(entry, r.wall()), name, entry.ID)
+// An ending is how a lease ends: with a token, with a refusal that holds for ttl, or with nothing.
+type ending struct {
+	entry   *Entry
+	refusal *Refusal
+	ttl     time.Duration
+}
+
+// end ends a lease under all its names; see endScript. stored is the worst of what became of the token under them.
+func (s *shared) end(ctx context.Context, l *Lease, how ending) (stored int64, fence Fence, err error) {
+	if !s.up.writable() {
+		return 0, 0, errUnavailable
+	}
+	names := s.keys.names(l.key)
+	commands, err := s.pipeline.twice(ctx, func() []*command {
+		commands := make([]*command, len(names))
+		for i, n := range names {
+			commands[i] = s.endCommand(l, n, how)
+		}
+		return commands
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	stored = 1
+	for _, c := range commands {
+		reply, _ := c.reply.([]any)
+		if len(reply) != 2 {
+			return 0, 0, errNoReply
+		}
+		result, _ := reply[0].(int64)
+		stored = min(stored, result)
+		text, _ := reply[1].(string)
+		if number, err := strconv.ParseUint(text, 10, 64); err == nil {
+			fence = max(fence, Fence(number))
 		}
 	}
-	err = r.step(ctx, "publish", func(ctx context.Context) (err error) {
-		stored, err = publishScript.Run(ctx, r.client, []string{name, name + lockSuffix, name + waitSuffix, name + renewSuffix},
-			owner, value, life, seen, sealer.sealNews(news{kind: newsWake, key: key}, r.sender)).Int()
-		return err
-	})
-	return stored, err
+	return stored, fence, nil
 }
 
-// extend keeps a lock that is still held by owner. That it fails matters to nobody: a lost lock costs one
+func (s *shared) endCommand(l *Lease, n name, how ending) *command {
+	kind, content, life := "nothing", "", int64(0)
+	switch {
+	case how.entry != nil:
+		if life = (how.entry.KeepFor - how.entry.Age(time.Now())).Milliseconds(); life > 0 {
+			kind, content = "token", formatToken(how.entry, n, s.wall())
+		}
+	case how.refusal != nil && how.ttl >= time.Millisecond:
+		kind, life = "refusal", how.ttl.Milliseconds()
+		content = string(n.key.seal(how.refusal.Reveal(), n.text+refusalSuffix))
+	}
+	return &command{
+		step: "publish", script: endScript,
+		keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix, n.text + renewSuffix},
+		args: []any{
+			l.owner, l.fences[n.text], kind, content, life, l.replaces,
+			n.key.sealNews(news{kind: newsWake, key: l.key}, s.sender), s.fetchLimit.Microseconds(),
+		},
+	}
+}
+
+// extend keeps the locks of leases that are still held. That it fails matters to nobody: a lost lock costs one
 // more fetch.
-func (r *Redis) extend(ctx context.Context, lock, owner string, life time.Duration) {
-	_ = r.step(ctx, "extend", func(ctx context.Context) error {
-		return extendScript.Run(ctx, r.client, []string{lock}, owner, life.Milliseconds()).Err()
+func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration) {
+	var commands []*command
+	for _, l := range leases {
+		for text, fence := range l.fences {
+			commands = append(commands, &command{
+				step: "extend", script: extendScript, keys: []string{text + lockSuffix}, args: []any{l.owner, life.Milliseconds(), fence},
+			})
+		}
+	}
+	if len(commands) > 0 && s.up.writable() {
+		_ = s.pipeline.do(ctx, commands...)
+	}
+}
+
+// forget buries the tokens of key, or the one of that hash, under all names, and tells the fleet; life is that of a
+// tombstone where nothing was. It returns the fence of what stands under the first name then.
+func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Duration) (fence string, err error) {
+	if !s.up.writable() {
+		return "", errUnavailable
+	}
+	commands, err := s.pipeline.twice(ctx, func() []*command {
+		var commands []*command
+		for _, n := range s.keys.names(key) {
+			mark := ""
+			if hash != nil {
+				mark = n.key.mark(*hash)
+			}
+			commands = append(commands, &command{
+				step: "forget", script: forgetScript, keys: []string{n.text, n.text + refusalSuffix},
+				args: []any{mark, tombstoneLife.Milliseconds(), life.Milliseconds(), newsChannel, n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender)},
+			})
+		}
+		return commands
+	})
+	if err != nil {
+		return "", err
+	}
+	fence, _ = commands[0].reply.(string)
+	return fence, nil
+}
+
+// seed stores a token that memory holds in the place of what was seen there, of that fence; empty is nothing.
+func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) {
+	left := (entry.KeepFor - entry.Age(time.Now())).Milliseconds()
+	if left < 1 || !s.up.writable() {
+		return
+	}
+	n := s.keys.names(key)[0]
+	_ = s.pipeline.do(ctx, &command{
+		step: "put", script: seedScript, keys: []string{n.text},
+		args: []any{formatToken(entry, n, s.wall()), formatFence(entry.Fence), left, seen},
 	})
 }
 
-// claim reserves the renewal of a key for hold; when somebody has it already, it tells for how long still.
-func (r *Redis) claim(ctx context.Context, key Key, hold time.Duration) (ok bool, left time.Duration, err error) {
-	name := r.keys.all()[0].nameOf(key) + renewSuffix
-	err = r.step(ctx, "claim", func(ctx context.Context) error {
-		pipe := r.client.Pipeline()
-		set, pttl := pipe.SetNX(ctx, name, "1", hold), pipe.PTTL(ctx, name)
-		_, err := pipe.Exec(ctx)
-		ok, left = set.Val(), pttl.Val()
-		return err
+// claim reserves the renewal of a key; when somebody has it already, it tells for how long still. See claimScript.
+func (s *shared) claim(ctx context.Context, key Key, first, longest time.Duration) (ok bool, left time.Duration, err error) {
+	if !s.up.writable() {
+		return false, 0, errUnavailable
+	}
+	owner := strconv.FormatUint(NewID(), 36)
+	name := s.keys.names(key)[0].text + renewSuffix
+	commands, err := s.pipeline.twice(ctx, func() []*command {
+		return []*command{{step: "claim", script: claimScript, keys: []string{name}, args: []any{owner, first.Milliseconds(), longest.Milliseconds()}}}
 	})
-	return ok, left, err
+	if err != nil {
+		return false, 0, err
+	}
+	reply, _ := commands[0].reply.([]any)
+	if len(reply) != 2 {
+		return false, 0, errNoReply
+	}
+	granted, _ := reply[0].(int64)
+	ms, _ := reply[1].(int64)
+	return granted == 1, time.Duration(ms) * time.Millisecond, nil
 }
-
-// step runs one exchange with Redis within the step limit, unless Redis is down.
-func (r *Redis) step(ctx context.Context, name string, do func(context.Context) error) error {
-	if r.health.isDown() {
-		return ErrUnavailable
-	}
-	parent := ctx
-	ctx, cancel := context.WithTimeout(ctx, r.limit)
-	defer cancel()
-	began := time.Now()
-	err := do(ctx)
-	if errors.Is(err, redis.Nil) {
-		err = nil
-	}
-	r.metrics.step(name, time.Since(began), err)
-	if err != nil && parent.Err() != nil {
-		return err // the caller gave up: no verdict on Redis
-	}
-	r.health.record(err)
-	return err
-}
-
-func isWrongType(err error) bool { return redis.HasErrorPrefix(err, "WRONGTYPE") }

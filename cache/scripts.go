@@ -1,81 +1,235 @@
 package cache
 
-import "github.com/redis/go-redis/v9"
+import (
+	"crypto/sha1" //nolint:gosec // the name that Redis gives a script
+	"encoding/hex"
+)
 
-// The scripts each take the token's name and, where they need them, those of its lock, its waiting mark and
-// its renewal mark: one cluster slot. A name of a wrong type reads as an unreadable value, so that somebody
-// else's key there cannot stop us.
+// A script is what Redis runs as one step.
+type script struct{ source, hash string }
 
-// acquireScript takes the lock, unless a token is there already that is not the one to avoid.
+func newScript(source string) *script {
+	sum := sha1.Sum([]byte(source)) //nolint:gosec // the name that Redis gives a script
+	return &script{source: source, hash: hex.EncodeToString(sum[:])}
+}
+
+// Each script works on the names of one token, which are in one cluster slot, and does the whole of one step, so that no
+// other sidecar sees the middle of it. Each may be carried out twice, when its first reply was lost, without harm. A key of
+// a wrong type reads as a value that cannot be read, so that somebody else's key there cannot stop us.
+
+// luaCommon is what the scripts share.
+var luaCommon = luaLayout + `
+local function get(key)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then return '?' end
+  return value
+end
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+local function isKind(value, kind) return value and string.sub(value, 1, 1) == kind end
+local function fenceOf(value)
+  if isKind(value, TOKEN) or isKind(value, TOMBSTONE) then return tonumber(string.sub(value, 2, FENCE_END)) or 0 end
+  return 0
+end
+local function format(fence) return string.format('%016.0f', fence) end
+local function marksOf(value, at)
+  local marks = {}
+  for i = 1, tonumber(string.sub(value, at + 1, at + COUNT)) or 0 do
+    marks[i] = string.sub(value, at + COUNT + (i - 1) * MARK + 1, at + COUNT + i * MARK)
+  end
+  return marks
+end
+local function has(marks, mark)
+  for _, m in ipairs(marks) do if m == mark then return true end end
+  return false
+end
+-- A lock is the fence of a lease and its owner. One without an end, or older than any fetch, is nobody's.
+local function lockOf(key, oldest)
+  local lock = get(key)
+  local left = redis.call('PTTL', key)
+  local fence = lock and tonumber(string.sub(lock, 1, 16))
+  if not fence or left < 0 or fence < oldest then return nil, nil, 0 end
+  return string.sub(lock, 1, 16), string.sub(lock, 17), left
+end
+local function wake(waiting, news)
+  local channels = redis.pcall('SMEMBERS', waiting)
+  redis.call('DEL', waiting)
+  for _, channel in ipairs(channels) do redis.call('PUBLISH', channel, news) end
+end
+`
+
+// acquireScript takes the lock of a key, unless a token is there already that is not the one to avoid, or a refusal.
+// Whoever has the lock gets it again.
 //
-//	KEYS token, lock, wait   ARGV owner, lock life ms, wait life ms, entry id to avoid (8 bytes or empty), own news channel
-//	returns what happened ("found", "got" or "wait"), the value (or false), its PTTL, the lock's PTTL
-var acquireScript = redis.NewScript(`
-local value = redis.pcall('GET', KEYS[1])
-if type(value) == 'table' then value = '?' end
+//	KEYS token, lock, wait, refusal
+//	ARGV owner, lock life ms, wait life ms, id to avoid (or empty), channel to be woken on, 1 to pass over a refusal,
+//	     longest fetch µs
+//	returns what happened ("found", "refused", "got" or "wait"), the value (or false), its PTTL,
+//	     the fence (got) or the lock's PTTL (wait)
+var acquireScript = newScript(luaCommon + `
+local value = get(KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
-if value and string.byte(value, 1) == 1 and string.sub(value, 6, 13) ~= ARGV[4] then
-  return {'found', value, left, 0}
+if isKind(value, TOKEN) and string.sub(value, FENCE_END + 1, ID_END) ~= ARGV[4] then
+  return {'found', value, left, ''}
 end
-if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return {'got', value, left, 0}
+if ARGV[6] ~= '1' then
+  local refusal = get(KEYS[4])
+  if refusal and refusal ~= '?' then return {'refused', refusal, redis.call('PTTL', KEYS[4]), ''} end
 end
-if type(redis.pcall('SADD', KEYS[3], ARGV[5])) == 'table' then
-  redis.call('DEL', KEYS[3])
-  redis.call('SADD', KEYS[3], ARGV[5])
+local time = now()
+local fence, owner, locked = lockOf(KEYS[2], time - ARGV[7])
+if owner and owner ~= ARGV[1] then
+  if type(redis.pcall('SADD', KEYS[3], ARGV[5])) == 'table' then
+    redis.call('DEL', KEYS[3])
+    redis.call('SADD', KEYS[3], ARGV[5])
+  end
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  return {'wait', value, left, locked}
 end
-redis.call('PEXPIRE', KEYS[3], ARGV[3])
-return {'wait', value, left, redis.call('PTTL', KEYS[2])}
+if not fence then fence = format(math.max(time, fenceOf(value) + 1)) end
+redis.call('SET', KEYS[2], fence .. ARGV[1], 'PX', ARGV[2])
+return {'got', value, left, fence}
 `)
 
-// publishScript stores a fetched token and ends the turn. It does not store when another one has the turn by
-// now, or when all tokens of the key were forgotten since the turn began. Only those that wait are told: in a large fleet
-// that starts cold, news of each token to everybody would be most of what Redis does.
+// endScript ends the lease of owner: with a token, with a refusal, or with nothing. A token is stored unless there is a
+// newer one by now, or everything was forgotten since the lease began; both are told by the fence. A lease that Redis was
+// not heard to grant has none: its token is stored over nothing, or over the one it was to replace. Only those who wait
+// are woken: in a large fleet that starts cold, news of each token to everybody would be most of what Redis does.
 //
-//	KEYS token, lock, wait, renewal   ARGV owner, value (or empty: just end the turn), life ms, value seen at the start, news
-//	returns 1 when stored, 0 when superseded, -1 when forgotten
-var publishScript = redis.NewScript(`
-local turn = redis.call('GET', KEYS[2])
-local mine = turn == ARGV[1]
-local stored = 0
-if ARGV[2] ~= '' and (mine or not turn) then
-  local value = redis.pcall('GET', KEYS[1])
-  if type(value) == 'string' and string.byte(value, 1) == 45 and string.sub(value, -1) == ':' and value ~= ARGV[4] then
-    stored = -1
+//	KEYS token, lock, wait, refusal, renewal
+//	ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token behind its fence or the refusal, its life ms,
+//	     id of the token to replace (or empty), news, longest fetch µs
+//	returns 1 when stored, 0 when superseded, -1 when forgotten; and the fence it has
+var endScript = newScript(luaCommon + `
+local value = get(KEYS[1])
+local time = now()
+local held, owner = lockOf(KEYS[2], time - ARGV[8])
+local mine = owner == ARGV[1]
+local fence = ARGV[2]
+if mine then fence = held end
+local result = 0
+if ARGV[3] == 'token' then
+  local id = string.sub(ARGV[4], 1, ID_END - FENCE_END)
+  local there = isKind(value, TOKEN) and string.sub(value, FENCE_END + 1, ID_END)
+  if there == id then
+    result, fence = 1, string.sub(value, 2, FENCE_END)
   else
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-    redis.call('DEL', KEYS[4])
-    stored = 1
+    local newer
+    if fence ~= '' then
+      -- After the longest fetch a tombstone may be gone that would have told of a forget.
+      newer = tonumber(fence) > fenceOf(value) and (mine or time - fence < tonumber(ARGV[8]))
+    else
+      newer = not isKind(value, TOMBSTONE) and (not there or there == ARGV[6])
+      fence = format(math.max(time, fenceOf(value) + 1))
+    end
+    if newer then
+      redis.call('SET', KEYS[1], TOKEN .. fence .. ARGV[4], 'PX', ARGV[5])
+      redis.call('DEL', KEYS[4], KEYS[5])
+      result = 1
+    elseif isKind(value, TOMBSTONE) then
+      result = -1
+    end
   end
+elseif ARGV[3] == 'refusal' and mine and not isKind(value, TOKEN) then
+  redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5])
+  result = 1
 end
 if mine then redis.call('DEL', KEYS[2]) end
-local waiting = redis.pcall('SMEMBERS', KEYS[3])
-redis.call('DEL', KEYS[3])
-for _, channel in ipairs(waiting) do redis.call('PUBLISH', channel, ARGV[5]) end
-return stored
+wake(KEYS[3], ARGV[7])
+return {result, fence}
 `)
 
-// extendScript keeps a lock that is still ours.
+// extendScript keeps the lock of owner. One that has ended by itself and that nobody took since is taken again.
 //
-//	KEYS lock   ARGV owner, lock life ms
-var extendScript = redis.NewScript(`
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+//	KEYS lock   ARGV owner, lock life ms, fence
+var extendScript = newScript(luaCommon + `
+local lock = get(KEYS[1])
+if not lock or lock == ARGV[3] .. ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[3] .. ARGV[1], 'PX', ARGV[2])
+  return 1
+end
 return 0
 `)
 
-// forgetScript buries a value, if it still is the one that was seen, and tells the fleet.
+// forgetScript puts a tombstone in the place of a token, and tells the fleet. A forget of one token leaves a newer one
+// alone.
 //
-//	KEYS token   ARGV value seen (or empty: whatever it is), tombstone, its life ms at least, news channel, news
-//	returns 1 when buried, 0 when another value is there by now
-var forgetScript = redis.NewScript(`
-local value = redis.pcall('GET', KEYS[1])
-if type(value) == 'table' then value = '?' end
-local buried = 0
-if ARGV[1] == '' or (value or '') == ARGV[1] then
-  local life = math.max(tonumber(ARGV[3]), redis.call('PTTL', KEYS[1]))
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', life)
-  buried = 1
+//	KEYS token, refusal
+//	ARGV mark (or empty: every token), life of the tombstone in ms, the same where nothing is there, channel, news
+//	returns the fence of what is there now, 0 for nothing
+var forgetScript = newScript(luaCommon + `
+local value = get(KEYS[1])
+local left = redis.call('PTTL', KEYS[1])
+local bury, scope, marks, fence = false, SOME, {}, fenceOf(value)
+if isKind(value, TOMBSTONE) then
+  scope, marks = string.sub(value, FENCE_END + 1, SCOPE_END), marksOf(value, SCOPE_END)
 end
+if ARGV[1] == '' then
+  bury, scope, marks, fence = true, ALL, {}, math.max(now(), fence + 1)
+elseif isKind(value, TOKEN) then
+  bury, marks = has(marksOf(value, ID_END), ARGV[1]), {ARGV[1]}
+elseif not has(marks, ARGV[1]) then
+  bury = true
+  table.insert(marks, ARGV[1])
+  if #marks > MAX_MARKS then scope, marks = ALL, {} end
+end
+if bury then
+  local tombstone = TOMBSTONE .. format(fence) .. scope .. string.format('%02d', #marks) .. table.concat(marks)
+  local life = ARGV[2]
+  if not value then life = ARGV[3] end
+  redis.call('SET', KEYS[1], tombstone, 'PX', math.max(life, left))
+end
+redis.call('DEL', KEYS[2])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
-return buried
+return format(fence)
+`)
+
+// seedScript stores a token that this sidecar still holds in the place of what it saw there: nothing, an older token, or
+// the tombstone of its own forget.
+//
+//	KEYS token   ARGV the token behind its fence, its fence (or empty), its life ms, the fence it saw (or empty: nothing)
+//	returns the fence it has, empty when something else was there
+var seedScript = newScript(luaCommon + `
+local value = get(KEYS[1])
+if ARGV[4] == '' and value or ARGV[4] ~= '' and fenceOf(value) ~= tonumber(ARGV[4]) then return '' end
+local fence = ARGV[2]
+if fence == '' or tonumber(fence) <= fenceOf(value) then fence = format(math.max(now(), fenceOf(value) + 1)) end
+redis.call('SET', KEYS[1], TOKEN .. fence .. ARGV[1], 'PX', ARGV[3])
+return fence
+`)
+
+// claimScript reserves the renewal of a key. Each claim keeps others off for twice as long as the one before, until a
+// token is stored.
+//
+//	KEYS renewal   ARGV owner, first hold ms, longest hold ms
+//	returns 1 and 0, or 0 and for how long it is taken still, in ms
+var claimScript = newScript(luaCommon + `
+local claims, until_, owner = string.match(get(KEYS[1]) or '', '^(%d+):(%d+):(.*)$')
+local time = math.floor(now() / 1000)
+if until_ and owner ~= ARGV[1] and time < tonumber(until_) then return {0, tonumber(until_) - time} end
+claims = tonumber(claims or 0)
+local hold = math.min(ARGV[2] * 2 ^ math.min(claims, 20), ARGV[3])
+local value = string.format('%d:%.0f:%s', claims + 1, time + hold, ARGV[1])
+redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', hold + ARGV[3]))
+return {1, 0}
+`)
+
+// refreshScript keeps the newer of two refresh tokens.
+//
+//	KEYS refresh token   ARGV stamp (16 decimal digits), sealed
+var refreshScript = newScript(luaCommon + `
+local value = get(KEYS[1])
+if value and (tonumber(string.sub(value, 1, 16)) or 0) > tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])
+return 1
+`)
+
+// probeScript writes and reads, as the others do.
+//
+//	KEYS probe   ARGV life ms
+var probeScript = newScript(luaCommon + `
+redis.call('SET', KEYS[1], format(now()), 'PX', ARGV[1])
+return get(KEYS[1])
 `)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 )
 
@@ -95,7 +96,7 @@ func explain(err error) errorResponse {
 		return r
 	case errors.As(err, &theirs):
 		return explainUpstream(theirs)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, vend.ErrTooLate):
 		return explain(errTooLate)
 	default:
 		return explain(errInternal)

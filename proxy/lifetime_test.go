@@ -110,11 +110,12 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 			t.Error("the renewal ended with its caller")
 		}
 		if err := testutil.GatherAndCompare(w.metrics, strings.NewReader(`
-# HELP token_sidecar_renewals_total Renewals ahead of expiry by result; left_to_another is done by another sidecar.
+# HELP token_sidecar_renewals_total Renewals ahead of expiry by result; left_to_another is done by another sidecar, same_token brought the same token again.
 # TYPE token_sidecar_renewals_total counter
 token_sidecar_renewals_total{result="failed"} 0
 token_sidecar_renewals_total{result="left_to_another"} 0
 token_sidecar_renewals_total{result="ok"} 1
+token_sidecar_renewals_total{result="same_token"} 0
 `), "token_sidecar_renewals_total"); err != nil {
 			t.Error(err)
 		}

@@ -59,7 +59,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 		broker: vend.Options{
 			AuthURL: "http://auth.test", ClientID: sandbox.DefaultClientID,
 			Lifetimes:   vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute},
-			NegativeTTL: 10 * time.Second, NegativeEntries: 100,
+			NegativeTTL: 10 * time.Second,
 		},
 		proxy:   Options{ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath, MaxConcurrent: 5000},
 		metrics: prometheus.NewRegistry(),
@@ -68,7 +68,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 		change(&s)
 	}
 	w.source = upstream.New(s.upstream)
-	w.tokens = cache.New(cache.Options{Entries: 10_000, Trust: time.Minute})
+	w.tokens = cache.New(cache.Options{MemorySize: 32 << 20, Trust: time.Minute})
 	s.broker.Cache, s.broker.AuthService = w.tokens, vend.AuthService(w.source)
 	if s.wrap != nil {
 		s.broker.AuthService = s.wrap(w.source)

@@ -44,7 +44,7 @@ func TestSoak(t *testing.T) {
 	authProxy, redisProxy := testbed.StartProxy(t, strings.TrimPrefix(auth.URL, "http://")), testbed.StartProxy(t, redis.Addr)
 	auth.Set(sandbox.Mood{ExpiresIn: 20})
 	fleet := startFleet(t, 3, auth.Environ("HUMANAPI_AUTH_URL=http://"+authProxy.Addr, "REDIS_URL=redis://"+redisProxy.Addr, "LOG_LEVEL=warn",
-		"MEMORY_CACHE_ENTRIES=500", "MEMORY_CACHE_TTL=1s", "UPSTREAM_TIMEOUT=500ms", "BREAKER_OPEN_FOR=1s", "NEGATIVE_TTL=1s"))
+		"MEMORY_CACHE_SIZE=1MiB", "MEMORY_CACHE_TTL=1s", "UPSTREAM_TIMEOUT=500ms", "BREAKER_OPEN_FOR=1s", "NEGATIVE_TTL=1s"))
 	var requests, wrong atomic.Int64
 	stop := make(chan struct{})
 	var traffic sync.WaitGroup

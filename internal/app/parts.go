@@ -30,7 +30,7 @@ func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (t
 	}
 	tokens := cache.New(opts) //nolint:contextcheck // it ends by Close
 	defer tokens.Close()
-	return tokens.Refresh(ctx, vend.RefreshTokenKey(s.AuthURL, s.ClientID, user))
+	return tokens.RefreshToken(ctx, vend.RefreshTokenKey(s.AuthURL, s.ClientID, user))
 }
 
 func newLog(w io.Writer, s settings.Settings) *slog.Logger {
@@ -72,9 +72,10 @@ func (f files) all() (open []*secret.File) {
 
 func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error) {
 	opts := cache.Options{
-		Entries: s.MemoryCacheEntries, Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
+		MemorySize: s.MemoryCacheSize.Bytes(), Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
 		// Long enough for the heartbeat of a busy machine, short enough that a death is soon forgotten.
 		LockLife:   min(max(s.UpstreamTimeout/2, time.Second), 5*time.Second),
+		FetchLimit: upstream.CallLimit(s.UpstreamTimeout, s.UpstreamMaxAttempts) + time.Second,
 		Registerer: o.Registerer, Log: o.Log, Wall: o.Wall,
 	}
 	if s.RedisURL.Reveal() == "" {
@@ -138,8 +139,8 @@ func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 	broker := vend.NewBroker(vend.Options{
 		Cache: p.Tokens, AuthService: p.Source, AuthURL: s.AuthURL, ClientID: s.ClientID, Keeper: keeper,
 		Lifetimes:   vend.Lifetimes{Margin: s.ExpiryMargin, Ahead: s.RefreshAhead},
-		NegativeTTL: s.NegativeTTL, NegativeEntries: s.MemoryCacheEntries,
-		Registerer: o.Registerer, Log: o.Log,
+		NegativeTTL: s.NegativeTTL,
+		Registerer:  o.Registerer, Log: o.Log,
 	})
 	return proxy.New(proxy.Options{
 		Broker: broker, ClientID: s.ClientID, Path: s.TokenPath(),

@@ -34,8 +34,11 @@ func (s *status) get() admin.Status {
 	st := admin.Status{
 		Serving: s.ready(), Version: version, Started: s.begun.UTC().Truncate(time.Second), Fingerprint: s.settings.Fingerprint(),
 		Breaker: auth.Breaker, TrialIn: auth.TrialIn.Seconds(), Paused: auth.Paused, PausedFor: auth.PausedFor.Seconds(),
-		Redis: cached.Redis, RedisDownFor: cached.DownFor.Seconds(), Tokens: cached.Tokens,
+		Redis: cached.Redis, RedisReason: cached.Reason, Tokens: cached.Tokens,
 		Requests: s.handler.Outcomes(), History: s.history.Minutes(), Failures: []admin.Failure{},
+	}
+	if !cached.Since.IsZero() && cached.Reason != "" {
+		st.RedisDownFor = time.Since(cached.Since).Seconds()
 	}
 	for _, band := range cached.Left {
 		st.TokensLeft = append(st.TokensLeft, admin.Count{Name: band.Name, Count: band.Tokens})

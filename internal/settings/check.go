@@ -32,7 +32,7 @@ func (s Settings) mistakes() []error {
 	}
 	s.redisMistakes(&c)
 
-	c.check(s.MemoryCacheEntries >= 1, "MEMORY_CACHE_ENTRIES", "is below 1; the least is 1")
+	c.check(s.MemoryCacheSize >= 1<<20, "MEMORY_CACHE_SIZE", "is below 1MiB; the least is 1MiB")
 	c.positive("MEMORY_CACHE_TTL", s.MemoryCacheTTL)
 	c.check(s.ExpiryMargin >= 0, "EXPIRY_MARGIN", "is negative; the least is 0s")
 	c.check(s.RefreshAhead >= 0, "REFRESH_AHEAD", "is negative; 0s turns renewal ahead off")

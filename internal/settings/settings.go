@@ -38,10 +38,10 @@ type Settings struct {
 	RedisPasswordFile string        `env:"REDIS_PASSWORD_FILE" doc:"file with the Redis password, read again when it changes"`
 	RedisTimeout      time.Duration `env:"REDIS_TIMEOUT" envDefault:"250ms" doc:"limit of a whole cache step, retries and dialling included"`
 
-	MemoryCacheEntries int           `env:"MEMORY_CACHE_ENTRIES" envDefault:"10000" doc:"tokens kept in memory at most"`
-	MemoryCacheTTL     time.Duration `env:"MEMORY_CACHE_TTL" envDefault:"1m" doc:"how long memory is trusted without asking Redis"`
-	ExpiryMargin       time.Duration `env:"EXPIRY_MARGIN" envDefault:"60s" doc:"no token is served this close to its end (at most a tenth of its life)"`
-	RefreshAhead       time.Duration `env:"REFRESH_AHEAD" envDefault:"10m" doc:"renewal starts this long before the margin (at most a fifth of its life)"`
+	MemoryCacheSize Size          `env:"MEMORY_CACHE_SIZE" envDefault:"32MiB" doc:"bound of what memory keeps, in bytes, refusals included"`
+	MemoryCacheTTL  time.Duration `env:"MEMORY_CACHE_TTL" envDefault:"1m" doc:"how long memory is trusted without asking Redis"`
+	ExpiryMargin    time.Duration `env:"EXPIRY_MARGIN" envDefault:"60s" doc:"no token is served this close to its end (at most a tenth of its life)"`
+	RefreshAhead    time.Duration `env:"REFRESH_AHEAD" envDefault:"10m" doc:"renewal starts this long before the margin (at most a fifth of its life)"`
 
 	UpstreamTimeout     time.Duration `env:"UPSTREAM_TIMEOUT" envDefault:"5s" doc:"limit of one attempt at the auth service"`
 	UpstreamMaxAttempts int           `env:"UPSTREAM_MAX_ATTEMPTS" envDefault:"3" doc:"attempts of one call"`

@@ -21,7 +21,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "127.0.0.1:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
-		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheEntries != 10000 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
+		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
 		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 || s.BreakerFailures != 5 ||
 		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second {
 		t.Errorf("%+v", s)
@@ -35,8 +35,8 @@ func TestMistakes(t *testing.T) {
 		"HUMANAPI_AUTH_URL=https://u:p@auth.example", "HUMANAPI_AUTH_URL=https://auth.example/v1", "HUMANAPI_AUTH_URL=ftp://auth.example",
 		"HUMANAPI_PRODUCT=other", "LISTEN_ADDR=0.0.0.0:8080", "LISTEN_ADDR=:8080", "LISTEN_ADDR=8080", "LISTEN_ADDR=unix://relative",
 		"ADMIN_ADDR=nope", "ADMIN_ADDR=:99999", "ALLOW_REMOTE_CALLERS=maybe", "REDIS_URL=localhost:6379", "REDIS_URL=http://r", "REDIS_MODE=ring",
-		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_ENTRIES=0",
-		"MEMORY_CACHE_ENTRIES=many", "MEMORY_CACHE_TTL=-1s", "EXPIRY_MARGIN=-1s", "REFRESH_AHEAD=-1s", "UPSTREAM_TIMEOUT=0s",
+		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_SIZE=0",
+		"MEMORY_CACHE_SIZE=many", "MEMORY_CACHE_TTL=-1s", "EXPIRY_MARGIN=-1s", "REFRESH_AHEAD=-1s", "UPSTREAM_TIMEOUT=0s",
 		"UPSTREAM_MAX_ATTEMPTS=0", "UPSTREAM_MAX_ATTEMPTS=11", "BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
 		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
 		"CALLER_TOKEN_FILE=/no/such/file", "HUMANAPI_CA_FILE=/no/such/file", "ENCRYPTION_KEYS_FILE=/no/such/file",

@@ -26,9 +26,11 @@ type Cache interface {
 	Peek(key cache.Key, now time.Time) *cache.Entry
 	Look(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
 	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
-	Acquire(ctx context.Context, key cache.Key, avoid uint64) (*cache.Lease, *cache.Entry, error)
-	Claim(ctx context.Context, key cache.Key, entry *cache.Entry, hold time.Duration) bool
-	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) error
+	Former(key cache.Key) *cache.Entry
+	Refusal(key cache.Key) (cache.Refusal, bool)
+	Acquire(ctx context.Context, key cache.Key, avoid *cache.Entry, over bool) (cache.Offer, error)
+	Claim(ctx context.Context, key cache.Key, entry *cache.Entry, first, longest time.Duration) bool
+	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) (told bool)
 }
 
 // AuthService is what vending needs of the auth service; see [upstream.Client].
@@ -40,11 +42,15 @@ type AuthService interface {
 
 // A RefreshTokenKeeper keeps the newest refresh token of a user; see [RefreshTokenKey].
 type RefreshTokenKeeper interface {
-	KeepRefresh(ctx context.Context, key cache.Key, token secret.Text)
+	KeepRefreshToken(ctx context.Context, key cache.Key, token secret.Text, sent time.Time)
 }
 
-// ErrPanic is the error of callers whose fetch panicked. The log has the stack.
-var ErrPanic = errors.New("vend: a defect: fetching a token panicked")
+// ErrPanic is the error of callers whose fetch panicked; the log has the stack. ErrTooLate is that of callers whose token
+// came so late that it is inside its margin already.
+var (
+	ErrPanic   = errors.New("vend: a defect: fetching a token panicked")
+	ErrTooLate = errors.New("vend: the token came too late to be served")
+)
 
 // Options configure a [Broker]. Cache, AuthService, AuthURL and ClientID are required.
 type Options struct {
@@ -56,9 +62,8 @@ type Options struct {
 	Keeper RefreshTokenKeeper
 	// Lifetimes is the rule of the three states.
 	Lifetimes Lifetimes
-	// NegativeTTL is how long a refusal is remembered; NegativeEntries bounds how many are.
-	NegativeTTL     time.Duration
-	NegativeEntries int
+	// NegativeTTL is how long a refusal is remembered; 0 is not at all.
+	NegativeTTL time.Duration
 	// Registerer takes the metrics. Default: none.
 	Registerer prometheus.Registerer
 	// Log defaults to none.
@@ -70,10 +75,9 @@ type Options struct {
 // Callers of one key share one look in the caches, and then one flight, which fetches. A flight has a context and a
 // limit of its own, so that callers may leave, the first one too, without the others noticing.
 type Broker struct {
-	opts     Options
-	client   string // see clientKey
-	negative *negativeCache
-	metrics  *metrics
+	opts    Options
+	client  string // see clientKey
+	metrics *metrics
 	// fetching and renewing log what goes on failing.
 	fetching, renewing failureLog
 
@@ -93,7 +97,7 @@ type Token struct {
 }
 
 // Age is how old the token was when it was handed out.
-func (t Token) Age() time.Duration { return t.At.Sub(t.Entry.Sent) }
+func (t Token) Age() time.Duration { return t.Entry.Age(t.At) }
 
 const (
 	// cacheBudget is what the cache's steps of a fetch may take beside the auth service.
@@ -109,7 +113,6 @@ func NewBroker(opts Options) *Broker {
 	}
 	b := &Broker{
 		opts: opts, client: clientKey(opts.AuthURL, opts.ClientID), metrics: newMetrics(opts.Registerer),
-		negative: newNegativeCache(opts.NegativeTTL, max(1, opts.NegativeEntries)),
 		fetching: failureLog{
 			log:    opts.Log,
 			failed: "the auth service fails: cached tokens are still served, callers without one get errors; check its status page and the network to it",
@@ -141,10 +144,6 @@ func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, 
 	if t, ok := b.known(now, key, req); ok { //nolint:contextcheck // a renewal outlives the caller
 		return t, nil
 	}
-	if err := b.negative.get(key); err != nil {
-		b.metrics.negativeHits.Inc()
-		return Token{}, err
-	}
 	defer func() { b.metrics.waits.Observe(time.Since(now).Seconds()) }()
 	t, err := b.look(ctx, key)
 	if err != nil {
@@ -154,9 +153,22 @@ func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, 
 		b.renewIfDue(key, req, t.Entry, t.At) //nolint:contextcheck // it outlives the caller
 		return t, nil
 	}
+	if err := b.refusal(key); err != nil {
+		return Token{}, err
+	}
 	ctx, cancel := context.WithDeadline(ctx, now.Add(b.Longest()))
 	defer cancel()
-	return b.shareFetch(ctx, key, req, 0)
+	return b.shareFetch(ctx, key, req, nil, false)
+}
+
+// refusal returns the refusal that is remembered of key.
+func (b *Broker) refusal(key cache.Key) error {
+	remembered, ok := b.opts.Cache.Refusal(key)
+	if !ok {
+		return nil
+	}
+	b.metrics.negativeHits.Inc()
+	return decodeRefusal(remembered)
 }
 
 // Known returns the token that memory holds for req, if it does. It never waits.
@@ -193,22 +205,19 @@ func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Requ
 	defer func() { b.metrics.waits.Observe(time.Since(began).Seconds()) }()
 	ctx, cancel := context.WithTimeout(ctx, b.Longest())
 	defer cancel()
-	var avoid uint64
-	if entry, _ := b.opts.Cache.LookShared(ctx, key); entry != nil {
-		avoid = entry.ID
-	}
+	avoid, _ := b.opts.Cache.LookShared(ctx, key)
 	for {
 		// A flight that was under way may have been content with the token to avoid.
-		t, err := b.shareFetch(ctx, key, req, avoid)
-		if err != nil || t.Entry.ID != avoid {
+		t, err := b.shareFetch(ctx, key, req, avoid, true)
+		if err != nil || avoid == nil || t.Entry.ID != avoid.ID {
 			return t, err
 		}
 	}
 }
 
-// shareFetch joins or begins the flight that fetches the token of key.
-func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, avoid uint64) (Token, error) {
-	return b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, avoid) })
+// shareFetch joins or begins the flight that fetches the token of key. With over it passes over remembered refusals.
+func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, avoid *cache.Entry, over bool) (Token, error) {
+	return b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, avoid, over) })
 }
 
 // share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
@@ -224,6 +233,9 @@ func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Conte
 		t, _ := r.Val.(Token)
 		t.Collapsed = t.From == cache.None && (t.Collapsed || !led)
 		t.At = time.Now()
+		if r.Err == nil && !t.Entry.Usable(t.At) { // it may have waited long for a caller to run
+			return Token{}, ErrTooLate
+		}
 		return t, r.Err
 	case <-ctx.Done():
 		return Token{}, context.Cause(ctx)
@@ -255,23 +267,43 @@ func (b *Broker) caught(do func() (Token, error)) (t Token, err error) {
 
 // fetch takes the fleet's lease of key and asks the auth service. It returns another sidecar's token when one
 // turned up that is not avoid.
-func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, avoid uint64) (Token, error) {
-	lease, entry, err := b.opts.Cache.Acquire(ctx, key, avoid)
-	if err != nil || entry != nil {
-		return Token{Entry: entry, Collapsed: true}, err
+func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, avoid *cache.Entry, over bool) (Token, error) {
+	offer, err := b.opts.Cache.Acquire(ctx, key, avoid, over)
+	switch {
+	case err != nil:
+		return Token{}, err
+	case offer.Entry != nil:
+		return Token{Entry: offer.Entry, Collapsed: true}, nil
+	case offer.Refusal != nil:
+		b.metrics.negativeHits.Inc()
+		return Token{}, decodeRefusal(*offer.Refusal)
 	}
+	lease := offer.Lease
 	defer lease.Release(ctx)
-	answer, err := b.ask(ctx, req)
+	entry, err := b.newEntry(ctx, key, req)
 	if err != nil {
-		var e *upstream.Error
-		if errors.As(err, &e) && e.Kind == upstream.Refused {
-			b.negative.put(key, err)
+		if record, ttl := b.encodeRefusal(err); ttl > 0 {
+			lease.Refuse(ctx, record, ttl)
 		}
 		return Token{}, err
 	}
-	entry = b.entryOf(answer)
-	lease.Publish(ctx, entry)
+	if avoid == nil || !entry.SharesToken(avoid) {
+		lease.Publish(ctx, entry)
+	}
 	return Token{Entry: entry}, nil
+}
+
+// newEntry asks the auth service for a token.
+func (b *Broker) newEntry(ctx context.Context, key cache.Key, req upstream.Request) (*cache.Entry, error) {
+	answer, err := b.ask(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	entry := b.entryOf(answer, b.opts.Cache.Former(key))
+	if !entry.Usable(time.Now()) {
+		return nil, ErrTooLate
+	}
+	return entry, nil
 }
 
 // VendSession returns a token that is neither kept nor shared.
@@ -282,7 +314,11 @@ func (b *Broker) VendSession(ctx context.Context, req upstream.Request) (Token, 
 	if err != nil {
 		return Token{}, err
 	}
-	return Token{Entry: b.entryOf(answer), At: time.Now()}, nil
+	t := Token{Entry: b.entryOf(answer, nil), At: time.Now()}
+	if !t.Entry.Usable(t.At) {
+		return Token{}, ErrTooLate
+	}
+	return t, nil
 }
 
 func (b *Broker) ask(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
@@ -295,12 +331,14 @@ func (b *Broker) ask(ctx context.Context, req upstream.Request) (*upstream.Answe
 		b.fetching.recordFailure(err)
 	}
 	if err == nil && b.opts.Keeper != nil && answer.RefreshToken.Reveal() != "" && req.UserID.Reveal() != "" {
-		b.opts.Keeper.KeepRefresh(context.WithoutCancel(ctx), RefreshTokenKey(b.opts.AuthURL, b.opts.ClientID, req.UserID), answer.RefreshToken)
+		key := RefreshTokenKey(b.opts.AuthURL, b.opts.ClientID, req.UserID)
+		b.opts.Keeper.KeepRefreshToken(context.WithoutCancel(ctx), key, answer.RefreshToken, answer.Sent)
 	}
 	return answer, err
 }
 
-func (b *Broker) entryOf(answer *upstream.Answer) *cache.Entry {
+// entryOf makes an entry of answer. When that holds the token of former again, its life is not counted anew.
+func (b *Broker) entryOf(answer *upstream.Answer, former *cache.Entry) *cache.Entry {
 	e := &cache.Entry{ID: cache.NewID(), Body: answer.Body, Sent: answer.Sent}
 	for _, life := range answer.Lifetimes {
 		e.AddHole(cache.Hole{Start: life.Start, End: life.End, Life: life.Life})
@@ -312,18 +350,21 @@ func (b *Broker) entryOf(answer *upstream.Answer) *cache.Entry {
 		e.AddHash(cache.HashOf(token))
 	}
 	e.KeepFor = b.opts.Lifetimes.keepFor(e.Life)
+	if former != nil && e.SharesToken(former) {
+		e.EndWith(former)
+	}
 	return e
 }
 
-// Forget forgets the token of req, or only the one of that hash, and lets no flight under way be joined.
-func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.Hash) {
+// Forget forgets the token of req, or only the one of that hash, and lets no flight under way be joined. told is false
+// while the fleet cannot be told.
+func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.Hash) (told bool) {
 	key := b.Key(req)
-	b.negative.remove(key)
 	if hash == nil {
 		b.looks.Forget(string(key[:]))
 		b.fetches.Forget(string(key[:]))
 	}
-	_ = b.opts.Cache.Forget(ctx, key, hash)
+	return b.opts.Cache.Forget(ctx, key, hash)
 }
 
 // Close ends all flights and waits for them. No call may be in progress.

@@ -32,7 +32,7 @@ func (l Lifetimes) renewFrom(e *cache.Entry) time.Duration {
 
 // renewable reports whether e, though it may still be served, is due to be replaced.
 func (l Lifetimes) renewable(e *cache.Entry, now time.Time) bool {
-	return l.lead(e.Life) > 0 && now.Sub(e.Sent) >= l.renewFrom(e)
+	return l.lead(e.Life) > 0 && e.Age(now) >= l.renewFrom(e)
 }
 
 // SecondsLeft is what is left of life at that age, in whole seconds.

@@ -18,8 +18,15 @@ const (
 // hold is how long nobody tries to renew a token again after that many failures. Short lives need short
 // steps, or there would be no second try.
 func (l Lifetimes) hold(e *cache.Entry, failures int) time.Duration {
+	first, longest := l.holds(e)
+	return min(first<<min(failures, 6), longest)
+}
+
+// holds are the first and the longest of them.
+func (l Lifetimes) holds(e *cache.Entry) (first, longest time.Duration) {
 	lead := l.lead(e.Life)
-	return max(time.Millisecond, min(min(firstHold, lead/8)<<min(failures, 6), longestHold, lead/2))
+	longest = max(time.Millisecond, min(longestHold, lead/2))
+	return max(time.Millisecond, min(firstHold, lead/8, longest)), longest
 }
 
 // renewIfDue starts a renewal in the background when entry is in its window and nobody else does it. Whoever
@@ -39,12 +46,17 @@ func (b *Broker) renewIfDue(key cache.Key, req upstream.Request, entry *cache.En
 func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, hold time.Duration) {
 	ctx, cancel := context.WithTimeout(b.life, b.flightLimit())
 	defer cancel()
-	if !b.opts.Cache.Claim(ctx, key, entry, hold) {
+	if !b.claim(ctx, key, entry) {
 		b.metrics.renewals.WithLabelValues("left_to_another").Inc()
 		return
 	}
-	_, err := b.shareFetch(ctx, key, req, entry.ID)
+	t, err := b.shareFetch(ctx, key, req, entry, true)
 	switch {
+	case err == nil && t.Entry.SharesToken(entry):
+		// The auth service keeps to its token until that ends.
+		b.metrics.renewals.WithLabelValues("same_token").Inc()
+		entry.Failed()
+		entry.Postpone(time.Now(), hold)
 	case err == nil:
 		b.metrics.renewals.WithLabelValues("ok").Inc()
 		b.renewing.recordSuccess()
@@ -56,4 +68,10 @@ func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 		entry.Postpone(time.Now(), hold)
 		b.renewing.recordFailure(err)
 	}
+}
+
+// claim reports whether this sidecar may renew entry; the fleet backs off together.
+func (b *Broker) claim(ctx context.Context, key cache.Key, entry *cache.Entry) bool {
+	first, longest := b.opts.Lifetimes.holds(entry)
+	return b.opts.Cache.Claim(ctx, key, entry, first, longest)
 }

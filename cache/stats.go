@@ -9,9 +9,9 @@ import (
 // A Band counts the tokens in memory that can be served for less than Below still, and not less than the
 // former band.
 type Band struct {
-	Name   string        `json:"name"`
-	Below  time.Duration `json:"-"`
-	Tokens int           `json:"tokens"`
+	Name   string
+	Below  time.Duration
+	Tokens int
 }
 
 // bands returns them all, empty.
@@ -29,25 +29,24 @@ func bands() []Band {
 
 // State is what a status page tells of the caches.
 type State struct {
-	// Redis is up, down, or off when none is set.
-	Redis string `json:"redis"`
-	// DownFor is how long it has been down.
-	DownFor time.Duration `json:"-"`
-	// Tokens is how many there are in memory, Left how long they can be served still.
-	Tokens int    `json:"tokens"`
-	Left   []Band `json:"left"`
+	// Redis is up, read-only, write-only, down, or off when none is set; Reason is why it is not up, Since when that began.
+	Redis, Reason string
+	Since         time.Time
+	// PendingForgets is how many forgets Redis is yet to be told of.
+	PendingForgets int
+	// Tokens is how many there are in memory, Left how long they can be served still, Bytes what they take.
+	Tokens int
+	Left   []Band
+	Bytes  uint64
 	// NextExpiry is when the first of them cannot be served any more; 0 when there is none.
-	NextExpiry time.Duration `json:"-"`
+	NextExpiry time.Duration
 }
 
 // State returns the state of the caches.
 func (c *Cache) State() State {
-	s := State{Redis: "off", Left: bands()}
-	if c.redis != nil {
-		s.Redis = "up"
-		if since := c.redis.health.since.Load(); c.redis.health.isDown() && since != nil {
-			s.Redis, s.DownFor = "down", time.Since(*since)
-		}
+	s := State{Redis: redisNotInUse, Left: bands(), PendingForgets: c.pending.len(), Bytes: c.memory.bytes()}
+	if c.shared != nil {
+		s.Redis, s.Reason, s.Since = c.shared.up.describe()
 	}
 	c.memory.each(func(left time.Duration) {
 		s.Tokens++

@@ -18,9 +18,7 @@ func TestACrowdSharesExchanges(t *testing.T) {
 	var put [crowd]*Entry
 	for i := range put {
 		put[i] = newEntry(strconv.Itoa(i), time.Hour)
-		if err := writer.Put(t.Context(), NewKey(strconv.Itoa(i)), put[i]); err != nil {
-			t.Fatal(err)
-		}
+		publish(t, writer, NewKey(strconv.Itoa(i)), put[i])
 	}
 	proxy := testbed.StartProxy(t, server.Addr)
 	proxy.Slow(100)

@@ -1,0 +1,243 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// lanes is how many exchanges with Redis are under way at the same time.
+const lanes = 4
+
+// A command is one script, or a look at one name, and what came of it.
+type command struct {
+	step   string  // for the metrics
+	script *script // nil: a look at keys[0]
+	keys   []string
+	args   []any
+
+	reply any           // of a script; of a look the value as a string, empty when there is none, "?" when of a wrong type
+	left  time.Duration // of a look: how long the value lives still
+	err   error
+}
+
+// A pipeline sends commands to Redis. What is asked while all lanes are waiting for Redis goes out together with the next
+// exchange: nobody waits for others to come, but a crowd costs a fraction of the system calls, here and in Redis, and a
+// burst never waits for connections.
+//
+// go-redis' AutoPipeline was measured and left: it gives up no command at its deadline, sends a batch again as a whole, and
+// one silent connection holds up everybody.
+type pipeline struct {
+	client  redis.UniversalClient
+	limit   time.Duration // of an exchange
+	judge   func(write bool, err error)
+	metrics *metrics
+
+	mu      sync.Mutex
+	waiting []*group
+	running int
+	workers sync.WaitGroup
+}
+
+// A group is what one caller asks for together.
+type group struct {
+	ctx      context.Context //nolint:containedctx // for its trace
+	commands []*command
+	done     chan struct{}
+}
+
+// do carries out commands together, within the limit, waiting included. The error is the first of theirs; after an error
+// of ctx the commands must not be looked at.
+func (p *pipeline) do(ctx context.Context, commands ...*command) error {
+	ctx, cancel := context.WithTimeout(ctx, p.limit)
+	defer cancel()
+	g := p.submit(ctx, commands)
+	select {
+	case <-g.done:
+		return g.err()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// twice is do for steps that others depend on: when the first try has failed, or has not been answered in half the limit,
+// the same commands go out once more, by another connection. make is called for each try; the commands of the one that
+// was answered are returned.
+func (p *pipeline) twice(ctx context.Context, build func() []*command) ([]*command, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.limit)
+	defer cancel()
+	first := p.submit(ctx, build())
+	half := time.NewTimer(p.limit / 2)
+	defer half.Stop()
+	select {
+	case <-first.done:
+		if first.err() == nil {
+			return first.commands, nil
+		}
+	case <-half.C:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	second := p.submit(ctx, build())
+	firstDone := first.done
+	for {
+		select {
+		case <-firstDone:
+			if first.err() == nil {
+				return first.commands, nil
+			}
+			firstDone = nil
+		case <-second.done:
+			return second.commands, second.err()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (g *group) err() error {
+	for _, c := range g.commands {
+		if c.err != nil {
+			return c.err
+		}
+	}
+	return nil
+}
+
+func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
+	g := &group{ctx: ctx, commands: commands, done: make(chan struct{})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting = append(p.waiting, g)
+	if p.running < lanes {
+		p.running++
+		p.workers.Go(p.work)
+	}
+	return g
+}
+
+// work exchanges until nobody waits.
+func (p *pipeline) work() {
+	for {
+		p.mu.Lock()
+		batch := p.waiting
+		p.waiting = nil
+		if len(batch) == 0 {
+			p.running--
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+		p.exchange(batch)
+		for _, g := range batch {
+			close(g.done)
+		}
+	}
+}
+
+// exchange sends a batch and takes the replies. Its time limit begins here: what was spent in our own queue says nothing
+// about Redis.
+func (p *pipeline) exchange(batch []*group) {
+	// The first one's trace is continued, not its end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), p.limit)
+	defer cancel()
+	began := time.Now()
+	var all []*command
+	for _, g := range batch {
+		all = append(all, g.commands...)
+	}
+	p.send(ctx, all, func(pipe redis.Pipeliner, c *command) *redis.Cmd {
+		return pipe.EvalSha(ctx, c.script.hash, c.keys, c.args...)
+	})
+	var unknown []*command // scripts that Redis has not met, or has lost in a restart
+	for _, c := range all {
+		if redis.HasErrorPrefix(c.err, "NOSCRIPT") {
+			unknown = append(unknown, c)
+		}
+	}
+	if len(unknown) > 0 {
+		p.send(ctx, unknown, func(pipe redis.Pipeliner, c *command) *redis.Cmd {
+			return pipe.Eval(ctx, c.script.source, c.keys, c.args...)
+		})
+	}
+	p.account(all, time.Since(began))
+}
+
+// send sends commands in one pipeline.
+func (p *pipeline) send(ctx context.Context, commands []*command, script func(redis.Pipeliner, *command) *redis.Cmd) {
+	pipe := p.client.Pipeline()
+	replies, lefts := make([]redis.Cmder, len(commands)), make([]*redis.DurationCmd, len(commands))
+	for i, c := range commands {
+		if c.script != nil {
+			replies[i] = script(pipe, c)
+			continue
+		}
+		replies[i], lefts[i] = pipe.Get(ctx, c.keys[0]), pipe.PTTL(ctx, c.keys[0])
+	}
+	_, failed := pipe.Exec(ctx)
+	for i, c := range commands {
+		c.err = replies[i].Err()
+		switch reply := replies[i].(type) {
+		case *redis.Cmd:
+			c.reply = reply.Val()
+			// When the connection's set-up fails, the library leaves commands that were never sent without an error.
+			if c.reply == nil && c.err == nil {
+				c.err = errors.Join(failed, errNoReply)
+			}
+		case *redis.StringCmd:
+			c.takeLook(reply.Val(), lefts[i], failed)
+		}
+	}
+}
+
+var errNoReply = errors.New("cache: Redis was not asked: the connection could not be set up")
+
+func (c *command) takeLook(value string, left *redis.DurationCmd, failed error) {
+	c.reply, c.left = value, left.Val()
+	switch {
+	case errors.Is(c.err, redis.Nil):
+		c.err = nil
+	case redis.HasErrorPrefix(c.err, "WRONGTYPE"):
+		c.reply, c.err = "?", nil
+	case c.err == nil && left.Err() != nil:
+		c.err = left.Err()
+	case c.err == nil && value == "" && c.left == 0:
+		c.err = errors.Join(failed, errNoReply)
+	}
+}
+
+// account judges Redis by what became of a batch, once for looks and once for scripts, and measures its steps.
+func (p *pipeline) account(commands []*command, took time.Duration) {
+	var verdict [2]error
+	var seen, answered [2]bool
+	steps := map[string]error{}
+	for _, c := range commands {
+		kind := 0
+		if c.script != nil {
+			kind = 1
+		}
+		seen[kind] = true
+		if c.err == nil {
+			answered[kind] = true
+		} else {
+			verdict[kind] = c.err
+		}
+		if steps[c.step] == nil {
+			steps[c.step] = c.err
+		}
+	}
+	for kind, write := range []bool{false, true} {
+		switch {
+		case answered[kind]:
+			p.judge(write, nil)
+		case seen[kind]:
+			p.judge(write, verdict[kind])
+		}
+	}
+	for step, err := range steps {
+		p.metrics.step(step, took, err)
+	}
+}

@@ -1,0 +1,117 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+	"token-sidecar/internal/secret"
+)
+
+// A refreshToken is one that Redis holds, or is yet to be given. Its value in Redis is a stamp, when it was asked for in
+// microseconds, of 16 decimal digits, and the sealed token.
+type refreshToken struct {
+	token secret.Text
+	stamp int64
+}
+
+const stampDigits = 16
+
+// KeepRefreshToken keeps the newest refresh token of key in Redis, without end; sent is when it was asked for. When Redis
+// cannot be asked, it is written as soon as Redis takes it. Without Redis it does nothing.
+func (c *Cache) KeepRefreshToken(ctx context.Context, key Key, token secret.Text, sent time.Time) {
+	if c.shared == nil {
+		return
+	}
+	kept := refreshToken{token, sent.UnixMicro()}
+	if c.shared.putRefreshToken(ctx, key, kept) == nil {
+		return
+	}
+	c.mu.Lock()
+	former, known := c.refreshTokens[key]
+	full := !known && len(c.refreshTokens) >= maxPending
+	if !full && kept.stamp >= former.stamp {
+		c.refreshTokens[key] = kept
+	}
+	c.mu.Unlock()
+	if full {
+		c.metrics.lostRefresh.Inc()
+		c.log.Error("a refresh token was not kept: too many others wait to be written to Redis", slog.Int("waiting", maxPending))
+		return
+	}
+	c.flush()
+}
+
+// writePendingRefreshTokens writes those that could not be written before, until one cannot be written again.
+func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
+	c.mu.Lock()
+	waiting := make(map[Key]refreshToken, len(c.refreshTokens))
+	for key, token := range c.refreshTokens {
+		waiting[key] = token
+	}
+	c.mu.Unlock()
+	for key, token := range waiting {
+		if c.shared.putRefreshToken(ctx, key, token) != nil {
+			return
+		}
+		c.mu.Lock()
+		if c.refreshTokens[key].stamp == token.stamp {
+			delete(c.refreshTokens, key)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// RefreshToken returns the refresh token that was kept for key last. ok is false when there is none. The error is
+// that Redis cannot be asked, or that what it holds was sealed with a key that is not in use any more.
+func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
+	if c.shared == nil {
+		return token, false, errors.New("cache: there is no Redis to keep refresh tokens in")
+	}
+	names := c.shared.keys.names(key)
+	commands := make([]*command, len(names))
+	for i, n := range names {
+		commands[i] = &command{step: "get", keys: []string{n.text + refreshSuffix}}
+	}
+	if err := c.shared.pipeline.do(ctx, commands...); err != nil {
+		return token, false, err
+	}
+	newest := int64(-1)
+	for i, command := range commands {
+		raw, _ := command.reply.(string)
+		if raw == "" {
+			continue
+		}
+		stamp, parseErr := strconv.ParseInt(raw[:min(stampDigits, len(raw))], 10, 64)
+		if parseErr != nil || stamp <= newest {
+			continue
+		}
+		plain, openErr := c.shared.keys.open(raw[stampDigits:], names[i].text+refreshSuffix)
+		if openErr != nil {
+			err = openErr
+			continue
+		}
+		newest, token, ok = stamp, secret.Hide(string(plain)), true
+	}
+	if ok {
+		err = nil
+	}
+	return token, ok, err
+}
+
+func (s *shared) putRefreshToken(ctx context.Context, key Key, token refreshToken) error {
+	if !s.up.writable() {
+		return errUnavailable
+	}
+	n := s.keys.names(key)[0]
+	name := n.text + refreshSuffix
+	_, err := s.pipeline.twice(ctx, func() []*command {
+		return []*command{{
+			step: "put", script: refreshScript, keys: []string{name},
+			args: []any{fmt.Sprintf("%0*d", stampDigits, token.stamp), n.key.seal([]byte(token.token.Reveal()), name)},
+		}}
+	})
+	return err
+}
