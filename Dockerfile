@@ -10,7 +10,7 @@ ARG TARGETARCH=amd64
 ARG VERSION=dev
 ARG COMMIT=unknown
 RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} GOFLAGS=-buildvcs=false \
-    go build -trimpath -ldflags "-s -w -buildid= -X token-sidecar/internal/app.version=${VERSION} -X token-sidecar/internal/app.commit=${COMMIT}" -o /out/token-sidecar .
+    go build -trimpath -tags grpcnotrace -ldflags "-s -w -buildid= -X token-sidecar/internal/app.version=${VERSION} -X token-sidecar/internal/app.commit=${COMMIT}" -o /out/token-sidecar .
 
 # Nothing but the program and the certificates of public authorities: no shell, no package to patch.
 FROM scratch

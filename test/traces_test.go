@@ -1,6 +1,7 @@
 package test
 
 import (
+	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,24 +16,31 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A collector receives traces by OTLP.
+// A collector receives traces by OTLP, and keeps all that it was sent in raw.
 type collector struct {
-	mu    sync.Mutex
-	raw   strings.Builder
-	spans []*tracepb.Span
-	token string
+	mu         sync.Mutex
+	raw        strings.Builder
+	spans      []*tracepb.Span
+	token      string
+	compressed int
 }
 
 func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	var data tracepb.TracesData
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, _ = fmt.Fprintln(&c.raw, r.Method, r.URL, r.Host, r.Header)
+	content := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		c.compressed++
+		content, _ = gzip.NewReader(content)
+	}
+	body, _ := io.ReadAll(content)
+	c.raw.Write(body)
+	var data tracepb.TracesData // of the same form as an ExportTraceServiceRequest
 	if err := proto.Unmarshal(body, &data); err != nil || r.URL.Path != "/v1/traces" {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.raw.Write(body)
 	c.token = r.Header.Get("X-Token")
 	for _, resource := range data.GetResourceSpans() {
 		for _, scope := range resource.GetScopeSpans() {
@@ -56,7 +64,9 @@ func TestTraces(t *testing.T) {
 	}))
 	defer spy.Close()
 	s := testbed.StartSidecar(t, auth.Environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
-		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_EXPORTER_OTLP_HEADERS=X-Token=let%20me", "OTEL_SERVICE_NAME=my-sidecar")...)
+		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_EXPORTER_OTLP_TRACES_HEADERS=X-Token=let%20me",
+		"OTEL_EXPORTER_OTLP_HEADERS=no-name-but-a-key", // not in force, and quoted by the library's own log
+		"OTEL_EXPORTER_OTLP_COMPRESSION=gzip", "OTEL_SERVICE_NAME=my-sidecar")...)
 	const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
 	const asked = 3 // hits are part of a trace too
 	token := ""
@@ -68,6 +78,9 @@ func TestTraces(t *testing.T) {
 	}
 	s.Signal(syscall.SIGTERM)
 	s.Wait()
+	if strings.Contains(s.Log(), "no-name-but-a-key") {
+		t.Errorf("the log tells a header:\n%s", s.Log())
+	}
 	received.mu.Lock()
 	defer received.mu.Unlock()
 	names := map[string]int{}
@@ -84,8 +97,8 @@ func TestTraces(t *testing.T) {
 			t.Errorf("a trace tells %q", hidden)
 		}
 	}
-	if received.token != "let me" || !strings.Contains(received.raw.String(), "my-sidecar") {
-		t.Error("headers or the name of the service are not as set")
+	if received.compressed == 0 || received.token != "let me" || !strings.Contains(received.raw.String(), "my-sidecar") {
+		t.Error("compression, headers or the name of the service are not as set")
 	}
 }
 

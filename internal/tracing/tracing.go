@@ -1,85 +1,45 @@
 // Package tracing sends traces by OTLP, as the standard OTEL_* variables say. Without them it does nothing and
 // costs nothing.
 //
-// Spans carry no query, no body and no Redis command: no secret, token or user id.
+// A trace holds nothing of a caller but the trace's own id: no path, query, method, header or body as the caller
+// sent it, and no Redis command; hence no secret, token or user id. What may leave is decided in one place, the
+// exporter (allowlist.go), whatever the instrumentation records.
 package tracing
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
-	"go.opentelemetry.io/otel/sdk/trace"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
-)
-
-// The variables that decide whether there are traces. The rest of OTEL_* is the SDK's business.
-const (
-	disabledVar = "OTEL_SDK_DISABLED"
-	exporterVar = "OTEL_TRACES_EXPORTER"
-	protocolVar = "OTEL_EXPORTER_OTLP_PROTOCOL"
-	tracesProto = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-	endpointVar = "OTEL_EXPORTER_OTLP_ENDPOINT"
-	tracesPoint = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Tracing wraps the parts that have spans. The zero Tracing is off and wraps nothing.
-type Tracing struct{ provider *trace.TracerProvider }
+type Tracing struct{ provider *sdktrace.TracerProvider }
 
-// propagator takes in and hands on the trace alone. Baggage is the app's own and could hold anything.
-var propagator = propagation.TraceContext{}
-
-// Check reports every variable in environ whose value is not supported.
-func Check(environ []string) error {
-	given := parse(environ)
-	var errs []error
-	oneOf := func(name string, allowed ...string) {
-		if v := given[name]; v != "" && !slices.Contains(allowed, v) {
-			errs = append(errs, fmt.Errorf("%s: %q is not supported; use %s", name, v, strings.Join(allowed, " or ")))
-		}
-	}
-	oneOf(exporterVar, "otlp", "none")
-	oneOf(protocolVar, "http/protobuf")
-	oneOf(tracesProto, "http/protobuf")
-	oneOf(disabledVar, "true", "false")
-	if _, err := newExporter(given); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-func parse(environ []string) map[string]string {
-	given := map[string]string{}
-	for _, pair := range environ {
-		if name, value, ok := strings.Cut(pair, "="); ok {
-			given[name] = value
-		}
-	}
-	return given
-}
-
-// Start begins to send traces, if environ asks for it: by naming an endpoint, or the exporter otlp.
+// Start begins to send traces, if environ asks for it: by naming an endpoint, or the exporter otlp. environ must be the
+// process's own, because the libraries read most of OTEL_* from there.
 func Start(ctx context.Context, environ []string, version string, log *slog.Logger) (Tracing, error) {
-	if err := Check(environ); err != nil {
+	c, err := read(environ)
+	if err != nil || !c.wanted {
 		return Tracing{}, err
 	}
-	given := parse(environ)
-	wanted := given[exporterVar] == "otlp" || given[endpointVar] != "" || given[tracesPoint] != ""
-	if !wanted || given[exporterVar] == "none" || given[disabledVar] == "true" {
-		return Tracing{}, nil
-	}
-	exporter, err := newExporter(given)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {
+		log.Debug("spans were lost; tokens do not depend on them") // why is the exporter's to log
+	}))
+	otel.SetLogger(logr.Discard()) // it quotes the variables, API keys included
+	exporter, err := newExporter(ctx, c, log)
 	if err != nil {
 		return Tracing{}, err
 	}
@@ -88,10 +48,7 @@ func Start(ctx context.Context, environ []string, version string, log *slog.Logg
 	if err != nil {
 		return Tracing{}, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {
-		log.Debug("traces could not be sent; tokens do not depend on it")
-	}))
-	return Tracing{trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(about))}, nil
+	return Tracing{sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))}, nil
 }
 
 // stopLimit bounds how long the end waits for the last traces to be sent.
@@ -111,16 +68,11 @@ func (t Tracing) Handler(h http.Handler) http.Handler {
 	if t.provider == nil {
 		return h
 	}
-	return otelhttp.NewHandler(h, "token-sidecar", otelhttp.WithTracerProvider(t.provider), otelhttp.WithPropagators(propagator),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method + " " + knownPath(r.URL.Path) }))
-}
-
-// knownPath keeps span names few.
-func knownPath(path string) string {
-	if slices.Contains([]string{"/token", "/v1/connect/token", "/v1/admin/token"}, path) {
-		return path
-	}
-	return "unknown"
+	routed := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		trace.SpanFromContext(r.Context()).SetAttributes(semconv.HTTPRoute(route(r.URL.Path)))
+		h.ServeHTTP(w, r)
+	})
+	return otelhttp.NewHandler(routed, "token-sidecar", otelhttp.WithTracerProvider(t.provider), otelhttp.WithPropagators(traceparent{}))
 }
 
 // Transport wraps the calls to the auth service, which are told of the trace.
@@ -128,7 +80,7 @@ func (t Tracing) Transport(next http.RoundTripper) http.RoundTripper {
 	if t.provider == nil {
 		return next
 	}
-	return otelhttp.NewTransport(next, otelhttp.WithTracerProvider(t.provider), otelhttp.WithPropagators(propagator))
+	return otelhttp.NewTransport(next, otelhttp.WithTracerProvider(t.provider), otelhttp.WithPropagators(traceparent{}))
 }
 
 // Redis adds spans to what client does; without the commands, which hold names and values.
@@ -137,4 +89,21 @@ func (t Tracing) Redis(client redis.UniversalClient) error {
 		return nil
 	}
 	return redisotel.InstrumentTracing(client, redisotel.WithTracerProvider(t.provider), redisotel.WithDBStatement(false), redisotel.WithCallerEnabled(false))
+}
+
+// traceparent takes in and hands on the header of that name alone. Tracestate and baggage are the app's own and could
+// hold anything.
+type traceparent struct{ propagation.TraceContext }
+
+func (p traceparent) Extract(ctx context.Context, header propagation.TextMapCarrier) context.Context {
+	return p.TraceContext.Extract(ctx, onlyTraceparent{header})
+}
+
+type onlyTraceparent struct{ propagation.TextMapCarrier }
+
+func (h onlyTraceparent) Get(key string) string {
+	if key != "traceparent" {
+		return ""
+	}
+	return h.TextMapCarrier.Get(key)
 }

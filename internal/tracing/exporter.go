@@ -1,0 +1,91 @@
+package tracing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+)
+
+// An exporter hands on what may leave of each span, and logs when that begins to fail and when it works again.
+type exporter struct {
+	sdktrace.SpanExporter
+	transport *transport
+	failing   atomic.Bool
+	log       *slog.Logger
+}
+
+// newExporter makes one that sends to the collector. Headers, compression and encoding are the library's to read from
+// the environment. The endpoint is not, because the library would default to https, and let a variable that is
+// meant for gRPC (OTEL_EXPORTER_OTLP_INSECURE) turn an https endpoint into plain http. Nor is the client: the
+// library's follows redirects, and takes the API key in OTEL_EXPORTER_OTLP_HEADERS along to wherever they lead.
+func newExporter(ctx context.Context, c config, log *slog.Logger) (*exporter, error) {
+	transport := &transport{Transport: c.transport()}
+	client := &http.Client{
+		Transport: transport, Timeout: c.timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	next, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(c.endpoint), otlptracehttp.WithHTTPClient(client),
+		otlptracehttp.WithTLSClientConfig(nil)) // the client has it; here it would be an error beside plain http
+	if err != nil {
+		return nil, fmt.Errorf("traces cannot be sent: %w", err)
+	}
+	return &exporter{SpanExporter: next, transport: transport, log: log}, nil
+}
+
+// ExportSpans implements [sdktrace.SpanExporter].
+func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	cleaned := make([]sdktrace.ReadOnlySpan, len(spans))
+	for i, span := range spans {
+		cleaned[i] = clean(span)
+	}
+	err := e.SpanExporter.ExportSpans(ctx, cleaned)
+	switch {
+	case err != nil && !e.failing.Swap(true):
+		e.log.Warn("traces cannot be sent and are lost, tokens do not depend on them; check OTEL_EXPORTER_OTLP_* and the collector",
+			slog.String("reason", e.reason(err)))
+	case err == nil && e.failing.Swap(false):
+		e.log.Info("traces are sent again")
+	}
+	return err
+}
+
+// Shutdown implements [sdktrace.SpanExporter].
+func (e *exporter) Shutdown(ctx context.Context) error {
+	defer e.transport.CloseIdleConnections()
+	return e.SpanExporter.Shutdown(ctx)
+}
+
+// reason leaves out the URL and the collector's own words, which may repeat the API key.
+func (e *exporter) reason(err error) string {
+	var noAnswer *url.Error
+	switch status := e.transport.status.Load(); {
+	case errors.As(err, &noAnswer):
+		return noAnswer.Err.Error()
+	case status >= http.StatusMultipleChoices:
+		return fmt.Sprintf("status %d", status)
+	}
+	return "the collector rejected spans"
+}
+
+// A transport remembers the status of the last answer, which the library's errors do not tell. It is 0 if none came.
+type transport struct {
+	*http.Transport
+	status atomic.Int64
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.Transport.RoundTrip(r)
+	if err != nil {
+		t.status.Store(0)
+		return nil, err
+	}
+	t.status.Store(int64(res.StatusCode))
+	return res, nil
+}
