@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	if err := os.Chdir(".."); err != nil { // what is tested is the project as it is seen from its root
 		panic(err)
 	}
-	goleak.VerifyTestMain(m, testbed.ProxyLeaks()...)
+	goleak.VerifyTestMain(m)
 }
 
 // mustGet fails the test unless the sidecar vends a token of that user.

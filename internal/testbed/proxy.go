@@ -2,77 +2,345 @@ package testbed
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"strings"
+	"sync"
 	"testing"
-
-	"github.com/Shopify/toxiproxy/v2"
-	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
+	"time"
 )
 
-// A Proxy is a TCP proxy that can be told to break what goes through it.
+// A Proxy is a TCP proxy that can be told to break what goes through it. Its faults apply to the connections that there
+// are and to those that come.
 type Proxy struct {
 	Addr string
+	// Late is how late a reply is with [ReplyLate].
+	Late time.Duration
+	// Counts tells which commands are steps.
+	Counts func(args []string) bool
 
-	t     testing.TB
-	proxy *toxiproxy.Proxy
+	t       testing.TB
+	target  string
+	resp    bool
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	listener net.Listener // nil while down
+	links    map[*link]bool
+	faults   faults
+	changed  chan struct{} // closed when faults changes
+	steps    []Step
+	before   func(Step) Fault
+	after    func(Step)
+}
+
+// faults are those that a proxy is told to have.
+type faults struct {
+	latency          time.Duration
+	blackHole, reset bool
+	cut              *int // each CutAfter has its own, so that a connection counts from it
+	frozen           bool
 }
 
 // StartProxy starts a proxy before target. It ends with the test.
 func StartProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	metrics := toxiproxy.NewMetricsContainer(nil)
-	server := toxiproxy.NewServer(metrics, zerolog.Nop())
-	p := toxiproxy.NewProxy(server, "p", "127.0.0.1:0", target)
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Stop)
-	_, port, _ := net.SplitHostPort(p.Listen)
-	return &Proxy{Addr: "127.0.0.1:" + port, t: t, proxy: p}
+	return start(&Proxy{t: t, target: target})
 }
 
-// ProxyLeaks are the goroutines that the library leaves behind where it was told to break a connection.
-func ProxyLeaks() []goleak.Option {
-	return []goleak.Option{
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
-	}
+func start(p *Proxy) *Proxy {
+	p.t.Helper()
+	p.Addr = FreeAddr(p.t)
+	p.links = map[*link]bool{}
+	p.changed = make(chan struct{})
+	p.Up()
+	p.t.Cleanup(func() {
+		p.Down()
+		p.running.Wait()
+	})
+	return p
 }
 
 // Slow delays what comes back by ms milliseconds.
-func (p *Proxy) Slow(ms int) { p.add("latency", fmt.Sprintf(`{"latency":%d}`, ms)) }
+func (p *Proxy) Slow(ms int) {
+	p.change(func(f *faults) { f.latency = time.Duration(ms) * time.Millisecond })
+}
 
-// BlackHole swallows what comes back, without a reset.
-func (p *Proxy) BlackHole() { p.add("timeout", `{"timeout":0}`) }
+// BlackHole swallows what comes back, without a reset. Connections that lost something are closed by Heal.
+func (p *Proxy) BlackHole() { p.change(func(f *faults) { f.blackHole = true }) }
 
-// Reset resets connections.
-func (p *Proxy) Reset() { p.add("reset_peer", `{"timeout":0}`) }
+// Reset resets connections as soon as something comes back on them.
+func (p *Proxy) Reset() { p.change(func(f *faults) { f.reset = true }) }
 
-// CutAfter ends connections after so many bytes of an answer.
-func (p *Proxy) CutAfter(bytes int) { p.add("limit_data", fmt.Sprintf(`{"bytes":%d}`, bytes)) }
+// CutAfter closes connections after so many bytes have come back.
+func (p *Proxy) CutAfter(bytes int) { p.change(func(f *faults) { f.cut = &bytes }) }
 
-// Down refuses connections and ends those there are.
-func (p *Proxy) Down() { p.proxy.Stop() }
+// Heal undoes Slow, BlackHole, Reset and CutAfter.
+func (p *Proxy) Heal() { p.change(func(f *faults) { *f = faults{frozen: f.frozen} }) }
+
+// Freeze holds everything on all connections, in both directions, as if the process at one end were stopped. New
+// connections are accepted, as a kernel does for a stopped process, and get no further.
+func (p *Proxy) Freeze() { p.change(func(f *faults) { f.frozen = true }) }
+
+// Thaw undoes Freeze: what was held goes on, even if whoever sent it has closed the connection since.
+func (p *Proxy) Thaw() { p.change(func(f *faults) { f.frozen = false }) }
+
+// Down refuses connections and closes those that there are.
+func (p *Proxy) Down() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener == nil {
+		return
+	}
+	_ = p.listener.Close()
+	p.listener = nil
+	for l := range p.links {
+		l.end()
+	}
+}
 
 // Up undoes Down.
 func (p *Proxy) Up() {
 	p.t.Helper()
-	if err := p.proxy.Start(); err != nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != nil {
+		return
+	}
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", p.Addr)
+	if err != nil {
 		p.t.Fatal(err)
+	}
+	p.listener = listener
+	p.running.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			p.running.Go(func() { p.connect(listener, client.(*net.TCPConn)) })
+		}
+	})
+}
+
+func (p *Proxy) change(f func(*faults)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.faults)
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// now returns the faults in force, and a channel that is closed when they change.
+func (p *Proxy) now() (faults, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.faults, p.changed
+}
+
+// connect serves one connection until it ends.
+func (p *Proxy) connect(listener net.Listener, client *net.TCPConn) {
+	defer client.Close()
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	l := &link{proxy: p, client: client, done: ctx.Done(), end: end, out: make(chan chunk, 1024)}
+	p.mu.Lock()
+	accepted := p.listener == listener
+	if accepted {
+		p.links[l] = true
+	}
+	p.mu.Unlock()
+	if !accepted {
+		return
+	}
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.links, l)
+	}()
+	if !l.thawed() {
+		return
+	}
+	server, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	l.server = server.(*net.TCPConn)
+
+	up, down := l.bytesUp, l.bytesDown
+	if p.resp {
+		up, down = l.commands, l.replies
+	}
+	var pumps sync.WaitGroup
+	pumps.Go(up)
+	pumps.Go(down)
+	pumps.Go(l.deliver)
+	<-l.done
+	_, _ = client.Close(), server.Close()
+	pumps.Wait()
+}
+
+// A link is one connection through the proxy. One goroutine passes on what the client sends, one reads what the server
+// sends, and a third one delivers that to the client, each piece when it is due.
+type link struct {
+	proxy          *Proxy
+	client, server *net.TCPConn
+	done           <-chan struct{}
+	end            context.CancelFunc // closes both connections
+	out            chan chunk
+
+	// Only deliver touches these.
+	swallowed, gone bool
+	cut             *int
+	passed          int // bytes, since cut is in force
+
+	// Only a link that knows RESP has these.
+	mu         sync.Mutex
+	queue      []*expected
+	lost       bool // the client gets no more replies
+	subscribed bool
+}
+
+// A chunk is what the client gets next.
+type chunk struct {
+	data   []byte
+	at     time.Time // when it came
+	notYet time.Time // it is not delivered before this
+	reset  bool      // instead of data: the connection is reset
+	end    bool      // instead of data: the server closed the connection
+}
+
+// emit hands c to deliver.
+func (l *link) emit(c chunk) {
+	c.at = time.Now()
+	select {
+	case l.out <- c:
+	case <-l.done:
 	}
 }
 
-// Heal undoes Slow, BlackHole, Reset and CutAfter.
-func (p *Proxy) Heal() { p.proxy.Toxics.ResetToxics(context.Background()) }
-
-func (p *Proxy) add(kind, attributes string) {
-	p.t.Helper()
-	toxic := fmt.Sprintf(`{"type":%q,"stream":"downstream","attributes":%s}`, kind, attributes)
-	if _, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
-		p.t.Fatal(err)
+// thawed waits while the proxy is frozen; it is false when the connection has ended.
+func (l *link) thawed() bool {
+	for {
+		f, changed := l.proxy.now()
+		if !f.frozen {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-l.done:
+			return false
+		}
 	}
+}
+
+// send passes data on to the server.
+func (l *link) send(data []byte) bool {
+	if !l.thawed() {
+		return false
+	}
+	_, err := l.server.Write(data)
+	return err == nil
+}
+
+// clientEnded passes on that the client sends no more. The connection ends when the server has closed it too, so that
+// the server carries out everything that it was sent, whoever is left to read the answer.
+func (l *link) clientEnded() {
+	if l.thawed() {
+		_ = l.server.CloseWrite()
+	}
+}
+
+func (l *link) bytesUp() {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := l.client.Read(buffer)
+		if n > 0 && !l.send(buffer[:n]) {
+			return
+		}
+		if err != nil {
+			l.clientEnded()
+			return
+		}
+	}
+}
+
+func (l *link) bytesDown() {
+	for {
+		buffer := make([]byte, 32<<10)
+		n, err := l.server.Read(buffer)
+		if n > 0 {
+			l.emit(chunk{data: buffer[:n]})
+		}
+		if err != nil {
+			l.emit(chunk{end: true})
+			return
+		}
+	}
+}
+
+// deliver gives the client what is meant for it, and is where faults take place.
+func (l *link) deliver() {
+	defer l.end()
+	for {
+		f, changed := l.proxy.now()
+		if l.swallowed && !f.blackHole {
+			return // a stream with a hole in it cannot go on
+		}
+		select {
+		case <-l.done:
+			return
+		case <-changed:
+		case c := <-l.out:
+			if f, ok := l.due(c); !ok || !l.pass(c, f) {
+				return
+			}
+		}
+	}
+}
+
+// due waits until c may be delivered, and returns the faults in force then.
+func (l *link) due(c chunk) (faults, bool) {
+	for {
+		f, changed := l.proxy.now()
+		wait := max(time.Until(c.at.Add(f.latency)), time.Until(c.notYet))
+		if wait <= 0 && !f.frozen {
+			return f, true
+		}
+		var timer <-chan time.Time
+		if !f.frozen {
+			timer = time.After(wait)
+		}
+		select {
+		case <-timer:
+		case <-changed:
+		case <-l.done:
+			return f, false
+		}
+	}
+}
+
+// pass delivers c, and tells whether the connection goes on.
+func (l *link) pass(c chunk, f faults) bool {
+	if f.cut != l.cut {
+		l.cut, l.passed = f.cut, 0
+	}
+	data := c.data
+	switch {
+	case c.reset, f.reset:
+		_ = l.client.SetLinger(0)
+		return false
+	case c.end:
+		return false
+	case f.blackHole:
+		l.swallowed = true
+		return true
+	case f.cut != nil:
+		data = data[:min(len(data), *f.cut-l.passed)]
+		l.passed += len(data)
+	}
+	if !l.gone {
+		_, err := l.client.Write(data)
+		l.gone = err != nil // what it sent before it left is carried out all the same
+	}
+	return f.cut == nil || l.passed < *f.cut
 }
