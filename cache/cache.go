@@ -74,7 +74,8 @@ type Cache struct {
 	leases        map[Key]*Lease
 	beating       bool                 // the heartbeats run
 	flushing      bool                 // what is pending is being told
-	refreshTokens map[Key]refreshToken // that Redis is yet to be given
+	unshared      map[Key]bool         // whose token Redis is yet to be given
+	refreshTokens map[Key]refreshToken // the same of refresh tokens
 }
 
 // New returns a cache. It does not wait for Redis.
@@ -87,7 +88,7 @@ func New(opts Options) *Cache {
 	}
 	c := &Cache{
 		memory: newMemory(opts.MemorySize), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, log: opts.Log,
-		leases: map[Key]*Lease{}, refreshTokens: map[Key]refreshToken{},
+		leases: map[Key]*Lease{}, refreshTokens: map[Key]refreshToken{}, unshared: map[Key]bool{},
 	}
 	c.generation.Store(1)
 	c.life, c.stop = context.WithCancel(context.Background())
@@ -135,20 +136,21 @@ func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
 	if entry := c.Peek(key, time.Now()); entry != nil {
 		return entry, FromMemory
 	}
-	return c.LookShared(ctx, key)
+	entry, from, _ := c.LookShared(ctx, key)
+	return entry, from
 }
 
-// LookShared asks Redis first. When Redis cannot be asked, or knows nothing of the key, or has an older token, memory
-// counts.
-func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
+// LookShared asks Redis first, and makes memory and Redis agree on the token of key: the newer one stays in both. The error
+// is that Redis could not be asked or told; then memory counts, and what is returned is good all the same.
+func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error) {
 	mine := c.memory.entry(key, time.Now())
 	if c.shared == nil {
-		return source(mine, FromMemory)
+		return named(mine, FromMemory, nil)
 	}
 	epoch, generation := c.epoch(key), c.generation.Load()
 	seen, err := c.shared.look(ctx, key)
 	if err != nil {
-		return source(mine, FromMemory)
+		return named(mine, FromMemory, err)
 	}
 	theirs := seen.entry
 	if theirs != nil && c.pending.forgets(key, theirs) {
@@ -160,20 +162,20 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source) {
 	}
 	if mine != nil && (theirs == nil || mine.ID != theirs.ID && mine.newerThan(theirs)) {
 		// Redis lost it, never had it, or was not told of it: it is still good.
-		c.shared.seed(ctx, key, mine, seen.fence)
-		return source(c.keep(key, mine, epoch, generation), FromMemory)
+		err := c.shared.seed(ctx, key, mine, seen.fence)
+		return named(c.keep(key, mine, epoch, generation), FromMemory, err)
 	}
 	if theirs == nil {
-		return nil, None
+		return nil, None, nil
 	}
-	return source(c.keep(key, theirs, epoch, generation), FromRedis)
+	return named(c.keep(key, theirs, epoch, generation), FromRedis, nil)
 }
 
-func source(entry *Entry, from Source) (*Entry, Source) {
+func named(entry *Entry, from Source, err error) (*Entry, Source, error) {
 	if entry == nil {
-		return nil, None
+		return nil, None, err
 	}
-	return entry, from
+	return entry, from, err
 }
 
 // Former returns the token of key that is or was in use, until the end of its life: it may be answered again.

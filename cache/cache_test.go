@@ -91,7 +91,7 @@ func get(t testing.TB, c *Cache, key Key) *Entry {
 func publish(t testing.TB, c *Cache, key Key, e *Entry) {
 	t.Helper()
 	avoid := get(t, c, key)
-	offer, err := c.Acquire(context.Background(), key, avoid, false)
+	offer, err := c.Acquire(context.Background(), key, Want{Avoid: avoid})
 	if err != nil || offer.Lease == nil {
 		t.Fatalf("Acquire: %+v, %v", offer, err)
 	}
@@ -174,7 +174,7 @@ func cacheIsConcurrent(t *testing.T, c *Cache) {
 	for i := range 20 {
 		callers.Go(func() {
 			e := newEntry(fmt.Sprint(i), time.Hour)
-			offer, err := c.Acquire(t.Context(), key, nil, false)
+			offer, err := c.Acquire(t.Context(), key, Want{})
 			switch {
 			case err != nil:
 				t.Error(err)

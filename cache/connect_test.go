@@ -36,7 +36,7 @@ func worksAsAFleet(t *testing.T, a, b *Cache) {
 		if got := get(t, b, key); got == nil || got.ID != e.ID {
 			t.Fatalf("key %d: the other one got %v", i, got)
 		}
-		offer, err := b.Acquire(t.Context(), key, e, false)
+		offer, err := b.Acquire(t.Context(), key, Want{Avoid: e})
 		lease := offer.Lease
 		if err != nil || lease == nil || len(lease.fences) == 0 {
 			t.Fatalf("key %d: no lease in the fleet: %v", i, err)
@@ -81,7 +81,7 @@ func TestSentinel(t *testing.T) {
 				default:
 				}
 				key := NewKey("load", fmt.Sprint(i), fmt.Sprint(n))
-				offer, err := a.Acquire(t.Context(), key, nil, false)
+				offer, err := a.Acquire(t.Context(), key, Want{})
 				if err != nil || offer.Lease == nil {
 					t.Errorf("%v, %v", offer, err)
 					return

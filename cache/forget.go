@@ -3,18 +3,13 @@ package cache
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-const (
-	// maxPending bounds how many forgets wait for Redis.
-	maxPending = 10_000
-	// flushInterval is about how often they are tried.
-	flushInterval = 200 * time.Millisecond
-)
+// maxPending bounds how many forgets wait for Redis, and how many refresh tokens and tokens.
+const maxPending = 10_000
 
 // Forget forgets the tokens of key, or only the one of that hash, in the whole fleet. told is false while Redis cannot be
 // told: this sidecar has forgotten already, and goes on telling until Redis has taken it. A fetch that is under way is not
@@ -61,45 +56,10 @@ func (c *Cache) tell(ctx context.Context, f pendingForget, life time.Duration) b
 	}
 	// What was fetched after the forgetting is newer than the tombstone.
 	if entry := c.memory.entry(f.key, time.Now()); entry != nil && f.hash() == nil {
-		c.shared.seed(ctx, f.key, entry, fence)
+		_ = c.shared.seed(ctx, f.key, entry, fence) // if not, it is fetched again
 	}
 	c.pending.remove(f)
 	return true
-}
-
-// flush starts to tell Redis of what is pending, by a clock of its own, unless that is under way already.
-func (c *Cache) flush() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.flushing {
-		return
-	}
-	c.flushing = true
-	c.background.Go(func() {
-		for c.flushOnce() {
-			timer := time.NewTimer(flushInterval/2 + rand.N(flushInterval)) //nolint:gosec // jitter
-			select {
-			case <-timer.C:
-			case <-c.life.Done():
-				timer.Stop()
-				return
-			}
-		}
-	})
-}
-
-// flushOnce tells what it can. It is false when nothing is pending any more, and flush must be called anew.
-func (c *Cache) flushOnce() bool {
-	for _, f := range c.pending.list() {
-		if !c.tell(c.life, f, tombstoneLife) {
-			return true // Redis does not take it: the others can wait
-		}
-	}
-	c.writePendingRefreshTokens(c.life)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.flushing = c.pending.len() > 0 || len(c.refreshTokens) > 0
-	return c.flushing
 }
 
 // pendingForgets are what this sidecar has forgotten and Redis is yet to be told.

@@ -27,10 +27,24 @@ type Lease struct {
 	voided atomic.Bool   // everything of the key was forgotten since: what comes must not be kept
 	over   atomic.Bool
 
-	owner    string
-	replaces string // ID of the token to replace, empty for none
+	want    Want
+	avoided []uint64 // IDs of the tokens that are not wanted
+	waited  bool     // for another sidecar's lease
+	owner   string
+	// replaces is the ID of the token that this one comes in the place of, empty for none.
+	replaces string
 	// fences are those of the locks in Redis, by name; none where Redis did not grant it, or was not heard to.
 	fences map[string]string
+}
+
+// A Want says which token is wanted of [Cache.Acquire]. The zero Want is content with any.
+type Want struct {
+	// Avoid is not wanted.
+	Avoid *Entry
+	// AvoidFirst is for when Redis did not say which token there is: whatever it holds at first is not wanted.
+	AvoidFirst bool
+	// Anyway passes over refusals.
+	Anyway bool
 }
 
 // An Offer is what [Cache.Acquire] yields: a lease, or what makes it needless.
@@ -42,17 +56,19 @@ type Offer struct {
 	Refusal *Refusal
 }
 
-// Acquire waits for the right to fetch the token of key. If meanwhile a token turns up that is not avoid (nil avoids
-// none), it offers that instead, or the refusal that another sidecar got; with over it passes over refusals. The error is
-// ctx's. Without Redis, and when it fails, the lease holds in this process alone.
-func (c *Cache) Acquire(ctx context.Context, key Key, avoid *Entry, over bool) (Offer, error) {
+// Acquire waits for the right to fetch the token of key. If meanwhile a token turns up that is wanted, it offers that
+// instead, or the refusal that another sidecar got. The error is ctx's. Without Redis, and when it fails, the lease holds
+// in this process alone.
+func (c *Cache) Acquire(ctx context.Context, key Key, want Want) (Offer, error) {
 	lease, err := c.acquireLocal(ctx, key)
 	if err != nil {
 		return Offer{}, err
 	}
-	offer, err := lease.acquireShared(ctx, avoid, over)
+	lease.want = want
+	lease.avoid(want.Avoid)
+	offer, err := lease.acquireShared(ctx)
 	if err == nil && offer.Lease != nil && len(lease.fences) == 0 {
-		if held := c.memory.entry(key, time.Now()); held != nil && (avoid == nil || held.ID != avoid.ID) {
+		if held := c.memory.entry(key, time.Now()); held != nil && lease.wants(held) {
 			offer = Offer{Entry: held}
 		}
 	}
@@ -87,19 +103,16 @@ func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
 
 // acquireShared waits for the lock in Redis, under every name of the key: sidecars to which new keys have not come yet
 // meet the others at one of them. All take them in one order.
-func (l *Lease) acquireShared(ctx context.Context, avoid *Entry, over bool) (Offer, error) {
+func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 	c := l.cache
 	mine := Offer{Lease: l}
-	if avoid != nil {
-		l.replaces = formatID(avoid.ID)
-	}
 	if c.shared == nil {
 		return mine, nil
 	}
 	names := c.shared.keys.names(l.key)
 	slices.SortFunc(names, func(a, b name) int { return strings.Compare(a.text, b.text) })
 	for i := 0; i < len(names); {
-		offer, got, err := l.try(ctx, names[i], avoid, over)
+		offer, got, err := l.try(ctx, names[i])
 		switch {
 		case ctx.Err() != nil:
 			l.giveBack(ctx)
@@ -116,20 +129,32 @@ func (l *Lease) acquireShared(ctx context.Context, avoid *Entry, over bool) (Off
 	return mine, nil
 }
 
-// try asks once for the lock of one name, and when somebody else has it, waits until it is worth asking again.
-func (l *Lease) try(ctx context.Context, n name, avoid *Entry, over bool) (offer Offer, got bool, err error) {
+// avoid makes e not be wanted; it stays in Redis until the new one is there.
+func (l *Lease) avoid(e *Entry) {
+	if e != nil {
+		l.avoided = append(l.avoided, e.ID)
+		l.replaces = formatID(e.ID)
+	}
+}
+
+// wants reports whether e is a token to be content with.
+func (l *Lease) wants(e *Entry) bool {
+	return !slices.Contains(l.avoided, e.ID) && !l.cache.pending.forgets(l.key, e)
+}
+
+// try asks for the lock of one name, and when somebody else has it, waits until it is worth asking again.
+func (l *Lease) try(ctx context.Context, n name) (offer Offer, got bool, err error) {
 	c := l.cache
 	epoch, generation := c.epoch(l.key), c.generation.Load()
 	select { // what was heard before asking is old
 	case <-l.woken:
 	default:
 	}
-	avoided := l.replaces
-	g, err := c.shared.acquire(ctx, n, l, c.lockLife, avoided, over)
-	if found := g.seen.entry; err == nil && !g.got && found != nil && c.pending.forgets(l.key, found) {
-		// Redis is yet to be told that this one is forgotten.
-		l.replaces = formatID(found.ID)
-		g, err = c.shared.acquire(ctx, n, l, c.lockLife, l.replaces, over)
+	g, err := c.shared.acquire(ctx, n, l)
+	if found := g.seen.entry; err == nil && !g.got && found != nil && (l.want.AvoidFirst && !l.waited || !l.wants(found)) {
+		// It is not wanted, or Redis is yet to be told that it is forgotten.
+		l.avoid(found)
+		g, err = c.shared.acquire(ctx, n, l)
 	}
 	switch found := g.seen.entry; {
 	case err != nil:
@@ -140,10 +165,11 @@ func (l *Lease) try(ctx context.Context, n name, avoid *Entry, over bool) (offer
 	case g.refusal != nil:
 		c.memory.refuse(l.key, *g.refusal, g.left)
 		return Offer{Refusal: g.refusal}, false, nil
-	case found != nil && (avoid == nil || found.ID != avoid.ID) && !c.pending.forgets(l.key, found):
+	case found != nil && l.wants(found):
 		return Offer{Entry: c.keep(l.key, found, epoch, generation)}, false, nil
 	}
 	c.metrics.waits.Inc()
+	l.waited = true
 	waitFor(ctx, l.woken, min(c.poll, max(g.lockLeft, 10*time.Millisecond)))
 	return offer, false, nil
 }
@@ -200,6 +226,9 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		// Nobody else can have seen it and had it forgotten, and memory is the only place it has: a former token that
 		// is forgotten at this moment must not take it along.
 		c.memory.put(l.key, entry, 0)
+		if c.shared != nil {
+			c.shareLater(l.key)
+		}
 	}
 	if l.voided.Load() {
 		c.memory.forget(l.key, nil)

@@ -34,7 +34,7 @@ func TestOneFetchPerKey(t *testing.T) {
 			var callers sync.WaitGroup
 			for i := range 50 {
 				callers.Go(func() {
-					offer, err := fleet[i%len(fleet)].Acquire(t.Context(), key, nil, false)
+					offer, err := fleet[i%len(fleet)].Acquire(t.Context(), key, Want{})
 					lease, e := offer.Lease, offer.Entry
 					if err != nil {
 						t.Error(err)
@@ -86,7 +86,7 @@ func TestPublishWakesWaiters(t *testing.T) {
 		}
 		result := make(chan *Entry, 1)
 		go func() {
-			offer, _ := b.Acquire(t.Context(), key, nil, false)
+			offer, _ := b.Acquire(t.Context(), key, Want{})
 			result <- offer.Entry
 		}()
 		testbed.Until(t, "b waits", func() bool { return testutil.ToFloat64(b.metrics.waits) > float64(turn) })
@@ -109,7 +109,7 @@ func TestPublishWakesWaiters(t *testing.T) {
 // acquire returns the lease of key, which must be free.
 func acquire(t testing.TB, c *Cache, key Key) *Lease {
 	t.Helper()
-	offer, err := c.Acquire(t.Context(), key, nil, false)
+	offer, err := c.Acquire(t.Context(), key, Want{})
 	if err != nil || offer.Lease == nil {
 		t.Fatalf("Acquire: %+v, %v", offer, err)
 	}
@@ -187,7 +187,7 @@ func TestHeartbeatKeepsALongTurn(t *testing.T) {
 	lease := acquire(t, a, key)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if offer, err := b.Acquire(ctx, key, nil, false); offer.Lease != nil || !errors.Is(err, context.DeadlineExceeded) {
+	if offer, err := b.Acquire(ctx, key, Want{}); offer.Lease != nil || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a second lease after several lock lives: %v, %v", offer, err)
 	}
 	lease.Release(t.Context())
@@ -200,7 +200,7 @@ func TestWaitersMayLeave(t *testing.T) {
 	lease := acquire(t, c, key)
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
-	if _, err := c.Acquire(ctx, key, nil, false); !errors.Is(err, context.Canceled) {
+	if _, err := c.Acquire(ctx, key, Want{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 	lease.Release(t.Context())
@@ -213,7 +213,7 @@ func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
 		c := newCache(t, url, nil)
 		key := NewKey("u")
 		first := fetchOnce(t, c, key, nil)
-		offer, _ := c.Acquire(t.Context(), key, first, false)
+		offer, _ := c.Acquire(t.Context(), key, Want{Avoid: first})
 		lease := offer.Lease
 		if lease == nil {
 			t.Fatal("got the token to avoid")
@@ -226,7 +226,7 @@ func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
 			t.Error("a failed fetch lost a good token")
 		}
 		second := fetchOnce(t, c, key, first)
-		if offer, _ := c.Acquire(t.Context(), key, first, false); offer.Entry == nil || offer.Entry.ID != second.ID {
+		if offer, _ := c.Acquire(t.Context(), key, Want{Avoid: first}); offer.Entry == nil || offer.Entry.ID != second.ID {
 			t.Errorf("got %v", offer)
 		}
 	}
@@ -270,7 +270,7 @@ func TestRedisLostWhileWaiting(t *testing.T) {
 	lease := acquire(t, a, key)
 	got := make(chan error, 1)
 	go func() {
-		offer, err := b.Acquire(t.Context(), key, nil, false)
+		offer, err := b.Acquire(t.Context(), key, Want{})
 		if err == nil && offer.Lease == nil {
 			err = fmt.Errorf("got %v", offer)
 		}

@@ -9,8 +9,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// lanes is how many exchanges with Redis are under way at the same time.
-const lanes = 4
+const (
+	// fewLanes is how many exchanges with a Redis nearby are under way at the same time, manyLanes with one that takes
+	// longer than slow to answer.
+	fewLanes, manyLanes = 4, 16
+	slow                = 2 * time.Millisecond
+	// largestBatch bounds an exchange, in commands.
+	largestBatch = 1024
+)
 
 // A command is one script, or a look at one name, and what came of it.
 type command struct {
@@ -39,7 +45,14 @@ type pipeline struct {
 	mu      sync.Mutex
 	waiting []*group
 	running int
+	// most is how many commands go out together: fewer when Redis did not answer so many in time.
+	most    int
+	took    time.Duration // of late, about
 	workers sync.WaitGroup
+}
+
+func newPipeline(client redis.UniversalClient, limit time.Duration, judge func(bool, error), m *metrics) *pipeline {
+	return &pipeline{client: client, limit: limit, judge: judge, metrics: m, most: largestBatch}
 }
 
 // A group is what one caller asks for together.
@@ -112,29 +125,66 @@ func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting = append(p.waiting, g)
-	if p.running < lanes {
+	p.addLane()
+	return g
+}
+
+// addLane lets one more exchange begin, if there is something to ask and not too many are under way. p.mu is held.
+func (p *pipeline) addLane() {
+	lanes := fewLanes
+	if p.took > slow {
+		lanes = manyLanes
+	}
+	if len(p.waiting) > 0 && p.running < lanes {
 		p.running++
 		p.workers.Go(p.work)
 	}
-	return g
 }
 
 // work exchanges until nobody waits.
 func (p *pipeline) work() {
 	for {
 		p.mu.Lock()
-		batch := p.waiting
-		p.waiting = nil
+		batch := p.take()
 		if len(batch) == 0 {
 			p.running--
 			p.mu.Unlock()
 			return
 		}
+		p.addLane()
 		p.mu.Unlock()
 		p.exchange(batch)
 		for _, g := range batch {
 			close(g.done)
 		}
+	}
+}
+
+// take takes the groups that go out next. p.mu is held.
+func (p *pipeline) take() []*group {
+	count, commands := 0, 0
+	for count < len(p.waiting) && (count == 0 || commands+len(p.waiting[count].commands) <= p.most) {
+		commands += len(p.waiting[count].commands)
+		count++
+	}
+	batch := p.waiting[:count:count]
+	p.waiting = p.waiting[count:]
+	if len(p.waiting) == 0 {
+		p.waiting = nil
+	}
+	return batch
+}
+
+// adapt learns from an exchange: whoever answers only so many in time is asked no more at once, and then again twice as
+// many each time.
+func (p *pipeline) adapt(sent, answered int, took time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.took = (7*p.took + took) / 8
+	if answered < sent && answered > 0 {
+		p.most = answered
+	} else if answered == sent {
+		p.most = min(2*p.most, largestBatch)
 	}
 }
 
@@ -163,7 +213,15 @@ func (p *pipeline) exchange(batch []*group) {
 			return pipe.Eval(ctx, c.script.source, c.keys, c.args...)
 		})
 	}
-	p.account(all, time.Since(began))
+	took := time.Since(began)
+	answered := 0
+	for _, c := range all {
+		if c.err == nil {
+			answered++
+		}
+	}
+	p.adapt(len(all), answered, took)
+	p.account(all, took)
 }
 
 // send sends commands in one pipeline.

@@ -59,7 +59,7 @@ func newShared(opts Options, m *metrics) *shared {
 		up:        newAvailability(opts.StepLimit, opts.Log),
 	}
 	s.up.probe = s.probe
-	s.pipeline = &pipeline{client: opts.Client, limit: opts.StepLimit, judge: s.up.record, metrics: m}
+	s.pipeline = newPipeline(opts.Client, opts.StepLimit, s.up.record, m)
 	return s
 }
 
@@ -154,19 +154,19 @@ type grant struct {
 }
 
 // acquire asks for the lock of one name; see acquireScript.
-func (s *shared) acquire(ctx context.Context, n name, l *Lease, lockLife time.Duration, avoid string, over bool) (grant, error) {
+func (s *shared) acquire(ctx context.Context, n name, l *Lease) (grant, error) {
 	if !s.up.writable() {
 		return grant{}, errUnavailable
 	}
-	overFlag := "0"
-	if over {
-		overFlag = "1"
+	avoid, anyway, lockLife := l.replaces, "0", l.cache.lockLife
+	if l.want.Anyway {
+		anyway = "1"
 	}
 	for range 2 {
 		commands, err := s.pipeline.twice(ctx, func() []*command {
 			return []*command{{
 				step: "acquire", script: acquireScript, keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix},
-				args: []any{l.owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoid, s.ownChannel(), overFlag, s.fetchLimit.Microseconds()},
+				args: []any{l.owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoid, s.ownChannel(), anyway, s.fetchLimit.Microseconds()},
 			}}
 		})
 		if err != nil {
@@ -311,13 +311,16 @@ func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Dura
 }
 
 // seed stores a token that memory holds in the place of what was seen there, of that fence; empty is nothing.
-func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) {
+func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) error {
 	left := (entry.KeepFor - entry.Age(time.Now())).Milliseconds()
-	if left < 1 || !s.up.writable() {
-		return
+	if left < 1 {
+		return nil
+	}
+	if !s.up.writable() {
+		return errUnavailable
 	}
 	n := s.keys.names(key)[0]
-	_ = s.pipeline.do(ctx, &command{
+	return s.pipeline.do(ctx, &command{
 		step: "put", script: seedScript, keys: []string{n.text},
 		args: []any{formatToken(entry, n, s.wall()), formatFence(entry.Fence), left, seen},
 	})

@@ -88,7 +88,7 @@ func TestUnreadableValuesAreMissesThatGetReplaced(t *testing.T) {
 // fetchOnce acquires the lease, which must be free, and publishes a token in the place of avoid.
 func fetchOnce(t testing.TB, c *Cache, key Key, avoid *Entry) *Entry {
 	t.Helper()
-	offer, err := c.Acquire(t.Context(), key, avoid, false)
+	offer, err := c.Acquire(t.Context(), key, Want{Avoid: avoid})
 	if err != nil || offer.Lease == nil {
 		t.Fatalf("Acquire: %+v, %v", offer, err)
 	}

@@ -25,10 +25,10 @@ import (
 type Cache interface {
 	Peek(key cache.Key, now time.Time) *cache.Entry
 	Look(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
-	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
+	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source, error)
 	Former(key cache.Key) *cache.Entry
 	Refusal(key cache.Key) (cache.Refusal, bool)
-	Acquire(ctx context.Context, key cache.Key, avoid *cache.Entry, over bool) (cache.Offer, error)
+	Acquire(ctx context.Context, key cache.Key, want cache.Want) (cache.Offer, error)
 	Claim(ctx context.Context, key cache.Key, entry *cache.Entry, first, longest time.Duration) bool
 	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) (told bool)
 }
@@ -158,7 +158,7 @@ func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, 
 	}
 	ctx, cancel := context.WithDeadline(ctx, now.Add(b.Longest()))
 	defer cancel()
-	return b.shareFetch(ctx, key, req, nil, false)
+	return b.shareFetch(ctx, key, req, cache.Want{})
 }
 
 // refusal returns the refusal that is remembered of key.
@@ -205,19 +205,20 @@ func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Requ
 	defer func() { b.metrics.waits.Observe(time.Since(began).Seconds()) }()
 	ctx, cancel := context.WithTimeout(ctx, b.Longest())
 	defer cancel()
-	avoid, _ := b.opts.Cache.LookShared(ctx, key)
+	avoid, _, err := b.opts.Cache.LookShared(ctx, key)
+	want := cache.Want{Avoid: avoid, AvoidFirst: err != nil, Anyway: true}
 	for {
 		// A flight that was under way may have been content with the token to avoid.
-		t, err := b.shareFetch(ctx, key, req, avoid, true)
+		t, err := b.shareFetch(ctx, key, req, want)
 		if err != nil || avoid == nil || t.Entry.ID != avoid.ID {
 			return t, err
 		}
 	}
 }
 
-// shareFetch joins or begins the flight that fetches the token of key. With over it passes over remembered refusals.
-func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, avoid *cache.Entry, over bool) (Token, error) {
-	return b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, avoid, over) })
+// shareFetch joins or begins the flight that fetches the token of key.
+func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, want cache.Want) (Token, error) {
+	return b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, want) })
 }
 
 // share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
@@ -266,9 +267,9 @@ func (b *Broker) caught(do func() (Token, error)) (t Token, err error) {
 }
 
 // fetch takes the fleet's lease of key and asks the auth service. It returns another sidecar's token when one
-// turned up that is not avoid.
-func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, avoid *cache.Entry, over bool) (Token, error) {
-	offer, err := b.opts.Cache.Acquire(ctx, key, avoid, over)
+// turned up that is wanted.
+func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, want cache.Want) (Token, error) {
+	offer, err := b.opts.Cache.Acquire(ctx, key, want)
 	switch {
 	case err != nil:
 		return Token{}, err
@@ -287,7 +288,7 @@ func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 		}
 		return Token{}, err
 	}
-	if avoid == nil || !entry.SharesToken(avoid) {
+	if want.Avoid == nil || !entry.SharesToken(want.Avoid) {
 		lease.Publish(ctx, entry)
 	}
 	return Token{Entry: entry}, nil

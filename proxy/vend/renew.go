@@ -50,7 +50,7 @@ func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 		b.metrics.renewals.WithLabelValues("left_to_another").Inc()
 		return
 	}
-	t, err := b.shareFetch(ctx, key, req, entry, true)
+	t, err := b.shareFetch(ctx, key, req, cache.Want{Avoid: entry, Anyway: true})
 	switch {
 	case err == nil && t.Entry.SharesToken(entry):
 		// The auth service keeps to its token until that ends.

@@ -1,0 +1,88 @@
+package cache
+
+import (
+	"context"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// flushInterval is about how often Redis is told what it could not be told before.
+	flushInterval = 200 * time.Millisecond
+	// flushers is how many tokens it is given at the same time.
+	flushers = 8
+)
+
+// flush starts to tell Redis of what is pending, by a clock of its own, unless that is under way already.
+func (c *Cache) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flushing {
+		return
+	}
+	c.flushing = true
+	c.background.Go(func() {
+		for c.flushOnce() {
+			timer := time.NewTimer(flushInterval/2 + rand.N(flushInterval)) //nolint:gosec // jitter
+			select {
+			case <-timer.C:
+			case <-c.life.Done():
+				timer.Stop()
+				return
+			}
+		}
+	})
+}
+
+// flushOnce tells what it can. It is false when nothing is pending any more, and flush must be called anew.
+func (c *Cache) flushOnce() bool {
+	for _, f := range c.pending.list() {
+		if !c.tell(c.life, f, tombstoneLife) {
+			return true // Redis does not take it: the others can wait
+		}
+	}
+	c.writePendingRefreshTokens(c.life)
+	c.shareUnshared(c.life)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushing = c.pending.len() > 0 || len(c.refreshTokens) > 0 || len(c.unshared) > 0
+	return c.flushing
+}
+
+// shareLater takes note that the token of key, which is in memory, could not be given to Redis. When too many wait, it is
+// shared when memory next looks in Redis.
+func (c *Cache) shareLater(key Key) {
+	c.mu.Lock()
+	if len(c.unshared) < maxPending {
+		c.unshared[key] = true
+	}
+	c.mu.Unlock()
+	c.flush()
+}
+
+// shareUnshared gives Redis the tokens that it could not be given before.
+func (c *Cache) shareUnshared(ctx context.Context) {
+	c.mu.Lock()
+	waiting := slices.Collect(maps.Keys(c.unshared))
+	c.mu.Unlock()
+	var group errgroup.Group
+	group.SetLimit(flushers)
+	for _, key := range waiting {
+		if !c.shared.up.writable() || ctx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			if _, _, err := c.LookShared(ctx, key); err == nil {
+				c.mu.Lock()
+				delete(c.unshared, key)
+				c.mu.Unlock()
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // no error is returned
+}
