@@ -93,6 +93,14 @@ func (r *Redis) Kill() {
 	r.cmd = nil
 }
 
+// Flush empties the server.
+func (r *Redis) Flush() {
+	r.t.Helper()
+	if err := r.Client().FlushAll(context.WithoutCancel(r.t.Context())).Err(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // URL is what REDIS_URL takes.
 func (r *Redis) URL() string { return "redis://" + r.Addr }
 

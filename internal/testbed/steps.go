@@ -246,7 +246,9 @@ func (l *link) reply(raw []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.give(raw, e.fault)
-	l.queue = l.queue[1:] // only now, so that what is behind it stays behind it
+	if len(l.queue) > 0 { // the link may have ended meanwhile
+		l.queue = l.queue[1:] // only now, so that what is behind it stays behind it
+	}
 	l.unasked()
 }
 

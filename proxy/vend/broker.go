@@ -86,6 +86,7 @@ type Broker struct {
 	life    context.Context //nolint:containedctx // that of all flights, ended by Close
 	end     context.CancelFunc
 	flights sync.WaitGroup
+	closing sync.Mutex // orders the beginning of flights and Close
 }
 
 // A Token is one vended token, and where it came from.
@@ -245,12 +246,25 @@ func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Conte
 
 // fly runs do apart from the caller's cancellation.
 func (b *Broker) fly(ctx context.Context, do func(context.Context) (Token, error)) (Token, error) {
-	b.flights.Add(1)
+	if !b.begin() {
+		return Token{}, context.Canceled
+	}
 	defer b.flights.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.flightLimit())
 	defer cancel()
 	defer context.AfterFunc(b.life, cancel)() //nolint:contextcheck // the broker's end, not the caller's
 	return b.caught(func() (Token, error) { return do(ctx) })
+}
+
+// begin counts a flight, which must be ended by flights.Done, unless b is closed.
+func (b *Broker) begin() bool {
+	b.closing.Lock()
+	defer b.closing.Unlock()
+	if b.life.Err() != nil {
+		return false
+	}
+	b.flights.Add(1)
+	return true
 }
 
 // caught runs do. A panic in it fails its callers, not the process.
@@ -370,6 +384,8 @@ func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.H
 
 // Close ends all flights and waits for them. No call may be in progress.
 func (b *Broker) Close() {
+	b.closing.Lock()
 	b.end()
+	b.closing.Unlock()
 	b.flights.Wait()
 }

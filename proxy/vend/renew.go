@@ -40,7 +40,12 @@ func (b *Broker) renewIfDue(key cache.Key, req upstream.Request, entry *cache.En
 	if !entry.Claim(now, hold) {     // marked before the goroutine starts, or each hit until then would start one
 		return
 	}
-	b.flights.Go(func() { b.renew(key, req, entry, hold) })
+	if b.begin() {
+		go func() {
+			defer b.flights.Done()
+			b.renew(key, req, entry, hold)
+		}()
+	}
 }
 
 func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, hold time.Duration) {
