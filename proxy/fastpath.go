@@ -156,9 +156,9 @@ func (p *fastPath) appendAnswer(buffer *[]byte, t vend.Token) []byte {
 	size := len(b) // the head tells it, and so is made behind the body
 	b = append(append(b, "HTTP/1.1 200 OK\r\nCache-Control: "...), noStore[0]...)
 	b = appendCacheStatus(append(b, "\r\nCache-Status: "...), t, vend.SecondsLeft(t.Entry.Life, age))
+	b = strconv.AppendInt(append(b, "\r\nContent-Length: "...), int64(size), 10)
 	b = append(append(b, "\r\nContent-Type: "...), jsonType[0]...)
 	b = append(append(b, "\r\nDate: "...), p.date.at(t.At)...)
-	b = strconv.AppendInt(append(b, "\r\nContent-Length: "...), int64(size), 10)
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, b[:size]...)
 	*buffer = b

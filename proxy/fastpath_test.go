@@ -88,7 +88,7 @@ func (l *line) play(script []piece) (said string, ended time.Duration) {
 	}
 	time.Sleep(10 * time.Minute)
 	l.close()
-	random := regexp.MustCompile(`sbx\.[^"]*|atrt-[^"]*|"human_id":"[^"]*|(?i:x-humanapi-request-id"?: ?"?)[^"\r]*`)
+	random := regexp.MustCompile(`x{9,}|sbx\.[^"]*|atrt-[^"]*|"human_id":"[^"]*|(?i:x-humanapi-request-id"?: ?"?)[^"\r]*`)
 	return random.ReplaceAllString(answers.String(), "..."), ended
 }
 
@@ -98,7 +98,10 @@ func TestFastPath(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) {
 			token := rapid.SampledFrom([]*secret.File{nil, fixed("the-right-one")}).Draw(rt, "caller token")
 			anyHost := rapid.Bool().Draw(rt, "any host")
-			change := func(s *settings) { s.proxy.CallerToken, s.proxy.AnyHost = token, anyHost }
+			change := func(s *settings) {
+				padded(s)
+				s.proxy.CallerToken, s.proxy.AnyHost = token, anyHost
+			}
 			script := scripts().Draw(rt, "script")
 			var got, want string
 			var end, wanted time.Duration
@@ -109,6 +112,29 @@ func TestFastPath(t *testing.T) {
 			}
 			if late := end - wanted; late < 0 || late > time.Second {
 				rt.Fatalf("the connection ended after %v in place of %v", end, wanted)
+			}
+		})
+	}
+}
+
+// TestContentLength: every answer has one, also those that net/http would send in chunks without it.
+func TestContentLength(t *testing.T) {
+	for _, user := range []string{"bytes-2048", "bytes-2049", "bytes-10000", "unknown-bytes-2047", "unknown-bytes-10000"} {
+		synctest.Test(t, func(t *testing.T) {
+			l := connect(t, true, padded)
+			defer l.close()
+			for range 3 { // by net/http when it is new and when it is known, then on the fast path
+				if _, err := io.WriteString(l.Conn, plainGet(user)); err != nil {
+					t.Fatal(err)
+				}
+				res, err := http.ReadResponse(bufio.NewReader(l.Conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(res.Body)
+				if err != nil || res.ContentLength != int64(len(body)) || len(body) < 2048 {
+					t.Errorf("%s: Content-Length %d of %d bytes: %v", user, res.ContentLength, len(body), err)
+				}
 			}
 		})
 	}
