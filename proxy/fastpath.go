@@ -50,6 +50,7 @@ type fastConn struct {
 	net.Conn
 	path    *fastPath // nil until net/http has answered the first request
 	atStart bool      // net/http waits for a request, of which it has no more than ahead
+	post    bool      // net/http's last request was a POST: it then ignores an empty line before the next
 	missing int       // how much net/http is yet to be given of the request it has at hand; negative: it has more
 	ahead   []byte    // the first byte of the next request, which net/http reads to see whether the caller leaves
 	limited time.Time // when the limits of time were last put off here
@@ -86,12 +87,13 @@ func (c *fastConn) begin(b []byte) (size int, err error) {
 		whole = slices.Concat(c.ahead, b)
 	}
 	r, size, plain := readPlain(whole)
-	if c.path != nil && plain && c.ahead == nil {
+	// Only the method that net/http saw last, so that what it remembers of that request is true of those answered here too.
+	if c.path != nil && plain && c.ahead == nil && r.post == c.post {
 		if answered, err := c.path.answer(c, &r); answered {
 			return size, err
 		}
 	}
-	c.atStart, c.missing, c.ahead = false, size-len(c.ahead), nil
+	c.atStart, c.post, c.missing, c.ahead = false, r.post, size-len(c.ahead), nil
 	return 0, nil
 }
 

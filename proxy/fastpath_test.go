@@ -140,6 +140,38 @@ func TestContentLength(t *testing.T) {
 	}
 }
 
+// TestEmptyLineBeforeRequest: net/http ignores it if the last request was a POST, and refuses it otherwise. Requests that
+// were answered on the fast path count.
+func TestEmptyLineBeforeRequest(t *testing.T) {
+	for name, before := range map[string][]string{
+		"after GETs":             {plainGet("a"), plainGet("a"), plainGet("a")},
+		"after POSTs":            {plainPost("a"), plainPost("a"), plainPost("a")},
+		"after POSTs and a GET":  {plainPost("a"), plainPost("a"), plainGet("a")},
+		"after GETs and a POST":  {plainGet("a"), plainGet("a"), plainPost("a")},
+		"after a POST and GETs":  {plainPost("a"), plainGet("a"), plainGet("a")},
+		"after a GET and POSTs":  {plainGet("a"), plainPost("a"), plainPost("a")},
+		"after a POST of others": {plainPost("a"), plainPost("b"), plainGet("a"), plainGet("b")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var script []piece
+			for _, text := range before {
+				script = append(script, piece{0, text})
+			}
+			script = append(script, piece{0, "\r\n" + plainGet("a")})
+			var got, want string
+			synctest.Test(t, func(t *testing.T) { got, _ = connect(t, true, nil).play(script) })
+			synctest.Test(t, func(t *testing.T) { want, _ = connect(t, false, nil).play(script) })
+			if got != want {
+				t.Errorf("answered\n%s\nin place of\n%s", got, want)
+			}
+			refused := strings.Contains(want, "HTTP/1.1 400 Bad Request")
+			if lastWasPost := strings.HasPrefix(before[len(before)-1], "POST"); refused == lastWasPost {
+				t.Errorf("net/http answered\n%s", want)
+			}
+		})
+	}
+}
+
 // TestFastPathIsTaken by what common clients send.
 func TestFastPathIsTaken(t *testing.T) {
 	body := "Content-Type: application/json\r\nContent-Length: 22\r\n\r\n" + `{"client_user_id":"a"}`
@@ -201,7 +233,7 @@ func TestEagerCaller(t *testing.T) {
 		l := connect(t, true, nil)
 		l.ask(t, plainGet("a"))
 		l.world.auth.Set(sandbox.Mood{LatencyMS: 1000})
-		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainPost("a")}})
+		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainGet("a")}})
 		if strings.Count(said, "HTTP/1.1 200 OK") != 4 || l.toSlow.Load() != 3 {
 			t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
 		}
