@@ -106,5 +106,5 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 	background.Go(func() { status.history.Run(running) })
 	status.started.Store(true)
 	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr))
-	return servers.run(ctx, parts.Handler, s.ShutdownTimeout, log)
+	return servers.run(ctx, s.ShutdownTimeout, log)
 }

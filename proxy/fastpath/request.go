@@ -1,21 +1,28 @@
-package proxy
+package fastpath
 
 import (
 	"bytes"
+	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// A plainRequest is a request in the one shape that most clients give it, in which every byte has only one meaning.
-// Its parts are views of what it was read from.
-type plainRequest struct {
-	post                                   bool
-	path, query, host, authorization, body []byte
+// A Request is a plain one: of the one shape that most clients give a request, in which every byte has only one meaning.
+// Header fields that are not here were not sent, or have no meaning. All slices are views of what was read, valid during
+// [Responder.Respond]; nil: not sent.
+type Request struct {
+	Method                     string // GET without a body or POST with one
+	Path, Query                []byte // as in the request line
+	Host                       []byte
+	Authorization, ContentType []byte
+	Body                       []byte
+	Received                   time.Time
 }
 
-// readPlain reads the request that b begins with. size is how long it is, its body included, of which b may not have all
-// yet; 0 when that is not certain (RFC 9112, section 6.3). plain reports whether all of it is there, and plain.
-func readPlain(b []byte) (r plainRequest, size int, plain bool) {
+// readRequest reads the request that b begins with. size is its length with its body, of which b may not hold all yet; 0
+// when that is not certain (RFC 9112, section 6.3). plain reports whether it is there as a whole, and plain.
+func readRequest(b []byte) (r Request, size int, plain bool) {
 	line, rest, ok := cutLine(b)
 	if !ok {
 		return r, 0, false
@@ -25,14 +32,15 @@ func readPlain(b []byte) (r plainRequest, size int, plain bool) {
 	if !ok || bytes.IndexByte(target, ' ') >= 0 {
 		return r, 0, false
 	}
-	r.path, r.query, _ = bytes.Cut(target, []byte("?"))
-	h := plainHead{length: -1, plain: bytes.HasPrefix(r.path, []byte("/")) && isMadeOf(r.path, "/_")}
+	r.Path, r.Query, _ = bytes.Cut(target, []byte("?"))
+	h := header{length: -1, plain: bytes.HasPrefix(r.Path, []byte("/")) && isMadeOf(r.Path, "/_")}
 	switch string(method) {
-	case "GET":
-	case "POST":
-		r.post = true
-	case "DELETE":
-		h.plain = false
+	case http.MethodGet:
+		r.Method = http.MethodGet
+	case http.MethodPost:
+		r.Method = http.MethodPost
+	case http.MethodDelete:
+		r.Method, h.plain = http.MethodDelete, false
 	default:
 		return r, 0, false
 	}
@@ -43,21 +51,21 @@ func readPlain(b []byte) (r plainRequest, size int, plain bool) {
 		if len(line) == 0 {
 			break
 		}
-		if !h.take(line) {
+		if !h.add(line) {
 			return r, 0, false
 		}
 	}
-	r.host, r.authorization = h.host, h.authorization
+	r.Host, r.Authorization, r.ContentType = h.host, h.authorization, h.contentType
 	length := max(h.length, 0)
 	size = len(b) - len(rest) + length
 	if len(rest) < length {
 		return r, size, false
 	}
-	r.body = rest[:length]
-	return r, size, h.plain && h.host != nil && h.json == r.post && (h.length >= 0) == r.post
+	r.Body = rest[:length]
+	return r, size, h.plain && h.host != nil && (h.length >= 0) == (r.Method == http.MethodPost)
 }
 
-// cutLine cuts b behind its first line, which holds nothing but printable ASCII and has a proper end.
+// cutLine cuts b behind its first line, which has to hold nothing but printable ASCII, and to end with CR LF.
 func cutLine(b []byte) (line, rest []byte, ok bool) {
 	end := bytes.IndexByte(b, '\n')
 	if end < 1 || b[end-1] != '\r' {
@@ -72,16 +80,15 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 	return line, rest, true
 }
 
-// A plainHead is made of the header lines of a request.
-type plainHead struct {
-	host, authorization []byte
-	length              int // -1: none
-	json                bool
-	plain               bool
+// A header gathers the header fields of a request.
+type header struct {
+	host, authorization, contentType []byte
+	length                           int // of the body; -1: not sent
+	plain                            bool
 }
 
-// take takes a line in, and reports whether it leaves the length of the request certain.
-func (h *plainHead) take(line []byte) bool {
+// add adds a line, and reports whether it leaves the length of the request certain.
+func (h *header) add(line []byte) bool {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	if !ok || !isMadeOf(name, "-_") {
 		return false
@@ -94,15 +101,14 @@ func (h *plainHead) take(line []byte) bool {
 	case "Authorization", "authorization":
 		h.once(&h.authorization, value)
 	case "Content-Type", "content-type":
-		h.plain = h.plain && !h.json && isJSON(string(value))
-		h.json = true
+		h.once(&h.contentType, value)
 	case "Content-Length", "content-length":
-		return h.takeLength(value)
+		return h.addLength(value)
 	case "Connection", "connection":
 		h.plain = h.plain && (string(value) == "keep-alive" || string(value) == "Keep-Alive")
 	case "User-Agent", "user-agent", "Accept", "accept", "Accept-Encoding", "accept-encoding", "Accept-Language", "accept-language",
 		"Traceparent", "traceparent", "Tracestate", "tracestate", "Baggage", "baggage", "Sec-Fetch-Mode", "sec-fetch-mode":
-		// Without a meaning here. A client that sends what is not on this list is served no worse, but more slowly.
+		// Without a meaning here. A client that sends fields that are not on this list is served no worse, but more slowly.
 	default:
 		h.plain = false
 		lower := strings.ToLower(string(name))
@@ -111,12 +117,12 @@ func (h *plainHead) take(line []byte) bool {
 	return true
 }
 
-func (h *plainHead) once(part *[]byte, value []byte) {
-	h.plain = h.plain && *part == nil && len(value) > 0
-	*part = value
+func (h *header) once(field *[]byte, value []byte) {
+	h.plain = h.plain && *field == nil && len(value) > 0
+	*field = value
 }
 
-func (h *plainHead) takeLength(value []byte) bool {
+func (h *header) addLength(value []byte) bool {
 	if h.length >= 0 || len(value) > 9 {
 		return false
 	}
