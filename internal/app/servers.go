@@ -34,7 +34,7 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 	// Idle connections count too, so there are more than requests. A socket beyond that waits to be accepted.
 	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
-		tokens: proxy.NewServer(proxy.ServerOptions{Handler: handler, Outer: traced, Log: log}),
+		tokens: proxy.NewServer(proxy.ServerOptions{Handler: handler, Outer: traced, NoFastPath: !s.FastPath, Log: log}),
 		failed: make(chan error, 2),
 	}
 	// Open status pages would hold the end up.
