@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"os"
+	"regexp"
 	"slices"
 	"testing"
 )
@@ -91,4 +93,23 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestCheckedWithGo: whoever raises the Go version checks the fast path first.
+func TestCheckedWithGo(t *testing.T) {
+	find := func(file, expression string) string {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(expression).FindSubmatch(content)
+		if found == nil {
+			t.Fatalf("%s names no version", file)
+		}
+		return string(found[1])
+	}
+	checked, used := find("../../docs/fastpath.md", `Checked with Go (\d+\.\d+)`), find("../../go.mod", `(?m)^go (\d+\.\d+)`)
+	if checked != used {
+		t.Errorf("go.mod says Go %s, but the fast path was checked with %s: see docs/fastpath.md", used, checked)
+	}
 }
