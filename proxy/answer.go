@@ -9,7 +9,7 @@ import (
 	"token-sidecar/proxy/vend"
 )
 
-// Header values that never change, shared by all answers: a slice of its own for each would be garbage.
+// Header values that never change are shared by all answers, to save allocations.
 var (
 	jsonType = []string{"application/json"}
 	noStore  = []string{"no-store"}
@@ -24,7 +24,7 @@ func release(buffer *[]byte) {
 	buffers.Put(buffer)
 }
 
-// writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what was left when it was handed out.
+// writeToken answers with a token: the auth service's own JSON, its lifetimes lowered to what is left.
 func (h *Handler) writeToken(w http.ResponseWriter, t vend.Token) {
 	age := t.Age()
 	buffer, _ := buffers.Get().(*[]byte)

@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestFastPath: whoever is answered on the fast path cannot tell.
+// TestFastPath: callers cannot tell a server with the fast path from one without it.
 func TestFastPath(t *testing.T) {
 	for range 10 { // a hundred scripts are few for so many ways to be odd
 		rapid.Check(t, func(rt *rapid.T) {
@@ -71,7 +71,7 @@ func TestEmptyLineBeforeRequest(t *testing.T) {
 	}
 }
 
-// TestFastPathIsTaken by what common clients send.
+// TestFastPathIsTaken by the requests of common HTTP clients.
 func TestFastPathIsTaken(t *testing.T) {
 	body := "Content-Type: application/json\r\nContent-Length: 22\r\n\r\n" + `{"client_user_id":"a"}`
 	for name, text := range map[string]string{
@@ -124,7 +124,7 @@ func TestWithoutFastPath(t *testing.T) {
 	})
 }
 
-// TestFastPathIsLeft by what is no plain question for a token that is known.
+// TestFastPathIsLeft by requests that are not plain ones for a token in memory.
 func TestFastPathIsLeft(t *testing.T) {
 	const host = " HTTP/1.1\r\nHost: localhost\r\n"
 	for name, text := range map[string]string{
@@ -150,7 +150,7 @@ func TestFastPathIsLeft(t *testing.T) {
 	}
 }
 
-// TestEagerCaller: a request that comes while another is in progress costs the connection nothing but that.
+// TestEagerCaller: a request that comes while another is in progress is answered by net/http, but the next takes the fast path.
 func TestEagerCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(t, true, nil)
@@ -187,7 +187,7 @@ func TestFastPathIsNoWayAround(t *testing.T) {
 	})
 }
 
-// TestFastPathRenews: hits drive the renewal there too.
+// TestFastPathRenews: hits on the fast path start renewals too.
 func TestFastPathRenews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(t, true, nil)

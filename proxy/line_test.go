@@ -16,7 +16,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A line is a connection to a server of a world of its own.
+// A line is a connection to a server that serves a world of its own.
 type line struct {
 	net.Conn
 	world  *world
@@ -59,8 +59,8 @@ func (l *line) close() {
 	l.done.Wait()
 }
 
-// play sends script, and returns what is answered to it, of random values only that they are there, and when the server
-// closes the connection.
+// play sends script and returns the answers, with random values replaced by dots, and when the server closed the
+// connection.
 func (l *line) play(script []piece) (said string, ended time.Duration) {
 	began := time.Now()
 	var answers strings.Builder

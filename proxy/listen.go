@@ -15,7 +15,7 @@ import (
 const socketMode = 0o660
 
 // Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced.
-// The error tells the remedy.
+// Errors name the remedy.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix://")
 	network, where := "tcp", addr
@@ -38,7 +38,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	return listener, nil
 }
 
-// removeStale removes a socket file that was left behind by a process that died.
+// removeStale removes the socket file of a process that died.
 func removeStale(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -48,7 +48,7 @@ func removeStale(ctx context.Context, path string) error {
 		return fmt.Errorf("cannot look at %s: %w", path, err)
 	}
 	if info.Mode()&os.ModeSocket == 0 {
-		return fmt.Errorf("%s is there and no socket; remove it, or choose another path", path)
+		return fmt.Errorf("%s exists and is not a socket; remove it, or choose another path", path)
 	}
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 	if err == nil {

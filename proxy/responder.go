@@ -7,8 +7,8 @@ import (
 	"token-sidecar/proxy/vend"
 )
 
-// A responder answers on the fast path: requests for a token that memory holds, from callers whom the guards let in. Whatever
-// else it is asked, from a mistake to a token that has to be fetched, it leaves to the Handler.
+// A responder answers on the fast path: requests for a token that memory holds, from callers whom the guards let in.
+// Whatever else it is asked, from a mistake to a token that has to be fetched, it leaves to the Handler.
 type responder struct{ *Handler }
 
 // Respond implements [fastpath.Responder].

@@ -53,7 +53,7 @@ func plainPost(user string) string {
 	return fmt.Sprintf("POST /v1/connect/token HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-right-one\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// linesOfHeads are what a request may say besides.
+// linesOfHeads are further header fields of a request.
 var linesOfHeads = []string{
 	"Accept: */*", "user-agent: x", "Connection: keep-alive", "Authorization: Bearer the-right-one", "authorization: bearer the-right-one",
 	"AUTHORIZATION: Bearer the-right-one", "Authorization: Bearer a-wrong-one", "Authorization: Basic the-right-one", "Authorization:",
@@ -76,7 +76,7 @@ var (
 	}
 )
 
-// oddRequests are plain but for a change or two.
+// oddRequests are plain requests with a change or two.
 func oddRequests() *rapid.Generator[string] {
 	return rapid.Custom(func(t *rapid.T) string {
 		method := rapid.SampledFrom([]string{"GET", "POST"}).Draw(t, "method")
@@ -120,13 +120,13 @@ func oddRequests() *rapid.Generator[string] {
 	})
 }
 
-// A piece is what comes at once, after a while.
+// A piece of a script is sent in one write, after a wait.
 type piece struct {
 	wait time.Duration
 	text string
 }
 
-// scripts are what a caller sends: plain requests, and among them odd ones, together or in parts too.
+// scripts are what callers send: plain requests and odd ones, alone, joined or in parts.
 func scripts() *rapid.Generator[[]piece] {
 	return rapid.Custom(func(t *rapid.T) []piece {
 		user := rapid.SampledFrom([]string{"b", "b", "bytes-2048", "bytes-2049", "bytes-4000", "bytes-10000", "unknown-bytes-2047", "unknown-bytes-3000"}).Draw(t, "user")

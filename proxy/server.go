@@ -12,8 +12,8 @@ import (
 // ServerOptions configure a [Server]. Handler is required.
 type ServerOptions struct {
 	Handler *Handler
-	// Outer is served in place of Handler, which it wraps. Default: Handler. Another one wants to see every request, so there
-	// is no fast path.
+	// Outer is served in place of Handler, which it wraps. Default: Handler. Another one wants to see every request,
+	// so there is no fast path.
 	Outer http.Handler
 	// NoFastPath leaves every request to net/http.
 	NoFastPath bool
@@ -38,7 +38,7 @@ func NewServer(o ServerOptions) *Server {
 	}
 	s := &Server{handler: o.Handler, http: &http.Server{
 		Handler:                      o.Outer,
-		ReadTimeout:                  10 * time.Second, // of the header too; a limit of its own would cost each request a timer
+		ReadTimeout:                  10 * time.Second, // of the header too: another limit would cost another timer
 		WriteTimeout:                 o.Handler.broker.Longest() + 15*time.Second,
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               16 << 10,
@@ -62,8 +62,8 @@ func (s *Server) Serve(listener net.Listener) error {
 	return s.http.Serve(listener)
 }
 
-// Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is answered,
-// within the limit of ctx; then the listener closes. The error is that of ctx if an answer was cut off.
+// Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
+// answered, within the limit of ctx; then the listener closes. The error is that of ctx if an answer was cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.handler.Drain()
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -118,7 +118,8 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
-// TestSlowReader: who is slow to read an answer has as long for that, and may be idle as long after it, as with net/http.
+// TestSlowReader: who is slow to read an answer has as long for that, and may be idle as long after it, as with
+// net/http.
 func TestSlowReader(t *testing.T) {
 	for _, slow := range []time.Duration{0, 900 * time.Millisecond, 20 * time.Second, 5 * time.Minute} {
 		var size [2]int64

@@ -7,7 +7,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestFastPathIsASetting, and the log tells whether there is one. With traces, which are of all requests, there is none.
+// TestFastPathIsASetting, and the log tells whether there is one. With traces, which are of all requests, there is
+// none.
 func TestFastPathIsASetting(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	for setting, want := range map[string]bool{

@@ -1,12 +1,13 @@
 // Package fastpath answers plain requests on the connections of an [http.Server], below it.
 //
-// Most of what a small request costs is what net/http does for it. So between two requests on a connection this package reads
-// what comes first. If that is a whole request in the one shape that most clients give it, and a [Responder] has the answer at
-// hand, the answer is sent from here, with the bytes that net/http would have sent. Anything else is handed to net/http as it
-// came, and so is anything of which it is not certain where it begins.
+// Most of what a small request costs is what net/http does for it. So between two requests on a connection this
+// package reads what comes first. If that is a whole request in the one shape that most clients give it, and a
+// [Responder] has the answer at hand, the answer is sent from here, with the bytes that net/http would have sent.
+// Anything else is handed to net/http as it came, and so is anything of which it is not certain where it begins.
 //
-// It promises: a caller cannot tell who answered; nothing that is shared between connections is held while an answer is
-// being written, so a caller who does not read delays nobody else; and the time limits of the server hold, at most a second later.
+// It promises: a caller cannot tell who answered; nothing that is shared between connections is held while an answer
+// is being written, so a caller who does not read delays nobody else; and the time limits of the server hold, at most
+// a second later.
 //
 // What it relies on in net/http is in nethttp.go, and in docs/fastpath.md, which tells how a Go upgrade is checked.
 package fastpath
@@ -21,8 +22,8 @@ import (
 
 // A Responder has the answers. It is called for every plain request that could be answered on the fast path.
 type Responder interface {
-	// Respond fills in the answer to r, or returns false to leave r to net/http. It must not wait for anything, nor keep
-	// r or a.
+	// Respond fills in the answer to r, or returns false to leave r to net/http. It must not wait for anything, nor
+	// keep r or a.
 	Respond(r Request, a *Answer) bool
 }
 
@@ -35,8 +36,8 @@ type Path struct {
 	date        dateline
 }
 
-// New gives server, which is not serving yet, a fast path. It is taken on the connections of [Path.Listener]. The server
-// needs an IdleTimeout and a WriteTimeout.
+// New gives server, which is not serving yet, a fast path. It is taken on the connections of [Path.Listener]. The
+// server needs an IdleTimeout and a WriteTimeout.
 func New(server *http.Server, r Responder) *Path {
 	p := &Path{responder: r, idle: server.IdleTimeout, write: server.WriteTimeout}
 	p.answers.New = func() any { return new(Answer) }

@@ -26,8 +26,8 @@ func (p *Path) follow(server *http.Server) {
 	}
 }
 
-// A conn is a connection that net/http reads from. It must know where requests begin: what is part of one, but taken for
-// another, would be answered in its place.
+// A conn is a connection that net/http reads from. It must know where requests begin: what is part of one, but taken
+// for another, would be answered in its place.
 type conn struct {
 	net.Conn
 	path *Path
@@ -42,7 +42,8 @@ type conn struct {
 	extended time.Time // when the deadlines were last extended here
 }
 
-// becomeIdle is called when net/http has done with a request. All that it was given beyond that is still in its buffers.
+// becomeIdle is called when net/http has done with a request. All that it was given beyond that is still in its
+// buffers.
 func (c *conn) becomeIdle() {
 	c.lost = c.lost || c.unread > 0
 	c.waiting, c.extended = !c.lost, time.Time{}
@@ -109,8 +110,8 @@ func (c *conn) send(answer []byte, received time.Time) error {
 	return nil
 }
 
-// extend extends the deadlines as net/http would, but no more than once a second, for that costs as much as a look-up in
-// the cache. They are a second later instead.
+// extend extends the deadlines as net/http would, but no more than once a second, for that costs as much as a look-up
+// in the cache. They are a second later instead.
 func (c *conn) extend(now time.Time) error {
 	if now.Sub(c.extended) < time.Second {
 		return nil

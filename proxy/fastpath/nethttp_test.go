@@ -37,8 +37,8 @@ func (e *echo) Respond(r Request, a *Answer) bool {
 	return true
 }
 
-// ServeHTTP implements [http.Handler]. It answers all paths but for /unread, whose body it does not read, and takes a second
-// for /slow.
+// ServeHTTP implements [http.Handler]. It answers all paths but for /unread, whose body it does not read, and takes a
+// second for /slow.
 func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.netHTTP.Add(1)
 	var body []byte
@@ -112,8 +112,8 @@ func post(path, body string) string {
 	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
 }
 
-// FuzzConnection: a caller cannot tell a server with the fast path from one without it. The pieces of a script are separated by
-// the byte 0xff.
+// FuzzConnection: a caller cannot tell a server with the fast path from one without it. The pieces of a script are
+// separated by the byte 0xff.
 func FuzzConnection(f *testing.F) {
 	const then = "\xff"
 	twice := get("/echo?1") + then + get("/echo?2") + then
@@ -155,7 +155,8 @@ func FuzzConnection(f *testing.F) {
 	})
 }
 
-// TestWhoAnswers: net/http the first request of a connection and of each method in a row, and what the Responder leaves to it.
+// TestWhoAnswers: net/http the first request of a connection and of each method in a row, and what the Responder
+// leaves to it.
 func TestWhoAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		script        []string

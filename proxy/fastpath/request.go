@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A Request is a plain one: of the one shape that most clients give a request, in which every byte has only one meaning.
-// Header fields that are not here were not sent, or have no meaning. All slices are views of what was read, valid during
-// [Responder.Respond]; nil: not sent.
+// A Request is a plain one: of the one shape that most clients give a request, in which every byte has only one
+// meaning. Header fields that are not here were not sent, or have no meaning. All slices are views of what was read,
+// valid during [Responder.Respond]; nil: not sent.
 type Request struct {
 	Method                     string // GET without a body or POST with one
 	Path, Query                []byte // as in the request line
@@ -20,8 +20,8 @@ type Request struct {
 	Received                   time.Time
 }
 
-// readRequest reads the request that b begins with. size is its length with its body, of which b may not hold all yet; 0
-// when that is not certain (RFC 9112, section 6.3). plain reports whether it is there as a whole, and plain.
+// readRequest reads the request that b begins with. size is its length with its body, of which b may not hold all yet;
+// 0 when that is not certain (RFC 9112, section 6.3). plain reports whether it is there as a whole, and plain.
 func readRequest(b []byte) (r Request, size int, plain bool) {
 	line, rest, ok := cutLine(b)
 	if !ok {
@@ -106,9 +106,11 @@ func (h *header) add(line []byte) bool {
 		return h.addLength(value)
 	case "Connection", "connection":
 		h.plain = h.plain && (string(value) == "keep-alive" || string(value) == "Keep-Alive")
-	case "User-Agent", "user-agent", "Accept", "accept", "Accept-Encoding", "accept-encoding", "Accept-Language", "accept-language",
-		"Traceparent", "traceparent", "Tracestate", "tracestate", "Baggage", "baggage", "Sec-Fetch-Mode", "sec-fetch-mode":
-		// Without a meaning here. A client that sends fields that are not on this list is served no worse, but more slowly.
+	case "User-Agent", "user-agent", "Accept", "accept", "Accept-Encoding", "accept-encoding",
+		"Accept-Language", "accept-language", "Sec-Fetch-Mode", "sec-fetch-mode",
+		"Traceparent", "traceparent", "Tracestate", "tracestate", "Baggage", "baggage":
+		// Without a meaning here. A client that sends fields that are not on this list is served no worse, but more
+		// slowly.
 	default:
 		h.plain = false
 		lower := strings.ToLower(string(name))
