@@ -113,11 +113,12 @@ SOAK ?= 10m
 soak: needed ## Random faults for ten minutes (SOAK=1h for longer); nothing may grow
 	go test -count 1 -timeout 0 -v -run TestSoak ./test -args -soak $(SOAK)
 
+FUZZTIME ?= 30s
 .PHONY: fuzz
-fuzz: ## Fuzz each parser for 30 seconds
+fuzz: ## Fuzz each parser for 30 seconds (FUZZTIME=10m for longer)
 	@go list -f '{{$$p := .ImportPath}}{{range .TestGoFiles}}{{$$p}} {{end}}' ./... | xargs -n1 | sort -u | while read -r package; do \
 	  go test -list '^Fuzz' "$$package" | grep '^Fuzz' | while read -r target; do \
-	    echo "$$package $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime 30s "$$package"; \
+	    echo "$$package $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$package"; \
 	  done; \
 	done
 

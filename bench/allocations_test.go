@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bytes"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -60,9 +59,9 @@ func TestAllocations(t *testing.T) {
 func (l *local) onPipe(t *testing.T, request []byte) func() {
 	t.Helper()
 	pipe := testbed.NewPipe()
-	server := proxy.NewServer(l.handler, l.handler.Longest(), slog.New(slog.DiscardHandler))
+	server := proxy.NewServer(proxy.ServerOptions{Handler: l.handler})
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = proxy.Serve(server, pipe) })
+	serving.Go(func() { _ = server.Serve(pipe) })
 	conn, err := pipe.Dial(t.Context(), "", "")
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"token-sidecar/proxy/vend"
 )
 
-// Header values that never change, shared by all answers: a slice of its own for each would be garbage.
+// Header values that never change are shared by all answers, to save allocations.
 var (
 	jsonType = []string{"application/json"}
 	noStore  = []string{"no-store"}
@@ -24,17 +24,22 @@ func release(buffer *[]byte) {
 	buffers.Put(buffer)
 }
 
-// writeToken answers a token: the auth service's own JSON, its lifetimes lowered to what was left when it was handed out.
+// writeToken answers with a token: the auth service's own JSON, its lifetimes lowered to what is left.
 func (h *Handler) writeToken(w http.ResponseWriter, t vend.Token) {
 	age := t.Age()
+	buffer, _ := buffers.Get().(*[]byte)
+	defer release(buffer)
+	*buffer = render((*buffer)[:0], t.Entry, age)
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
-	header["Cache-Status"] = []string{string(appendCacheStatus(make([]byte, 0, 64), t, vend.SecondsLeft(t.Entry.Life, age)))}
-	buffer, _ := buffers.Get().(*[]byte)
-	*buffer = render((*buffer)[:0], t.Entry, age)
+	// The two values that differ share one string and one array, to save allocations.
+	b := appendCacheStatus(make([]byte, 0, 80), t, vend.SecondsLeft(t.Entry.Life, age))
+	end := len(b)
+	text := string(strconv.AppendInt(b, int64(len(*buffer)), 10))
+	values := []string{text[:end], text[end:]}
+	header["Cache-Status"], header["Content-Length"] = values[:1:1], values[1:]
 	_, _ = w.Write(*buffer)
-	release(buffer)
 }
 
 // render appends the body of e to b, with the lifetimes of a token of that age.

@@ -158,7 +158,9 @@ func (r errorResponse) write(w http.ResponseWriter) {
 	if body == nil {
 		body, _ = json.Marshal(map[string]string{"errorCode": r.code, "message": r.message})
 	}
+	body = append(body, '\n')
 	header := w.Header()
+	header.Set("Content-Length", strconv.Itoa(len(body)))
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
 	if r.requestID != "" {
@@ -171,5 +173,5 @@ func (r errorResponse) write(w http.ResponseWriter) {
 		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(r.retryAfter.Seconds()))))
 	}
 	w.WriteHeader(r.status)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body)
 }

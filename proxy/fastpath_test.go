@@ -1,104 +1,29 @@
 package proxy
 
 import (
-	"bufio"
-	"context"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 	"token-sidecar/internal/secret"
-	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 
 	"pgregory.net/rapid"
 )
 
-// A line is a connection to a server of a world of its own.
-type line struct {
-	net.Conn
-	world  *world
-	server *http.Server
-	pipe   *testbed.Pipe
-	toSlow atomic.Int64 // requests that net/http saw
-	done   sync.WaitGroup
-}
-
-// connect starts a server, with the fast path or without, and connects to it.
-func connect(t testing.TB, fast bool, change func(*settings)) *line {
-	l := &line{world: newWorld(t, change), pipe: testbed.NewPipe()}
-	l.server = NewServer(l.world.handler, l.world.handler.Longest(), slog.New(slog.DiscardHandler))
-	follow := l.server.ConnState
-	l.server.ConnState = func(conn net.Conn, state http.ConnState) {
-		if state == http.StateActive {
-			l.toSlow.Add(1)
-		}
-		follow(conn, state)
-	}
-	l.done.Go(func() {
-		if fast {
-			_ = Serve(l.server, l.pipe)
-		} else {
-			_ = l.server.Serve(l.pipe)
-		}
-	})
-	l.Conn = l.another(t).Conn
-	return l
-}
-
-// another returns another connection to the same server.
-func (l *line) another(t testing.TB) *line {
-	conn, err := l.pipe.Dial(context.Background(), "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &line{Conn: conn}
-}
-
-func (l *line) close() {
-	_ = l.Close()
-	_ = l.server.Close()
-	l.done.Wait()
-}
-
-// play sends script, and returns what is answered to it, of random values only that they are there, and when the server
-// closes the connection.
-func (l *line) play(script []piece) (said string, ended time.Duration) {
-	began := time.Now()
-	var answers strings.Builder
-	l.done.Go(func() {
-		_, _ = io.Copy(&answers, l)
-		ended = time.Since(began)
-	})
-	for _, p := range script {
-		time.Sleep(p.wait)
-		_ = l.SetWriteDeadline(time.Now().Add(time.Minute))
-		if _, err := io.WriteString(l.Conn, p.text); err != nil {
-			break
-		}
-		synctest.Wait()
-	}
-	time.Sleep(10 * time.Minute)
-	l.close()
-	random := regexp.MustCompile(`sbx\.[^"]*|atrt-[^"]*|"human_id":"[^"]*|(?i:x-humanapi-request-id"?: ?"?)[^"\r]*`)
-	return random.ReplaceAllString(answers.String(), "..."), ended
-}
-
-// TestFastPath: whoever is answered on the fast path cannot tell.
+// TestFastPath: callers cannot tell a server with the fast path from one without it.
 func TestFastPath(t *testing.T) {
 	for range 10 { // a hundred scripts are few for so many ways to be odd
 		rapid.Check(t, func(rt *rapid.T) {
 			token := rapid.SampledFrom([]*secret.File{nil, fixed("the-right-one")}).Draw(rt, "caller token")
 			anyHost := rapid.Bool().Draw(rt, "any host")
-			change := func(s *settings) { s.proxy.CallerToken, s.proxy.AnyHost = token, anyHost }
+			change := func(s *settings) {
+				padded(s)
+				s.proxy.CallerToken, s.proxy.AnyHost = token, anyHost
+			}
 			script := scripts().Draw(rt, "script")
 			var got, want string
 			var end, wanted time.Duration
@@ -114,7 +39,39 @@ func TestFastPath(t *testing.T) {
 	}
 }
 
-// TestFastPathIsTaken by what common clients send.
+// TestEmptyLineBeforeRequest: net/http ignores it if the last request was a POST, and refuses it otherwise. Requests that
+// were answered on the fast path count.
+func TestEmptyLineBeforeRequest(t *testing.T) {
+	for name, before := range map[string][]string{
+		"after GETs":             {plainGet("a"), plainGet("a"), plainGet("a")},
+		"after POSTs":            {plainPost("a"), plainPost("a"), plainPost("a")},
+		"after POSTs and a GET":  {plainPost("a"), plainPost("a"), plainGet("a")},
+		"after GETs and a POST":  {plainGet("a"), plainGet("a"), plainPost("a")},
+		"after a POST and GETs":  {plainPost("a"), plainGet("a"), plainGet("a")},
+		"after a GET and POSTs":  {plainGet("a"), plainPost("a"), plainPost("a")},
+		"after a POST of others": {plainPost("a"), plainPost("b"), plainGet("a"), plainGet("b")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var script []piece
+			for _, text := range before {
+				script = append(script, piece{0, text})
+			}
+			script = append(script, piece{0, "\r\n" + plainGet("a")})
+			var got, want string
+			synctest.Test(t, func(t *testing.T) { got, _ = connect(t, true, nil).play(script) })
+			synctest.Test(t, func(t *testing.T) { want, _ = connect(t, false, nil).play(script) })
+			if got != want {
+				t.Errorf("answered\n%s\nin place of\n%s", got, want)
+			}
+			refused := strings.Contains(want, "HTTP/1.1 400 Bad Request")
+			if lastWasPost := strings.HasPrefix(before[len(before)-1], "POST"); refused == lastWasPost {
+				t.Errorf("net/http answered\n%s", want)
+			}
+		})
+	}
+}
+
+// TestFastPathIsTaken by the requests of common HTTP clients.
 func TestFastPathIsTaken(t *testing.T) {
 	body := "Content-Type: application/json\r\nContent-Length: 22\r\n\r\n" + `{"client_user_id":"a"}`
 	for name, text := range map[string]string{
@@ -132,8 +89,8 @@ func TestFastPathIsTaken(t *testing.T) {
 				const times = 10
 				l := connect(t, true, nil)
 				said, _ := l.play(slices.Repeat([]piece{{time.Second, text}}, times))
-				if strings.Count(said, "HTTP/1.1 200 OK") != times || l.toSlow.Load() != 1 {
-					t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
+				if strings.Count(said, "HTTP/1.1 200 OK") != times || l.seen.Load() != 1 {
+					t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.seen.Load(), said)
 				}
 				if hits := l.world.handler.Outcomes()["hit_memory"]; hits != times-1 {
 					t.Errorf("%d hits were counted", hits)
@@ -143,7 +100,31 @@ func TestFastPathIsTaken(t *testing.T) {
 	}
 }
 
-// TestFastPathIsLeft by what is no plain question for a token that is known.
+// TestWithoutFastPath: there is none where it is turned off, nor where something else wants to see every request.
+func TestWithoutFastPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		handler := newWorld(t, nil).handler
+		for want, all := range map[bool][]ServerOptions{
+			true:  {{Handler: handler}, {Handler: handler, Outer: handler}},
+			false: {{Handler: handler, NoFastPath: true}, {Handler: handler, Outer: http.MaxBytesHandler(handler, 1<<10)}},
+		} {
+			for i, o := range all {
+				if got := NewServer(o).HasFastPath(); got != want {
+					t.Errorf("%v %d: %v", want, i, got)
+				}
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		const times = 5
+		l := connect(t, false, nil)
+		if l.play(slices.Repeat([]piece{{0, plainGet("a")}}, times)); l.seen.Load() != times {
+			t.Errorf("net/http saw %d requests of %d", l.seen.Load(), times)
+		}
+	})
+}
+
+// TestFastPathIsLeft by requests that are not plain ones for a token in memory.
 func TestFastPathIsLeft(t *testing.T) {
 	const host = " HTTP/1.1\r\nHost: localhost\r\n"
 	for name, text := range map[string]string{
@@ -161,133 +142,52 @@ func TestFastPathIsLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := connect(t, true, nil)
-				if said, _ := l.play([]piece{{0, plainGet("a")}, {0, plainGet("a")}, {0, text}}); l.toSlow.Load() != 2 {
-					t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
+				if said, _ := l.play([]piece{{0, plainGet("a")}, {0, plainGet("a")}, {0, text}}); l.seen.Load() != 2 {
+					t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.seen.Load(), said)
 				}
 			})
 		})
 	}
 }
 
-// TestEagerCaller: a request that comes while another is in progress costs the connection nothing but that.
+// TestEagerCaller: a request that comes while another is in progress is answered by net/http, but the next takes the fast path.
 func TestEagerCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(t, true, nil)
 		l.ask(t, plainGet("a"))
 		l.world.auth.Set(sandbox.Mood{LatencyMS: 1000})
-		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainPost("a")}})
-		if strings.Count(said, "HTTP/1.1 200 OK") != 4 || l.toSlow.Load() != 3 {
-			t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.toSlow.Load(), said)
+		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainGet("a")}})
+		if strings.Count(said, "HTTP/1.1 200 OK") != 4 || l.seen.Load() != 3 {
+			t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.seen.Load(), said)
 		}
 	})
 }
 
-// blocked returns a line on which an answer of the fast path waits to be read.
-func blocked(t *testing.T, change func(*settings)) *line {
-	l := connect(t, true, change)
-	l.ask(t, plainGet("a"))
-	l.ask(t, plainGet("a"))
-	l.ask(t, "GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	if _, err := io.WriteString(l.Conn, plainGet("a")); err != nil {
-		t.Fatal(err)
-	}
-	synctest.Wait()
-	if n := l.world.handler.InProgress(); n != 1 || l.toSlow.Load() != 2 {
-		l.close()
-		t.Fatalf("%d requests are in progress, net/http saw %d", n, l.toSlow.Load())
-	}
-	return l
-}
-
-// ask sends text and reads the answer to it.
-func (l *line) ask(t *testing.T, text string) (status int, body string) {
-	t.Helper()
-	if _, err := io.WriteString(l.Conn, text); err != nil {
-		t.Fatal(err)
-	}
-	return l.read(t)
-}
-
-func (l *line) read(t *testing.T) (status int, body string) {
-	t.Helper()
-	res, err := http.ReadResponse(bufio.NewReader(l.Conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	content, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	synctest.Wait()
-	return res.StatusCode, string(content)
-}
-
-// TestFastPathAndShutdown: what is being answered when the end comes is answered.
-func TestFastPathAndShutdown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := blocked(t, nil)
-		var ending sync.WaitGroup
-		ending.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			_ = l.world.handler.Shutdown(ctx, l.server)
-		})
-		time.Sleep(time.Second)
-		if status, body := l.read(t); status != http.StatusOK || !strings.Contains(body, "access_token") {
-			t.Errorf("%d %s", status, body)
-		}
-		ending.Wait()
-		if n, err := l.Read(make([]byte, 1)); err == nil {
-			t.Errorf("%d bytes came after the end", n)
-		}
-		l.close()
-	})
-	synctest.Test(t, func(t *testing.T) {
-		l := connect(t, true, nil)
-		l.ask(t, plainGet("a"))
-		l.ask(t, plainGet("a"))
-		l.world.handler.Drain()
-		if status, body := l.ask(t, plainGet("a")); status != http.StatusServiceUnavailable || !strings.Contains(body, "SHUTTING_DOWN") {
-			t.Errorf("%d %s after the end began", status, body)
-		}
-		l.close()
-	})
-}
-
-// TestFastPathIsNoWayAround the limits: of requests in progress, and of the time that a caller takes to read.
+// TestFastPathIsNoWayAround MAX_CONCURRENT_REQUESTS.
 func TestFastPathIsNoWayAround(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := blocked(t, func(s *settings) { s.proxy.MaxConcurrent = 1 })
+		l := connect(t, true, func(s *settings) { s.proxy.MaxConcurrent = 1 })
+		defer l.close()
+		l.ask(t, plainGet("a"))
+		l.world.auth.Set(sandbox.Mood{LatencyMS: 1000})
 		other := l.another(t)
-		if status, body := other.ask(t, plainGet("a")); status != http.StatusServiceUnavailable || !strings.Contains(body, "OVERLOADED") {
-			t.Errorf("%d %s beside another request", status, body)
-		}
-		l.read(t)
-		synctest.Wait()
-		for range 2 {
-			if status, body := other.ask(t, plainGet("a")); status != http.StatusOK {
-				t.Errorf("%d %s alone", status, body)
-			}
-		}
-		l.ask(t, "GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		if _, err := io.WriteString(l.Conn, plainGet("a")); err != nil {
+		defer func() { _ = other.Close() }()
+		if _, err := io.WriteString(other.Conn, plainGet("b")); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if status, body := other.ask(t, plainGet("a")); status != http.StatusServiceUnavailable {
-			t.Errorf("%d %s on the fast path beside another request", status, body)
+		if status, body := l.ask(t, plainGet("a")); status != http.StatusServiceUnavailable || !strings.Contains(body, "OVERLOADED") {
+			t.Errorf("%d %s beside another request", status, body)
 		}
-		time.Sleep(l.server.WriteTimeout + 2*time.Second)
-		if n := l.world.handler.InProgress(); n != 0 {
-			t.Errorf("%d requests are in progress still, of a caller who does not read", n)
+		other.read(t)
+		before := l.seen.Load()
+		if status, body := l.ask(t, plainGet("a")); status != http.StatusOK || l.seen.Load() != before {
+			t.Errorf("%d %s alone", status, body)
 		}
-		_ = other.Close()
-		l.close()
 	})
 }
 
-// TestFastPathRenews: hits drive the renewal there too.
+// TestFastPathRenews: hits on the fast path start renewals too.
 func TestFastPathRenews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(t, true, nil)
@@ -303,8 +203,8 @@ func TestFastPathRenews(t *testing.T) {
 		if l.world.calls() != 2 || first == last {
 			t.Errorf("%d calls; the first token was %s, the last %s", l.world.calls(), first, last)
 		}
-		if l.toSlow.Load() != 1 {
-			t.Errorf("net/http saw %d requests", l.toSlow.Load())
+		if l.seen.Load() != 1 {
+			t.Errorf("net/http saw %d requests", l.seen.Load())
 		}
 		l.close()
 	})

@@ -35,9 +35,9 @@ func (g guard) check(r *http.Request) error {
 	return &apiError{http.StatusUnauthorized, codeTokenRequired, "send Authorization: Bearer with the token of CALLER_TOKEN_FILE"}
 }
 
-// admits reports whether check would let r pass, which has none of the headers that are refused.
-func (g guard) admits(r *plainRequest) bool {
-	return (g.anyHost || localHost(string(r.host))) && (g.token == nil || g.trusts(r.authorization))
+// admits reports whether check would let a request pass that has these headers, and none of those that are refused.
+func (g guard) admits(host, authorization []byte) bool {
+	return (g.anyHost || localHost(string(host))) && (g.token == nil || g.trusts(authorization))
 }
 
 // trusts reports whether authorization, a header, shows the caller token.

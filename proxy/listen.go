@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -17,7 +15,7 @@ import (
 const socketMode = 0o660
 
 // Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced.
-// The error tells the remedy.
+// Errors name the remedy.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix://")
 	network, where := "tcp", addr
@@ -40,7 +38,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	return listener, nil
 }
 
-// removeStale removes a socket file that was left behind by a process that died.
+// removeStale removes the socket file of a process that died.
 func removeStale(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -50,7 +48,7 @@ func removeStale(ctx context.Context, path string) error {
 		return fmt.Errorf("cannot look at %s: %w", path, err)
 	}
 	if info.Mode()&os.ModeSocket == 0 {
-		return fmt.Errorf("%s is there and no socket; remove it, or choose another path", path)
+		return fmt.Errorf("%s exists and is not a socket; remove it, or choose another path", path)
 	}
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 	if err == nil {
@@ -61,51 +59,4 @@ func removeStale(ctx context.Context, path string) error {
 		return fmt.Errorf("cannot remove the stale socket: %w", err)
 	}
 	return nil
-}
-
-// NewServer returns a server for h, to be started by [Serve]. Whoever sends slowly, much, or nothing is cut off; longest
-// is how long an answer may take. When h is a [Handler] itself, and nothing that wants to see each request, most hits
-// are answered on a fast path.
-func NewServer(h http.Handler, longest time.Duration, log *slog.Logger) *http.Server {
-	server := &http.Server{
-		Handler:                      h,
-		ReadTimeout:                  10 * time.Second, // of the header too; a limit of its own would cost each request a timer
-		WriteTimeout:                 longest + 15*time.Second,
-		IdleTimeout:                  2 * time.Minute,
-		MaxHeaderBytes:               16 << 10,
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	if handler, ok := h.(*Handler); ok {
-		server.ConnState = (&fastPath{handler: handler, idle: server.IdleTimeout, write: server.WriteTimeout}).follow
-	}
-	return server
-}
-
-// Serve serves what listener accepts until server is shut down.
-func Serve(server *http.Server, listener net.Listener) error {
-	return server.Serve(fastListener{listener})
-}
-
-// Longest is how long a request may take at most, once it was read.
-func (h *Handler) Longest() time.Duration { return h.broker.Longest() }
-
-// Shutdown ends server in the order a pod needs: what comes is refused while what is in progress is answered,
-// within the limit of ctx; then the listener closes.
-func (h *Handler) Shutdown(ctx context.Context, server *http.Server) error {
-	h.Drain()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for h.InProgress() > 0 && ctx.Err() == nil {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
-	}
-	err := server.Shutdown(ctx)
-	if err != nil {
-		_ = server.Close()
-	}
-	h.Close()
-	return err
 }

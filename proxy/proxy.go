@@ -101,17 +101,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 		h.writeError(w, err)
 		return guarded
 	}
-	defer h.inUse.Add(-1)
-	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) {
-		h.writeError(w, errOverload)
-		return shed
-	}
-	if h.Draining() {
-		w.Header().Set("Connection", "close")
-		h.writeError(w, errStopping)
-		return shed
-	}
-	t, how, err := h.route(w, r, now)
+	t, how, err := h.limited(w, r, now)
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		explain(err).write(w) // nobody reads it, but without it net/http would say 200
@@ -126,6 +116,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 		h.writeToken(w, t)
 		return outcomeOf(t)
 	}
+}
+
+// limited does what is asked, as one of MaxConcurrent requests at most. Answers are written outside of it, so that callers who
+// do not read them keep out nobody else.
+func (h *Handler) limited(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
+	defer h.inUse.Add(-1)
+	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) {
+		return vend.Token{}, shed, errOverload
+	}
+	if h.Draining() {
+		w.Header().Set("Connection", "close")
+		return vend.Token{}, shed, errStopping
+	}
+	return h.route(w, r, now)
 }
 
 // call returns where the call to target asks the auth service, and its fields, empty; ok is false when there is none.

@@ -1,12 +1,48 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+	"token-sidecar/internal/secret"
+	"token-sidecar/proxy/vend"
+	"token-sidecar/upstream"
 
 	"pgregory.net/rapid"
 )
+
+// A padder makes what the auth service says of a user named bytes-N or unknown-bytes-N as long as N bytes.
+type padder struct{ vend.AuthService }
+
+func padded(s *settings) {
+	s.wrap = func(auth vend.AuthService) vend.AuthService { return padder{auth} }
+}
+
+func (p padder) Token(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
+	answer, err := p.AuthService.Token(ctx, req)
+	_, size, padded := strings.Cut(req.UserID.Reveal(), "bytes-")
+	length, _ := strconv.Atoi(size)
+	var refused *upstream.Error
+	switch {
+	case !padded:
+	case errors.As(err, &refused):
+		refused.Body = pad(refused.Body, length)
+	case err == nil:
+		answer.Body = pad(answer.Body, length)
+	}
+	return answer, err
+}
+
+// pad adds a field to the end of a JSON object, so that it has that length.
+func pad(body secret.Value[[]byte], length int) secret.Value[[]byte] {
+	object := bytes.TrimRight(body.Reveal(), "}\n")
+	const field, end = `,"scope":"`, `"}`
+	return secret.Hide(fmt.Appendf(object, "%s%s%s", field, strings.Repeat("x", max(0, length-len(object)-len(field)-len(end))), end))
+}
 
 func plainGet(user string) string {
 	return "GET /token?client_user_id=" + user + " HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer the-right-one\r\nAccept: */*\r\n\r\n"
@@ -17,7 +53,7 @@ func plainPost(user string) string {
 	return fmt.Sprintf("POST /v1/connect/token HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-right-one\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// linesOfHeads are what a request may say besides.
+// linesOfHeads are further header fields of a request.
 var linesOfHeads = []string{
 	"Accept: */*", "user-agent: x", "Connection: keep-alive", "Authorization: Bearer the-right-one", "authorization: bearer the-right-one",
 	"AUTHORIZATION: Bearer the-right-one", "Authorization: Bearer a-wrong-one", "Authorization: Basic the-right-one", "Authorization:",
@@ -40,7 +76,7 @@ var (
 	}
 )
 
-// oddRequests are plain but for a change or two.
+// oddRequests are plain requests with a change or two.
 func oddRequests() *rapid.Generator[string] {
 	return rapid.Custom(func(t *rapid.T) string {
 		method := rapid.SampledFrom([]string{"GET", "POST"}).Draw(t, "method")
@@ -84,38 +120,41 @@ func oddRequests() *rapid.Generator[string] {
 	})
 }
 
-// A piece is what comes at once, after a while.
+// A piece of a script is sent in one write, after a wait.
 type piece struct {
 	wait time.Duration
 	text string
 }
 
-// scripts are what a caller sends: plain requests, and among them odd ones, together or in parts too.
+// scripts are what callers send: plain requests and odd ones, alone, joined or in parts.
 func scripts() *rapid.Generator[[]piece] {
 	return rapid.Custom(func(t *rapid.T) []piece {
-		script := []piece{{0, plainGet("a")}, {0, plainGet("b")}}
+		user := rapid.SampledFrom([]string{"b", "b", "bytes-2048", "bytes-2049", "bytes-4000", "bytes-10000", "unknown-bytes-2047", "unknown-bytes-3000"}).Draw(t, "user")
+		script := []piece{{0, plainGet("a")}, {0, plainGet(user)}}
 		for range rapid.IntRange(1, 5).Draw(t, "times") {
 			wait := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, 503 * time.Millisecond, 503 * time.Millisecond, 1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond}).Draw(t, "wait")
 			text := plainGet("a")
 			switch rapid.IntRange(0, 5).Draw(t, "kind") {
 			case 0:
 			case 1:
-				text = plainPost("b")
+				text = plainPost(user)
 			default:
 				text = oddRequests().Draw(t, "odd")
 			}
+			// net/http puts up with empty lines before a request, if the last one was a POST.
+			text = rapid.SampledFrom([]string{"", "", "", "\r\n", "\n", "\r\n\r\n", "\r\n\r\n\r\n"}).Draw(t, "empty lines") + text
 			switch rapid.IntRange(0, 5).Draw(t, "how") {
 			case 0:
-				script = append(script, piece{wait, text + plainGet("b") + plainPost("a")})
+				script = append(script, piece{wait, text + plainGet(user) + plainPost("a")})
 			case 1:
 				cut := rapid.IntRange(1, len(text)).Draw(t, "cut")
-				script = append(script, piece{0, text[:cut]}, piece{wait, text[cut:] + plainGet("b")[:cut%40]}, piece{0, plainGet("b")[cut%40:]})
+				script = append(script, piece{0, text[:cut]}, piece{wait, text[cut:] + plainGet(user)[:cut%40]}, piece{0, plainGet(user)[cut%40:]})
 			case 2:
-				lines := strings.SplitAfter(text+plainGet("b"), "\n")
+				lines := strings.SplitAfter(text+plainGet(user), "\n")
 				cut := rapid.IntRange(1, len(lines)).Draw(t, "lines")
 				script = append(script, piece{0, plainGet("a") + strings.Join(lines[:cut], "")}, piece{wait, strings.Join(lines[cut:], "")})
 			case 3: // a body that is not a request, though it comes alone and looks like one
-				hidden := plainGet("b")
+				hidden := plainGet(user)
 				script = append(script, piece{wait, text + fmt.Sprintf("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", len(hidden))}, piece{0, hidden})
 			default:
 				script = append(script, piece{wait, text})

@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -91,9 +90,9 @@ func (s *stage) startOne(conf settings.Settings, i int) (url string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := proxy.NewServer(parts.Handler, parts.Handler.Longest(), slog.New(slog.DiscardHandler))
+	server := proxy.NewServer(proxy.ServerOptions{Handler: parts.Handler})
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = proxy.Serve(server, listener) })
+	serving.Go(func() { _ = server.Serve(listener) })
 	s.t.Cleanup(func() {
 		_ = server.Close()
 		serving.Wait()

@@ -105,6 +105,7 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 	}
 	background.Go(func() { status.history.Run(running) })
 	status.started.Store(true)
-	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr))
-	return servers.run(ctx, parts.Handler, s.ShutdownTimeout, log)
+	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr),
+		slog.Bool("fast_path", servers.tokens.HasFastPath()))
+	return servers.run(ctx, s.ShutdownTimeout, log)
 }

@@ -15,9 +15,10 @@ import (
 
 // servers are the two listeners at work.
 type servers struct {
-	tokens, admin *http.Server
-	closePages    context.CancelFunc
-	failed        chan error
+	tokens     *proxy.Server
+	admin      *http.Server
+	closePages context.CancelFunc
+	failed     chan error
 }
 
 func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, traced, adminHandler http.Handler, log *slog.Logger) (*servers, error) {
@@ -33,19 +34,20 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 	// Idle connections count too, so there are more than requests. A socket beyond that waits to be accepted.
 	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
-		tokens: proxy.NewServer(traced, handler.Longest(), log), failed: make(chan error, 2),
+		tokens: proxy.NewServer(proxy.ServerOptions{Handler: handler, Outer: traced, NoFastPath: !s.FastPath, Log: log}),
+		failed: make(chan error, 2),
 	}
 	// Open status pages would hold the end up.
 	var pages context.Context
 	pages, v.closePages = context.WithCancel(context.WithoutCancel(ctx))
 	v.admin = admin.NewServer(pages, adminHandler, log)
-	go func() { v.failed <- proxy.Serve(v.tokens, listener) }()
+	go func() { v.failed <- v.tokens.Serve(listener) }()
 	go func() { v.failed <- v.admin.Serve(adminListener) }()
 	return v, nil
 }
 
 // run waits for ctx to end, or a listener to fail, and drains.
-func (v *servers) run(ctx context.Context, handler *proxy.Handler, patience time.Duration, log *slog.Logger) error {
+func (v *servers) run(ctx context.Context, patience time.Duration, log *slog.Logger) error {
 	var failure error
 	select {
 	case <-ctx.Done():
@@ -54,7 +56,7 @@ func (v *servers) run(ctx context.Context, handler *proxy.Handler, patience time
 	}
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if err := handler.Shutdown(limit, v.tokens); err != nil {
+	if err := v.tokens.Shutdown(limit); err != nil {
 		log.Warn("requests were cut off: they took longer than SHUTDOWN_TIMEOUT")
 	}
 	v.closePages()

@@ -23,7 +23,7 @@ func TestDefaults(t *testing.T) {
 	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "127.0.0.1:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
 		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
 		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 || s.BreakerFailures != 5 ||
-		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second {
+		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second || !s.FastPath {
 		t.Errorf("%+v", s)
 	}
 }
@@ -38,7 +38,7 @@ func TestMistakes(t *testing.T) {
 		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_SIZE=0",
 		"MEMORY_CACHE_SIZE=many", "MEMORY_CACHE_TTL=-1s", "EXPIRY_MARGIN=-1s", "REFRESH_AHEAD=-1s", "UPSTREAM_TIMEOUT=0s",
 		"UPSTREAM_MAX_ATTEMPTS=0", "UPSTREAM_MAX_ATTEMPTS=11", "BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
-		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
+		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "FAST_PATH=maybe", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
 		"CALLER_TOKEN_FILE=/no/such/file", "HUMANAPI_CA_FILE=/no/such/file", "ENCRYPTION_KEYS_FILE=/no/such/file",
 	} {
 		t.Run(c, func(t *testing.T) {
@@ -68,6 +68,7 @@ func TestAccepted(t *testing.T) {
 		"remote callers": {"LISTEN_ADDR=0.0.0.0:8080", "ALLOW_REMOTE_CALLERS=true", "CALLER_TOKEN_FILE=" + token},
 		"socket":         {"LISTEN_ADDR=unix:///run/token.sock"},
 		"rediss":         {"REDIS_URL=rediss://u:p@r:6379/0"},
+		"no fast path":   {"FAST_PATH=false"},
 		"unknown names":  {"PATH=/bin", "TOKEN=x"},
 	} {
 		s, err := Load(append(append([]string{}, enough...), environ...))

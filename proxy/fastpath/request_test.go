@@ -1,4 +1,4 @@
-package proxy
+package fastpath
 
 import (
 	"bufio"
@@ -6,12 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"os"
+	"regexp"
 	"slices"
 	"testing"
 )
 
-// FuzzPlain: what is called plain means the same to net/http, and where a request ends is no matter of opinion.
-func FuzzPlain(f *testing.F) {
+// FuzzRequest: what is called plain means the same to net/http, and where a request ends is no matter of opinion.
+func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
 		"GET /token?client_user_id=alice HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer x\r\nAccept: */*\r\n\r\nGET /",
 		"POST /token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\nConnection: keep-alive\r\n\r\n{}",
@@ -49,7 +51,7 @@ func FuzzPlain(f *testing.F) {
 		"Sec-Fetch-Mode", "Traceparent", "Tracestate", "User-Agent",
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, size, plain := readPlain(b)
+		got, size, plain := readRequest(b)
 		if size == 0 {
 			if plain {
 				t.Fatal("plain, and of unknown size")
@@ -73,21 +75,41 @@ func FuzzPlain(f *testing.F) {
 		if !plain {
 			return
 		}
-		method := http.MethodGet
-		if got.post {
-			method = http.MethodPost
-		}
-		if r.Method != method || r.URL.EscapedPath() != string(got.path) || r.URL.RawQuery != string(got.query) || r.Host == "" || r.Host != string(got.host) || string(body) != string(got.body) ||
-			r.Header.Get("Authorization") != string(got.authorization) || len(r.Header["Authorization"]) > 1 || r.Close || r.ProtoMinor != 1 || r.TransferEncoding != nil {
+		if r.Method != got.Method || r.URL.EscapedPath() != string(got.Path) || r.URL.RawQuery != string(got.Query) || r.Host == "" || r.Host != string(got.Host) ||
+			string(body) != string(got.Body) || r.Close || r.ProtoMinor != 1 || r.TransferEncoding != nil {
 			t.Fatalf("%+v is, to net/http, %+v %q", got, r, body)
+		}
+		for name, value := range map[string][]byte{"Authorization": got.Authorization, "Content-Type": got.ContentType} {
+			if r.Header.Get(name) != string(value) || len(r.Header[name]) > 1 || (value != nil) != (len(r.Header[name]) == 1) {
+				t.Fatalf("%s: %q is, to net/http, %q", name, value, r.Header[name])
+			}
+		}
+		if known := got.Method == http.MethodPost; known != (r.Header["Content-Length"] != nil) {
+			t.Fatalf("%s with Content-Length %q", got.Method, r.Header["Content-Length"])
 		}
 		for name := range r.Header {
 			if !slices.Contains(meaningless, textproto.CanonicalMIMEHeaderKey(name)) {
 				t.Errorf("%s passes for nothing", name)
 			}
 		}
-		if kind, err := mediaType(r.Header); got.post != (err == nil && kind == asJSON) {
-			t.Errorf("a body of %v", r.Header["Content-Type"])
-		}
 	})
+}
+
+// TestCheckedWithGo: whoever raises the Go version checks the fast path first.
+func TestCheckedWithGo(t *testing.T) {
+	find := func(file, expression string) string {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(expression).FindSubmatch(content)
+		if found == nil {
+			t.Fatalf("%s names no version", file)
+		}
+		return string(found[1])
+	}
+	checked, used := find("../../docs/fastpath.md", `Checked with Go (\d+\.\d+)`), find("../../go.mod", `(?m)^go (\d+\.\d+)`)
+	if checked != used {
+		t.Errorf("go.mod says Go %s, but the fast path was checked with %s: see docs/fastpath.md", used, checked)
+	}
 }

@@ -1,0 +1,84 @@
+// Package fastpath answers plain requests on the connections of an [http.Server], below it.
+//
+// Most of what a small request costs is what net/http does for it. So between two requests on a connection this
+// package reads what comes first. If that is a whole request in the one shape that most clients give it, and a
+// [Responder] has the answer at hand, the answer is sent from here, with the bytes that net/http would have sent.
+// Anything else is handed to net/http as it came, and so is anything of which it is not certain where it begins.
+//
+// It promises: a caller cannot tell who answered; nothing that is shared between connections is held while an answer
+// is being written, so a caller who does not read delays nobody else; and the time limits of the server hold, at most
+// a second later.
+//
+// What it relies on in net/http is in nethttp.go, and in docs/fastpath.md, which tells how a Go upgrade is checked.
+package fastpath
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Responder has the answers. It is called for every plain request that could be answered on the fast path.
+type Responder interface {
+	// Respond fills in the answer to r, or returns false to leave r to net/http. It must not wait for anything, nor
+	// keep r or a.
+	Respond(r Request, a *Answer) bool
+}
+
+// A Path is the fast path of one server.
+type Path struct {
+	responder   Responder
+	idle, write time.Duration // the server's time limits
+	answers     sync.Pool     // of *Answer
+	inProgress  atomic.Int64
+	date        dateline
+}
+
+// New gives server, which is not serving yet, a fast path. It is taken on the connections of [Path.Listener]. The
+// server needs an IdleTimeout and a WriteTimeout.
+func New(server *http.Server, r Responder) *Path {
+	p := &Path{responder: r, idle: server.IdleTimeout, write: server.WriteTimeout}
+	p.answers.New = func() any { return new(Answer) }
+	p.follow(server)
+	return p
+}
+
+// Listener returns l for the server to serve.
+func (p *Path) Listener(l net.Listener) net.Listener { return listener{l, p} }
+
+// InProgress is how many answers are being written. The server does not know of them, and would close their connections
+// as idle: before it is shut down, wait for them.
+func (p *Path) InProgress() int { return int(p.inProgress.Load()) }
+
+// answer answers r, if the Responder does.
+func (p *Path) answer(c *conn, r Request) (answered bool, err error) {
+	p.inProgress.Add(1)
+	defer p.inProgress.Add(-1)
+	a, _ := p.answers.Get().(*Answer)
+	a.begin()
+	defer func() {
+		a.clear()
+		p.answers.Put(a)
+	}()
+	if !p.responder.Respond(r, a) {
+		return false, nil
+	}
+	return true, c.send(a.finish(p.date.at(r.Received)), r.Received)
+}
+
+// A listener accepts connections with a fast path.
+type listener struct {
+	net.Listener
+	path *Path
+}
+
+// Accept implements [net.Listener].
+func (l listener) Accept() (net.Conn, error) {
+	accepted, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: accepted, path: l.path, waiting: true}, nil
+}

@@ -1,0 +1,185 @@
+package fastpath
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// This file holds all that is relied on in net/http. Each point is a row of docs/fastpath.md.
+
+// follow has the server tell its connections when it has done with a request: it calls ConnState in the goroutine that
+// reads the next one, before it does, and while no other goroutine reads.
+func (p *Path) follow(server *http.Server) {
+	next := server.ConnState
+	server.ConnState = func(nc net.Conn, state http.ConnState) {
+		if c, ok := nc.(*conn); ok && state == http.StateIdle {
+			c.becomeIdle()
+		}
+		if next != nil {
+			next(nc, state)
+		}
+	}
+}
+
+// A conn is a connection that net/http reads from. It must know where requests begin: what is part of one, but taken
+// for another, would be answered in its place.
+type conn struct {
+	net.Conn
+	path *Path
+
+	waiting bool   // net/http waits for a request, and has no more of it than ahead
+	lost    bool   // where the next request begins is not known: net/http keeps the connection
+	unread  int    // how much net/http has yet to read of its request; negative: it has read beyond it
+	ahead   []byte // the first byte of the next request, which net/http reads to notice when the caller leaves
+	// method is that of the last request that net/http read. It keeps that too, and ignores an empty line after a POST,
+	// so no other method is answered here.
+	method   string
+	extended time.Time // when the deadlines were last extended here
+}
+
+// becomeIdle is called when net/http has done with a request. All that it was given beyond that is still in its
+// buffers.
+func (c *conn) becomeIdle() {
+	c.lost = c.lost || c.unread > 0
+	c.waiting, c.extended = !c.lost, time.Time{}
+}
+
+// Read implements [net.Conn] for net/http, which does not see what is answered here.
+func (c *conn) Read(b []byte) (n int, err error) {
+	n, err = c.Conn.Read(b)
+	for c.waiting && n > 0 && err == nil {
+		var answered int
+		if answered, err = c.begin(b[:n]); err != nil {
+			return 0, err
+		}
+		if n = copy(b, b[answered:n]); n == 0 {
+			n, err = c.Conn.Read(b)
+		}
+	}
+	c.handed(b[:n])
+	return n, err
+}
+
+// begin answers the request that b begins with, and returns its size; 0 when it is for net/http.
+func (c *conn) begin(b []byte) (answered int, err error) {
+	received := b
+	if c.ahead != nil {
+		received = slices.Concat(c.ahead, b)
+	}
+	r, size, plain := readRequest(received)
+	if plain && c.ahead == nil && r.Method == c.method {
+		r.Received = time.Now()
+		if answered, err := c.path.answer(c, r); answered {
+			return size, err
+		}
+	}
+	c.waiting, c.lost, c.method = false, size == 0, r.Method
+	c.unread, c.ahead = size-len(c.ahead), nil
+	return 0, nil
+}
+
+// handed counts what net/http is given.
+func (c *conn) handed(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	switch c.unread -= len(b); {
+	case c.unread == -1:
+		c.ahead = []byte{b[len(b)-1]}
+	case c.unread < -1:
+		c.lost = true
+	}
+}
+
+// send writes an answer to the request that was received at that time.
+func (c *conn) send(answer []byte, received time.Time) error {
+	if err := c.extend(received); err != nil {
+		return err
+	}
+	if _, err := c.Write(answer); err != nil {
+		return err
+	}
+	if time.Since(received) > time.Second { // the caller was slow to read, and is idle from now on
+		return c.extend(time.Now())
+	}
+	return nil
+}
+
+// extend extends the deadlines as net/http would, but no more than once a second, for that costs as much as a look-up
+// in the cache. They are a second later instead.
+func (c *conn) extend(now time.Time) error {
+	if now.Sub(c.extended) < time.Second {
+		return nil
+	}
+	c.extended = now
+	return errors.Join(
+		c.SetReadDeadline(now.Add(c.path.idle+time.Second)),
+		c.SetWriteDeadline(now.Add(c.path.write+time.Second)))
+}
+
+// An Answer is an answer with status 200, as net/http sends it: in the order of their names the header fields that a
+// handler sets, Content-Length among them, then Date.
+type Answer struct {
+	// Body is appended to before the first call of Set.
+	Body []byte
+
+	head   []byte
+	length bool // Content-Length is in head
+}
+
+// Set adds a header field. Call it in the order of their names, for all but Content-Length and Date. The value has no
+// line break.
+func (a *Answer) Set(name string, value []byte) {
+	if name > "Content-Length" {
+		a.setLength()
+	}
+	a.head = append(append(append(append(a.head, name...), ": "...), value...), "\r\n"...)
+}
+
+func (a *Answer) setLength() {
+	if !a.length {
+		a.length = true
+		a.head = append(strconv.AppendInt(append(a.head, "Content-Length: "...), int64(len(a.Body)), 10), "\r\n"...)
+	}
+}
+
+// finish returns the whole of it.
+func (a *Answer) finish(date string) []byte {
+	a.setLength()
+	a.head = append(append(append(a.head, "Date: "...), date...), "\r\n\r\n"...)
+	a.head = append(a.head, a.Body...)
+	return a.head
+}
+
+// begin empties a, which may have been used before.
+func (a *Answer) begin() {
+	*a = Answer{Body: a.Body[:0], head: append(a.head[:0], "HTTP/1.1 200 OK\r\n"...)}
+}
+
+// clear removes the secrets from a.
+func (a *Answer) clear() {
+	clear(a.Body)
+	clear(a.head)
+}
+
+// A dateline is the Date header (RFC 9110, section 6.6.1), formatted once a second.
+type dateline struct{ last atomic.Pointer[datedSecond] }
+
+type datedSecond struct {
+	unix int64
+	text string
+}
+
+func (d *dateline) at(now time.Time) string {
+	last := d.last.Load()
+	if unix := now.Unix(); last == nil || last.unix != unix {
+		last = &datedSecond{unix, now.UTC().Format(http.TimeFormat)}
+		d.last.Store(last)
+	}
+	return last.text
+}

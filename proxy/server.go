@@ -1,0 +1,95 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+	"token-sidecar/proxy/fastpath"
+)
+
+// ServerOptions configure a [Server]. Handler is required.
+type ServerOptions struct {
+	Handler *Handler
+	// Outer is served in place of Handler, which it wraps. Default: Handler. Another one wants to see every request,
+	// so there is no fast path.
+	Outer http.Handler
+	// NoFastPath leaves every request to net/http.
+	NoFastPath bool
+	// Log defaults to none.
+	Log *slog.Logger
+}
+
+// A Server serves a [Handler] to callers. Whoever sends slowly, much, or nothing is cut off.
+type Server struct {
+	handler *Handler
+	http    *http.Server
+	fast    *fastpath.Path // nil: there is none
+}
+
+// NewServer returns a server that listens nowhere yet.
+func NewServer(o ServerOptions) *Server {
+	if o.Outer == nil {
+		o.Outer = o.Handler
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{handler: o.Handler, http: &http.Server{
+		Handler:                      o.Outer,
+		ReadTimeout:                  10 * time.Second, // of the header too: another limit would cost another timer
+		WriteTimeout:                 o.Handler.broker.Longest() + 15*time.Second,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               16 << 10,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}}
+	if !o.NoFastPath && o.Outer == http.Handler(o.Handler) {
+		s.fast = fastpath.New(s.http, responder{o.Handler})
+	}
+	return s
+}
+
+// HasFastPath reports whether requests may be answered below net/http.
+func (s *Server) HasFastPath() bool { return s.fast != nil }
+
+// Serve serves what listener accepts until s is shut down.
+func (s *Server) Serve(listener net.Listener) error {
+	if s.fast != nil {
+		listener = s.fast.Listener(listener)
+	}
+	return s.http.Serve(listener)
+}
+
+// Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
+// answered, within the limit of ctx; then the listener closes. The error is that of ctx if an answer was cut off.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.handler.Drain()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s.inProgress() && ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	cut := s.inProgress()
+	err := s.http.Shutdown(ctx)
+	if err == nil && cut {
+		err = ctx.Err() // net/http does not know of them
+	}
+	if err != nil {
+		_ = s.http.Close()
+	}
+	s.handler.Close()
+	return err
+}
+
+// inProgress reports whether there are requests that net/http, too, may not know of yet.
+func (s *Server) inProgress() bool {
+	return s.handler.InProgress() > 0 || s.fast != nil && s.fast.InProgress() > 0
+}
+
+// Close ends s at once, but not its Handler.
+func (s *Server) Close() error { return s.http.Close() }

@@ -1,0 +1,25 @@
+package test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"token-sidecar/internal/testbed"
+)
+
+// TestFastPathIsASetting, and the log tells whether there is one. With traces, which are of all requests, there is
+// none.
+func TestFastPathIsASetting(t *testing.T) {
+	auth := testbed.StartAuth(t)
+	for setting, want := range map[string]bool{
+		"": true, "FAST_PATH=true": true, "FAST_PATH=false": false, "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1": false,
+	} {
+		s := testbed.StartSidecar(t, auth.Environ(setting)...)
+		for range 3 {
+			mustGet(t, s, "alice")
+		}
+		if !strings.Contains(s.Log(), fmt.Sprintf(`"fast_path":%v`, want)) {
+			t.Errorf("with %q the log has no fast_path %v:\n%s", setting, want, s.Log())
+		}
+	}
+}
