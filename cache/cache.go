@@ -106,11 +106,11 @@ func New(opts Options) *Cache {
 // Close ends the cache's goroutines and its connections.
 func (c *Cache) Close() {
 	c.stop()
+	c.background.Wait() // it asks Redis, so it comes first
 	if c.shared != nil {
 		c.shared.pipeline.workers.Wait()
 		_ = c.shared.client.Close()
 	}
-	c.background.Wait()
 	c.memory.close()
 }
 

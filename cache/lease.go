@@ -28,7 +28,7 @@ type Lease struct {
 	over   atomic.Bool
 
 	want    Want
-	avoided []uint64 // IDs of the tokens that are not wanted
+	avoided []*Entry // tokens that are not wanted
 	waited  bool     // for another sidecar's lease
 	owner   string
 	// replaces is the ID of the token that this one comes in the place of, empty for none.
@@ -132,14 +132,16 @@ func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 // avoid makes e not be wanted; it stays in Redis until the new one is there.
 func (l *Lease) avoid(e *Entry) {
 	if e != nil {
-		l.avoided = append(l.avoided, e.ID)
+		l.avoided = append(l.avoided, e)
 		l.replaces = formatID(e.ID)
 	}
 }
 
-// wants reports whether e is a token to be content with.
+// wants reports whether e is a token to be content with: none that is to be avoided, nor one from before that, which may
+// still stand under another name.
 func (l *Lease) wants(e *Entry) bool {
-	return !slices.Contains(l.avoided, e.ID) && !l.cache.pending.forgets(l.key, e)
+	return !l.cache.pending.forgets(l.key, e) &&
+		!slices.ContainsFunc(l.avoided, func(a *Entry) bool { return a.ID == e.ID || !e.newerThan(a) })
 }
 
 // try asks for the lock of one name, and when somebody else has it, waits until it is worth asking again.

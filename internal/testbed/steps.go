@@ -193,9 +193,10 @@ func (l *link) command(raw []byte, args []string) bool {
 	l.mu.Lock()
 	l.queue = append(l.queue, e)
 	l.subscribed = l.subscribed || e.subscribe
+	asks := e.replies > 0
 	l.unasked()
 	l.mu.Unlock()
-	if e.replies > 0 && !l.send(raw) {
+	if asks && !l.send(raw) {
 		return false
 	}
 	return e.fault != ResetBefore && e.fault != ResetAfter
