@@ -152,6 +152,18 @@ func (b *breaker) peek(key tokenKey) *Error {
 	return b.refusal()
 }
 
+// overtaken returns why the call may not go out any more: the breaker has opened since.
+func (p *passage) overtaken() *Error {
+	b := p.b
+	b.mu.Lock()
+	free := p.trial || b.cb.State() == gobreaker.StateClosed || b.row.blamesOther(p.key)
+	b.mu.Unlock()
+	if free {
+		return nil
+	}
+	return b.refusal()
+}
+
 // settle tells the breaker how the call ended.
 func (p *passage) settle(err error) {
 	b := p.b

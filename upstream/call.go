@@ -15,6 +15,9 @@ type call struct {
 	path   *path
 	single bool        // one attempt is enough: it is a trial, or the key is known to fail
 	used   secret.Text // the client secret that the last attempt was sent with
+
+	credentials uint64   // the trial of our credentials that it is, or 0
+	passage     *passage // through the breaker
 }
 
 // path is what is known of one of the auth service's calls.
@@ -74,19 +77,19 @@ func (c *Client) guarded(ctx context.Context, k *call) (answer *Answer, err erro
 	if held != nil {
 		return nil, held
 	}
-	trial, held := c.credentials.enter(time.Now(), c.Limit())
+	k.credentials, held = c.credentials.enter(time.Now(), c.Limit())
 	if held != nil {
 		return nil, held
 	}
 	err = errGivenUp
-	defer func() { err = c.judged(k, trial, err) }()
-	passage, held := c.enterBreaker(ctx, k)
+	defer func() { err = c.judged(k, err) }()
+	k.passage, held = c.enterBreaker(ctx, k)
 	if held != nil {
 		return nil, ended(ctx, held)
 	}
 	outcome := error(errGivenUp)
-	defer func() { passage.settle(outcome) }()
-	k.single = again || trial != 0 || passage.single()
+	defer func() { k.passage.settle(outcome) }()
+	k.single = again || k.credentials != 0 || k.passage.single()
 	answer, outcome = c.attempts(ctx, k)
 	return answer, outcome
 }
@@ -97,9 +100,20 @@ func (c *Client) enterBreaker(ctx context.Context, k *call) (*passage, *Error) {
 	return k.path.breaker.enter(ctx, k.key, !k.req.Background)
 }
 
+// overtaken returns what has come to hold k back since it was let through: thousands may have waited for a permit while
+// the first ones failed.
+func (c *Client) overtaken(k *call) *Error {
+	if k.credentials == 0 {
+		if held := c.credentials.peek(time.Now()); held != nil {
+			return held
+		}
+	}
+	return k.passage.overtaken()
+}
+
 // judged takes in how a call ended, for its key and for our credentials, and returns the error that callers are told.
-func (c *Client) judged(k *call, trial uint64, err error) error {
-	err = c.credentials.settle(k.key, trial, err)
+func (c *Client) judged(k *call, err error) error {
+	err = c.credentials.settle(k.key, k.credentials, err)
 	var e *Error
 	switch {
 	case err == nil:
@@ -143,23 +157,35 @@ func (c *Client) attempts(ctx context.Context, k *call) (*Answer, error) {
 			return answer, nil
 		}
 		last = err
-		var failed *Error
-		if !errors.As(err, &failed) || failed.final || k.single || n >= c.opts.MaxAttempts {
-			return nil, err
-		}
 		pause := c.backoff(n)
-		// An attempt that could not have its whole time would time out because of us.
-		if time.Now().Add(pause).After(c.startBy(ctx)) {
-			return nil, err
-		}
-		if !k.path.retries.retry() {
-			c.metrics.retriesForgone.Inc()
+		if n >= c.opts.MaxAttempts || !c.mayRetry(ctx, k, pause, err) {
 			return nil, err
 		}
 		if !sleep(ctx, pause) {
 			return nil, ended(ctx, err)
 		}
 	}
+}
+
+// mayRetry reports whether another attempt is to be made after that pause, and takes it out of the budget.
+func (c *Client) mayRetry(ctx context.Context, k *call, pause time.Duration, err error) bool {
+	var failed *Error
+	if !errors.As(err, &failed) || failed.final || k.single {
+		return false
+	}
+	// An attempt that could not have its whole time would time out because of us.
+	startBy := c.startBy(ctx)
+	if time.Now().Add(pause).After(startBy) {
+		return false
+	}
+	if pass := c.fleet.peek(k.req.Path, time.Now()); pass.Held > 0 && !c.worthWaiting(pass, startBy, k.req.Background) {
+		return false
+	}
+	if !k.path.retries.retry() {
+		c.metrics.retriesForgone.Inc()
+		return false
+	}
+	return true
 }
 
 // once makes an attempt that has been let out.
@@ -187,6 +213,10 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 		}
 		if !c.permits.take(ctx, startBy, background) {
 			return ticket{}, ended(ctx, c.putOff(background, "UPSTREAM_MAX_CONCURRENT calls are in progress", time.Second))
+		}
+		if held := c.overtaken(k); held != nil {
+			c.permits.give()
+			return ticket{}, held
 		}
 		ask := Ask{Path: k.req.Path, Rate: c.rate(background), Paid: paid, TrialLimit: c.opts.Timeout + time.Second}
 		if !background {

@@ -1,0 +1,129 @@
+package upstream
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestBare401: of one or two keys it is a failure of those keys; of a third, without a success between, it
+// means us.
+func TestBare401(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		for _, poisoned := range []string{"a", "b", "c", "d"} {
+			s.is(poisoned, bare)
+		}
+		c := s.client(nil)
+		for range 20 {
+			ask(t, c, named("a"))
+			ask(t, c, named("b"))
+			time.Sleep(time.Minute)
+		}
+		if e := ask(t, c, named("good")); e != nil {
+			t.Fatalf("two keys' 401 refused another: %v", e)
+		}
+		ask(t, c, named("a"))
+		ask(t, c, named("b"))
+		if e := ask(t, c, named("b")); e == nil || e.Kind != Unauthorized || !e.Held() {
+			t.Errorf("b is told %v", e)
+		}
+		if e := ask(t, c, named("c")); e == nil || e.Kind != ClientRefused {
+			t.Errorf("the third key is told %v", e)
+		}
+		before := s.count()
+		for i := range 50 {
+			if e := ask(t, c, named(fmt.Sprint("user-", i))); e == nil || e.Kind != ClientRefused || e.Status != 401 || !e.Held() {
+				t.Errorf("others are told %v", e)
+			}
+		}
+		if s.count() != before {
+			t.Error("the auth service was asked")
+		}
+		if st := c.State(); st.Paused != "client_refused" {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(10 * time.Second)
+		if e := ask(t, c, named("d")); e == nil || e.Kind != ClientRefused {
+			t.Errorf("the trial is told %v", e)
+		}
+		if e := ask(t, c, named("good")); e == nil || !e.Held() {
+			t.Errorf("a failed trial does not renew: %v", e)
+		}
+		time.Sleep(10 * time.Second)
+		if e := ask(t, c, named("good")); e != nil {
+			t.Errorf("the trial's success does not end it: %v", e)
+		}
+		if e := ask(t, c, named("good too")); e != nil {
+			t.Error(e)
+		}
+	})
+}
+
+// TestNamedRefusalsHoldEverybody at both paths, and one trial a NEGATIVE_TTL goes out.
+func TestNamedRefusalsHoldEverybody(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		s.is("", mood{status: 401, body: wrong.body, latency: 50 * time.Millisecond})
+		c := s.client(nil)
+		ask(t, c, named("alice"))
+		for range 100 {
+			var callers sync.WaitGroup
+			for i := range 20 {
+				callers.Go(func() {
+					path := []string{ConnectPath, AdminPath}[i%2]
+					e := ask(t, c, Request{Path: path, Type: "access", UserID: hidden(fmt.Sprint(i))})
+					if e == nil || e.Kind != ClientRefused || e.Code != "INVALID_CLIENT_ID_OR_SECRET" {
+						t.Errorf("%v", e)
+					}
+				})
+			}
+			callers.Wait()
+			time.Sleep(time.Second)
+		}
+		if n := s.count(); n < 9 || n > 11 || s.most != 1 {
+			t.Errorf("%d attempts in 100 s, %d at once", n, s.most)
+		}
+		if st := c.State(); st.Breaker != "closed" {
+			t.Errorf("refusals opened the breaker: %+v", st)
+		}
+	})
+}
+
+// TestAnInconclusiveTrialIsGivenBack: a trial that was cancelled, or failed in another way, says nothing of the secret.
+func TestAnInconclusiveTrialIsGivenBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		s.is("", wrong)
+		c := s.client(nil)
+		ask(t, c, named("alice"))
+		time.Sleep(10 * time.Second)
+		s.is("", hangs)
+		ctx, cancel := contextWithTimeout(t, time.Hour)
+		go func() {
+			time.Sleep(time.Second)
+			cancel()
+		}()
+		if _, err := c.Token(ctx, named("bob")); err == nil {
+			t.Error("no error")
+		}
+		s.is("", down)
+		if e := ask(t, c, named("carol")); e == nil || e.Kind != Unavailable || e.Held() {
+			t.Errorf("the next trial: %v", e)
+		}
+		s.heals()
+		if e := ask(t, c, named("dora")); e != nil {
+			t.Errorf("the one after it: %v", e)
+		}
+	})
+}
+
+func TestNoHoldWithoutNegativeTTL(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		s.is("", wrong)
+		c := s.client(func(o *Options) { o.RefusalPause = 0 })
+		for i := range 5 {
+			if e := ask(t, c, named(fmt.Sprint(i))); e == nil || e.Held() {
+				t.Errorf("%v", e)
+			}
+		}
+	})
+}
