@@ -122,6 +122,26 @@ func TestRetryAfterHoldsItsKey(t *testing.T) {
 	}
 }
 
+// TestA429IsNoFailureOfItsKey: it does not make the backoff longer.
+func TestA429IsNoFailureOfItsKey(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		c := s.client(nil)
+		s.is("alice", mood{status: 429})
+		for range 5 {
+			if e := ask(t, c, named("alice")); e == nil || e.Held() {
+				t.Errorf("%v", e)
+			}
+			time.Sleep(time.Second)
+		}
+		s.is("alice", down)
+		before := s.count()
+		ask(t, c, named("alice")) // the trial of the pause
+		if e := ask(t, c, named("alice")); e == nil || !e.Held() || e.RetryAfter > firstBackoff || s.count() != before+1 {
+			t.Errorf("%+v after %d attempts", e, s.count()-before)
+		}
+	})
+}
+
 func TestFailingKeysAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackoffs(30 * time.Second)

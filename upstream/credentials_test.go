@@ -2,9 +2,12 @@ package upstream
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+	"token-sidecar/internal/secret"
 )
 
 // TestBare401: of one or two keys it is a failure of those keys; of a third, without a success between, it
@@ -23,6 +26,13 @@ func TestBare401(t *testing.T) {
 		if e := ask(t, c, named("good")); e != nil {
 			t.Fatalf("two keys' 401 refused another: %v", e)
 		}
+		if e := ask(t, c, named("d")); e == nil || e.Kind != Unauthorized {
+			t.Errorf("the third key, after a success, is told %v", e)
+		}
+		if e := ask(t, c, named("good too")); e != nil {
+			t.Fatal(e)
+		}
+		time.Sleep(time.Minute)
 		ask(t, c, named("a"))
 		ask(t, c, named("b"))
 		if e := ask(t, c, named("b")); e == nil || e.Kind != Unauthorized || !e.Held() {
@@ -112,6 +122,60 @@ func TestAnInconclusiveTrialIsGivenBack(t *testing.T) {
 		s.heals()
 		if e := ask(t, c, named("dora")); e != nil {
 			t.Errorf("the one after it: %v", e)
+		}
+	})
+}
+
+// TestThoseWhoWaitAreToldToo: thousands of cold users with a wrong secret are one turn of attempts.
+func TestThoseWhoWaitAreToldToo(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		s.is("", mood{status: 401, body: wrong.body, latency: 50 * time.Millisecond})
+		c := s.client(nil)
+		var callers sync.WaitGroup
+		for i := range 4096 {
+			callers.Go(func() {
+				if e := ask(t, c, named(fmt.Sprint(i))); e == nil || e.Kind != ClientRefused {
+					t.Errorf("%v", e)
+				}
+			})
+		}
+		callers.Wait()
+		if n := s.count(); n != 64 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+// TestASecretThatChangesWhileItIsRefused does not hold anybody back.
+func TestASecretThatChangesWhileItIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	write := func(content string) {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	write("first")
+	file, err := secret.Open("HUMANAPI_CLIENT_SECRET_FILE", path, nil, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inBubble(t, func(t *testing.T, s *service) {
+		c := s.client(func(o *Options) { o.Secret = file })
+		s.is("", mood{status: 401, body: wrong.body, latency: time.Second})
+		go func() {
+			time.Sleep(500 * time.Millisecond)
+			write("second") // seen when the first attempt is refused
+			time.Sleep(time.Second)
+			write("third")
+			file.Reload()
+			file.Reload()
+		}()
+		if e := ask(t, c, named("alice")); e == nil || e.Kind != ClientRefused || s.count() != 2 {
+			t.Errorf("%v after %d attempts", e, s.count())
+		}
+		s.heals()
+		if e := ask(t, c, named("alice")); e != nil {
+			t.Errorf("with the third secret: %v", e)
 		}
 	})
 }

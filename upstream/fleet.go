@@ -117,7 +117,7 @@ func (t ticket) settle(ctx context.Context, err error) {
 	var e *Error
 	errors.As(err, &e)
 	switch {
-	case e != nil && e.RetryAfter > 0 && (e.Kind == RateLimited || e.Kind == Unavailable):
+	case e != nil && e.RetryAfter > 0:
 		t.hold(ctx, Hold{For: min(e.RetryAfter, t.fleet.longest), Status: e.Status})
 	case t.trial == "":
 	case err == nil || (e != nil && (e.Kind == Refused || e.Kind == Unauthorized || e.Kind == ClientRefused)):

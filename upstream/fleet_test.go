@@ -139,6 +139,46 @@ func TestAFleetKeepsOnePause(t *testing.T) {
 	})
 }
 
+// TestAFleetLearnsThatAPauseIsOver within a second.
+func TestAFleetLearnsThatAPauseIsOver(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		gate := &brokenGate{Gate: NewLocalGate()}
+		one, other := s.client(func(o *Options) { o.Gate = gate }), s.client(func(o *Options) { o.Gate = gate })
+		s.is("alice", mood{status: 429, retryAfter: "20"})
+		ask(t, one, named("alice"))
+		time.Sleep(20 * time.Second)
+		s.is("trial", mood{latency: time.Second})
+		var trial sync.WaitGroup
+		trial.Go(func() {
+			if e := ask(t, one, named("trial")); e != nil {
+				t.Errorf("the trial: %v", e)
+			}
+		})
+		time.Sleep(900 * time.Millisecond)
+		if e := ask(t, other, named("bob")); e == nil || !e.Held() || e.RetryAfter < 19*time.Second {
+			t.Errorf("during the trial: %v", e)
+		}
+		trial.Wait()
+		time.Sleep(fleetTrust)
+		if e := ask(t, other, named("bob")); e != nil {
+			t.Errorf("after the trial: %v", e)
+		}
+		// The sidecar that heard of the pause first does not keep it for itself.
+		gate.broken = true
+		s.is("", mood{latency: time.Second})
+		for i := range 10 {
+			trial.Go(func() {
+				renewal := named(fmt.Sprint(i))
+				renewal.Background = true
+				if e := ask(t, one, renewal); e != nil {
+					t.Errorf("without the gate: %v", e)
+				}
+			})
+		}
+		trial.Wait()
+	})
+}
+
 // A brokenGate cannot be asked while it is broken.
 type brokenGate struct {
 	Gate

@@ -240,6 +240,12 @@ func TestOneSlowRequestEndsNoOther(t *testing.T) {
 		if n := w.requests.Load(); n != 6 {
 			t.Errorf("%d requests", n)
 		}
+		synctest.Wait()
+		select {
+		case <-w.conns[0].closed:
+		default:
+			t.Error("the former connection is still open")
+		}
 	})
 }
 

@@ -79,11 +79,13 @@ func success(t *testing.T, w World) {
 func failure(t *testing.T, w World) {
 	w.hold(t, w.One, 10, "")
 	w.Advance(w.units(12))
-	w.mustTry(t, w.enter(t, w.One, w.ask()))
+	lost := w.mustTry(t, w.enter(t, w.One, w.ask()))
 	w.Advance(w.units(4))
 	w.mustHold(t, w.enter(t, w.Other, w.ask()), 6)
 	w.Advance(w.units(6))
 	w.mustTry(t, w.enter(t, w.Other, w.ask()))
+	w.mustHold(t, w.enter(t, w.One, w.ask()), 10)
+	w.release(t, w.One, lost, true) // back from the dead, it has no say any more
 	w.mustHold(t, w.enter(t, w.One, w.ask()), 10)
 }
 
