@@ -22,8 +22,8 @@ type step struct {
 	wait   time.Duration // passes, before all else
 }
 
-// steps draws a script of callers, moods and time.
-func steps(users []string, who string, moods []mood) *rapid.Generator[[]step] {
+// steps draws a script of callers, of whom leaving may leave, of moods and time.
+func steps(users []string, leaving func(user string) bool, who string, moods []mood) *rapid.Generator[[]step] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		s := step{wait: rapid.SampledFrom([]time.Duration{0, 0, 10 * time.Millisecond, time.Second, 7 * time.Second, 31 * time.Second}).Draw(t, "wait")}
 		if rapid.IntRange(0, 9).Draw(t, "mood?") == 0 {
@@ -32,6 +32,9 @@ func steps(users []string, who string, moods []mood) *rapid.Generator[[]step] {
 			return s
 		}
 		s.user = rapid.SampledFrom(users).Draw(t, "user")
+		if !leaving(s.user) {
+			return s
+		}
 		s.leaves = rapid.SampledFrom([]time.Duration{0, 0, 0, 5 * time.Millisecond, time.Second}).Draw(t, "leaves")
 		return s
 	}), 1, 150)
@@ -70,7 +73,7 @@ func TestOneBadKeyDelaysNobody(t *testing.T) {
 	users := []string{"poisoned", "poisoned", "poisoned", "a", "b", "c"}
 	rapid.Check(t, func(rt *rapid.T) {
 		failures := rapid.IntRange(1, 5).Draw(rt, "BREAKER_FAILURES")
-		script := steps(users, "poisoned", moods).Draw(rt, "steps")
+		script := steps(users, func(user string) bool { return user == "poisoned" }, "poisoned", moods).Draw(rt, "steps")
 		var problems []string
 		synctest.Test(t, func(t *testing.T) {
 			s := newService()
@@ -162,7 +165,7 @@ func TestAtMostOneTrial(t *testing.T) {
 	trials := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		failures := rapid.IntRange(1, 5).Draw(rt, "BREAKER_FAILURES")
-		script := steps(users, "", moods).Draw(rt, "steps")
+		script := steps(users, func(string) bool { return true }, "", moods).Draw(rt, "steps")
 		var problems []string
 		synctest.Test(t, func(t *testing.T) {
 			w := &watch{service: newService()}
