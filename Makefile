@@ -101,6 +101,7 @@ golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; l
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
 	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' ./test -args -record docs/reliability.md
+	go test -count 1 -run TestTenMinutesOfOutage ./upstream -args -record $(CURDIR)/docs/reliability.md
 
 .PHONY: bench
 bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour

@@ -113,7 +113,7 @@ func explainUpstream(e *upstream.Error) errorResponse {
 	case upstream.RateLimited:
 		r.status, r.code = http.StatusTooManyRequests, "UPSTREAM_RATE_LIMITED"
 		r.message = "the auth service asks for a pause; ask again after Retry-After"
-	case upstream.Refused, upstream.ClientRefused:
+	case upstream.Refused, upstream.Unauthorized, upstream.ClientRefused:
 		r.status, r.code, r.theirs = e.Status, cmp.Or(e.Code, "UPSTREAM_REFUSED"), e.Code != ""
 		r.message = "the auth service refused this request"
 		if e.Kind == upstream.ClientRefused {

@@ -58,7 +58,7 @@ func outcomeOfError(err error) outcome {
 	var theirs *upstream.Error
 	var own *apiError
 	switch {
-	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.ClientRefused):
+	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.Unauthorized || theirs.Kind == upstream.ClientRefused):
 		return refused
 	case !errors.As(err, &own):
 		return failed

@@ -144,7 +144,7 @@ func parseLifetime(raw []byte, start int) (Lifetime, string) {
 
 // parseRefusal reads the body of a definitive refusal: errorCode, if it has one, tells what was refused.
 func parseRefusal(status int, header http.Header, body []byte) *Error {
-	e := &Error{Kind: Refused, Status: status, RequestID: requestID(header), final: true}
+	e := &Error{Kind: Refused, Status: status, final: true}
 	if eachField(body, func(name string, _ int, raw []byte) string {
 		if name == "errorCode" {
 			e.Code, _ = text(raw)
@@ -153,18 +153,28 @@ func parseRefusal(status int, header http.Header, body []byte) *Error {
 	}) == "" {
 		e.Body = secret.Hide(body)
 	}
+	e.RequestID = requestID(header, body)
 	switch {
-	case e.Code == "INVALID_CLIENT_ID", e.Code == "INVALID_CLIENT_ID_OR_SECRET":
+	case isClientRefusal(e.Code):
 		e.Kind = ClientRefused
-	case e.Code == "" && status == http.StatusUnauthorized:
-		e.Kind = ClientRefused
+	case isBare(status, e.Code):
+		e.Kind = Unauthorized
 	}
 	return e
 }
 
-// requestID returns the support id, dropped when it is not one that can be passed on in a header.
-func requestID(header http.Header) string {
+// requestID returns the support id of an error, from the header or else the body. It is dropped when it is not one that
+// can be passed on in a header.
+func requestID(header http.Header, body []byte) string {
 	id := header.Get("X-Humanapi-Request-Id")
+	if id == "" {
+		eachField(body, func(name string, _ int, raw []byte) string {
+			if strings.EqualFold(name, "x-humanapi-request-id") {
+				id, _ = text(raw)
+			}
+			return ""
+		})
+	}
 	if len(id) > 128 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return ""
 	}

@@ -104,7 +104,7 @@ func TestRefusals(t *testing.T) {
 		"documented code":        {404, `{"errorCode":"UNKNOWN_CLIENT_USER_ID","message":"m"}`, Refused, "UNKNOWN_CLIENT_USER_ID"},
 		"our id":                 {401, `{"errorCode":"INVALID_CLIENT_ID"}`, ClientRefused, "INVALID_CLIENT_ID"},
 		"our secret, odd status": {400, `{"errorCode":"INVALID_CLIENT_ID_OR_SECRET"}`, ClientRefused, "INVALID_CLIENT_ID_OR_SECRET"},
-		"published shape":        {401, `{"statusCode":401,"error":"Unauthorized","message":"m"}`, ClientRefused, ""},
+		"published shape":        {401, `{"statusCode":401,"error":"Unauthorized","message":"m"}`, Unauthorized, ""},
 		"user's 401":             {401, `{"errorCode":"NOT_AUTHORIZED"}`, Refused, "NOT_AUTHORIZED"},
 		"unnamed 403":            {403, `{"message":"m"}`, Refused, ""},
 		"no JSON":                {404, `<html>`, Refused, ""},
@@ -134,39 +134,16 @@ func TestRequestIDs(t *testing.T) {
 	for value, want := range map[string]string{
 		"abc-123": "abc-123", "": "", "a b": "", "a\x01": "", "ü": "", strings.Repeat("x", 129): "",
 	} {
-		if got := requestID(http.Header{"X-Humanapi-Request-Id": {value}}); got != want {
+		if got := requestID(http.Header{"X-Humanapi-Request-Id": {value}}, nil); got != want {
 			t.Errorf("%q became %q", value, got)
 		}
+		body, _ := json.Marshal(map[string]string{"message": "m", "x-humanapi-request-id": value})
+		if got := requestID(http.Header{}, body); got != want {
+			t.Errorf("%q in the body became %q", value, got)
+		}
 	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	in := func(d time.Duration) string { return now.Add(d).Format(http.TimeFormat) }
-	for name, c := range map[string]struct {
-		value, date string
-		want        time.Duration
-	}{
-		"seconds":               {"7", "", 7 * time.Second},
-		"spaces":                {" 7 ", "", 7 * time.Second},
-		"none":                  {"", "", 0},
-		"words":                 {"soon", "", 0},
-		"negative":              {"-5", "", 0},
-		"a day":                 {"86400", "", maxPause},
-		"overflow":              {"18446744073709551615", "", maxPause},
-		"date":                  {in(7 * time.Second), "", 7 * time.Second},
-		"past date":             {in(-time.Hour), "", 0},
-		"far date":              {in(1000 * time.Hour), "", maxPause},
-		"by the server's clock": {in(time.Hour + 7*time.Second), in(time.Hour), 7 * time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			header := http.Header{"Retry-After": {c.value}}
-			if c.date != "" {
-				header.Set("Date", c.date)
-			}
-			if got := retryAfter(header, now); got != c.want {
-				t.Errorf("%v, want %v", got, c.want)
-			}
-		})
+	both := requestID(http.Header{"X-Humanapi-Request-Id": {"header"}}, []byte(`{"x-humanapi-request-id":"body"}`))
+	if both != "header" {
+		t.Errorf("of both, %q was taken", both)
 	}
 }

@@ -6,14 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 	"token-sidecar/internal/secret"
 )
 
 // maxBody bounds what is read of an answer, in bytes.
-const maxBody = 1 << 20
+const maxBody = 256 << 10
 
 // wire is the body of a request.
 type wire struct {
@@ -27,39 +27,26 @@ type wire struct {
 
 // attempt asks once, and once more when our credentials were refused but have been replaced meanwhile: a
 // rotation must not cost a request.
-func (c *Client) attempt(ctx context.Context, req Request) (*Answer, error) {
-	used := c.opts.Secret.Text()
-	answer, err := c.send(ctx, req, used)
-	var refused *Error
-	if !errors.As(err, &refused) || refused.Kind != ClientRefused {
+func (c *Client) attempt(ctx context.Context, k *call) (*Answer, error) {
+	k.used = c.opts.Secret.Text()
+	answer, err := c.send(ctx, k.req, k.used)
+	if !doubtsSecret(err) {
 		return answer, err
 	}
 	// Two readings, because a new content counts from the second on.
 	c.opts.Secret.Reload()
 	c.opts.Secret.Reload()
-	if current := c.opts.Secret.Text(); !secret.Equal(used, current.Reveal()) {
-		used = current
-		answer, err = c.send(ctx, req, used)
-		if !errors.As(err, &refused) || refused.Kind != ClientRefused {
-			return answer, err
-		}
+	if current := c.opts.Secret.Text(); !secret.Equal(k.used, current.Reveal()) {
+		k.used = current
+		return c.send(ctx, k.req, k.used)
 	}
-	c.clientRefused(refused, used)
-	return nil, err
+	return answer, err
 }
 
-// clientRefused holds all calls back, because the same secret would be refused again.
-func (c *Client) clientRefused(why *Error, used secret.Text) {
-	c.metrics.clientRefusals.Inc()
-	if c.opts.RefusalPause <= 0 {
-		return
-	}
-	c.opts.Log.Error("the auth service refused our client_id or client_secret: no new tokens for any user; set the right secret",
-		slog.Int("status", why.Status), slog.Duration("asks_again_in", c.opts.RefusalPause))
-	c.pause.set(time.Now().Add(c.opts.RefusalPause), why)
-	if !secret.Equal(used, c.opts.Secret.Text().Reveal()) {
-		c.pause.lift()
-	}
+// doubtsSecret reports whether err may be due to a former client secret.
+func doubtsSecret(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Kind == ClientRefused || e.Kind == Unauthorized)
 }
 
 func (c *Client) send(ctx context.Context, req Request, used secret.Text) (*Answer, error) {
@@ -93,46 +80,65 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 	}
 	defer func() { _ = res.Body.Close() }()
 	content, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
-	return c.judge(ctx, res, content, err, sent)
+	if err != nil && ctx.Err() != nil {
+		return nil, transportError(ctx, err)
+	}
+	return judge(res, content, err, sent, used)
 }
 
-// judge turns a response into an answer or an error.
-func (c *Client) judge(ctx context.Context, res *http.Response, body []byte, readErr error, sent time.Time) (*Answer, error) {
-	now := time.Now()
-	switch status := res.StatusCode; {
-	case status >= 200 && status < 300:
-		if readErr != nil {
-			if ctx.Err() != nil {
-				return nil, transportError(ctx, readErr)
-			}
+// judge turns a response into an answer or an error. readErr tells why body is not all of it; used is the client secret
+// that the request was sent with.
+func judge(res *http.Response, body []byte, readErr error, sent time.Time, used secret.Text) (*Answer, error) {
+	status := res.StatusCode
+	if status >= 200 && status < 300 {
+		switch {
+		case readErr != nil:
 			return nil, badResponse(status, "it was cut short")
-		}
-		if len(body) > maxBody {
-			return nil, badResponse(status, "it is larger than 1 MiB")
+		case len(body) > maxBody:
+			return nil, badResponse(status, "it is larger than 256 KiB")
+		case echoes(body, used):
+			return nil, badResponse(status, "it contains our client secret, and is neither passed on nor kept")
 		}
 		return parseAnswer(status, body, sent)
+	}
+	if readErr != nil || len(body) > maxBody {
+		body = nil
+	}
+	e := refusalOf(res, body, time.Now())
+	if echoes(body, used) {
+		e.Body = secret.Value[[]byte]{}
+		e.detail = strings.TrimPrefix(e.detail+"; its body contained our client secret, and was dropped", "; ")
+	}
+	if echoes([]byte(e.Code), used) {
+		e.Code = ""
+	}
+	if echoes([]byte(e.RequestID), used) {
+		e.RequestID = ""
+	}
+	return nil, e
+}
+
+// refusalOf turns a response that is no 2xx into an error.
+func refusalOf(res *http.Response, body []byte, now time.Time) *Error {
+	status := res.StatusCode
+	switch {
 	case status < 400:
 		e := badResponse(status, "it is a redirect, which is never followed; check HUMANAPI_AUTH_URL")
 		e.final = true
-		return nil, e
+		return e
 	case status == http.StatusTooManyRequests:
-		e := &Error{Kind: RateLimited, Status: status, RequestID: requestID(res.Header), final: true}
+		e := &Error{Kind: RateLimited, Status: status, RequestID: requestID(res.Header, body), final: true}
 		e.RetryAfter = retryAfter(res.Header, now)
 		if e.RetryAfter == 0 {
-			e.RetryAfter = defaultPause
+			e.RetryAfter = rateLimitReset(res.Header, now)
 		}
-		c.pause.set(now.Add(e.RetryAfter), e)
-		return nil, e
+		if e.RetryAfter == 0 {
+			e.RetryAfter = defaultRetryAfter
+		}
+		return e
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly:
-		e := &Error{Kind: Unavailable, Status: status, RequestID: requestID(res.Header), RetryAfter: retryAfter(res.Header, now)}
-		if e.RetryAfter > 0 {
-			c.pause.set(now.Add(e.RetryAfter), e)
-		}
-		return nil, e
+		return &Error{Kind: Unavailable, Status: status, RequestID: requestID(res.Header, body), RetryAfter: retryAfter(res.Header, now)}
 	default:
-		if readErr != nil || len(body) > maxBody {
-			body = nil
-		}
-		return nil, parseRefusal(status, res.Header, body)
+		return parseRefusal(status, res.Header, body)
 	}
 }

@@ -1,26 +1,31 @@
 // Package upstream asks the auth service for tokens.
 //
 // It promises: every call ends within UPSTREAM_TIMEOUT × UPSTREAM_MAX_ATTEMPTS plus a second of backoff; the
-// secret goes to AuthURL and nowhere else, redirects are never followed; at most 1 MiB of an answer is read;
-// a Retry-After is obeyed by all calls; after BREAKER_FAILURES failed calls in a row no call goes out until
-// one trial succeeds; an answer is a token with a lifetime, or an [*Error] that tells which way it failed.
+// secret goes to AuthURL and nowhere else, redirects are never followed, and no answer that contains it is passed on; at
+// most 256 KiB of an answer are read; an answer is a token with a lifetime, or an [*Error] that tells which way it failed.
+//
+// It keeps one bad thing from becoming everybody's, each in a file of its own. A call passes them in this order:
+//
+//   - backoff.go: a key that fails is left alone for a while, by itself;
+//   - credentials.go: a refusal of our own credentials holds everybody back for NEGATIVE_TTL;
+//   - breaker.go: a path that fails is left alone for BREAKER_OPEN_FOR, but for one trial;
+//   - permits.go: no more than UPSTREAM_MAX_CONCURRENT attempts at once, callers before renewals;
+//   - gate.go, fleet.go: a Retry-After holds the whole fleet back, and UPSTREAM_CALLS_PER_MINUTE limits it;
+//   - budget.go: at most one attempt in five is a retry;
+//   - transport.go: a connection that has fallen silent is replaced.
 package upstream
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 	"token-sidecar/internal/secret"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/sony/gobreaker/v2"
 )
 
 // The auth service's calls.
@@ -49,7 +54,13 @@ type Options struct {
 	BreakerOpenFor time.Duration
 	// RefusalPause is how long all calls are held back after a refusal of our own credentials. 0 is not at all.
 	RefusalPause time.Duration
-	// Transport sends the requests. Default: [NewTransport] with the system's roots.
+	// MaxConcurrent bounds the attempts in progress at once. Default 64.
+	MaxConcurrent int
+	// CallsPerMinute bounds the attempts of all who share Gate. 0 is no limit.
+	CallsPerMinute int
+	// Gate is shared by the fleet. Default: none, each client keeps to itself.
+	Gate Gate
+	// Transport sends the requests. Default: [NewTransport] with its defaults.
 	Transport http.RoundTripper
 	// Registerer takes the metrics. Default: none.
 	Registerer prometheus.Registerer
@@ -64,31 +75,33 @@ type Request struct {
 	UserID secret.Text
 	Email  secret.Text
 	Scopes []string
+	// Key identifies the token that is asked for, so that it can be told which fails. Zero: it is made of the other fields.
+	Key [32]byte
+	// Background is set on a renewal, which gives way to calls that somebody waits for.
+	Background bool
+}
+
+func (r Request) key() tokenKey {
+	if r.Key != (tokenKey{}) {
+		return r.Key
+	}
+	hash := sha256.New()
+	for _, field := range append([]string{r.Path, r.Type, r.UserID.Reveal(), r.Email.Reveal()}, r.Scopes...) {
+		_, _ = fmt.Fprintf(hash, "%d:%s", len(field), field)
+	}
+	return tokenKey(hash.Sum(nil))
 }
 
 // A Client asks one auth service with one client_id. Its methods may be called from many goroutines.
 type Client struct {
-	opts      Options
-	http      *http.Client
-	breaker   *gobreaker.CircuitBreaker[*Answer]
-	openUntil atomic.Pointer[time.Time]
-	pause     pause
-	metrics   *metrics
-}
-
-// NewTransport returns a transport for the auth service: TLS 1.2 or newer, the certificates in roots or, when
-// nil, the system's, HTTPS_PROXY obeyed, connections kept.
-func NewTransport(roots *x509.CertPool) *http.Transport {
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           64,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-	}
+	opts        Options
+	http        *http.Client
+	failing     *backoffs
+	credentials *credentials
+	paths       map[string]*path
+	permits     *permits
+	fleet       *fleet
+	metrics     *metrics
 }
 
 // New returns a client. It does not connect.
@@ -97,30 +110,39 @@ func New(opts Options) *Client {
 	setDefault(&opts.MaxAttempts, 3)
 	setDefault(&opts.BreakerFailures, 5)
 	setDefault(&opts.BreakerOpenFor, 30*time.Second)
+	setDefault(&opts.MaxConcurrent, 64)
 	if opts.Transport == nil {
-		opts.Transport = NewTransport(nil)
+		opts.Transport = NewTransport(TransportOptions{})
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{opts: opts}
+	c := &Client{
+		opts:        opts,
+		failing:     newBackoffs(opts.BreakerOpenFor),
+		credentials: &credentials{pause: opts.RefusalPause, log: opts.Log},
+		paths:       map[string]*path{},
+		permits:     newPermits(opts.MaxConcurrent),
+		metrics:     newMetrics(opts.Registerer),
+	}
 	c.http = &http.Client{
 		Transport:     opts.Transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.breaker = gobreaker.NewCircuitBreaker[*Answer](gobreaker.Settings{
-		Timeout:       opts.BreakerOpenFor,
-		ReadyToTrip:   func(n gobreaker.Counts) bool { return int(n.ConsecutiveFailures) >= opts.BreakerFailures },
-		IsSuccessful:  func(err error) bool { return !isFailure(err) },
-		IsExcluded:    isNoVerdict,
-		OnStateChange: c.onStateChange,
-	})
-	c.metrics = newMetrics(opts.Registerer, c)
-	opts.Secret.OnChange(c.pause.lift)
+	c.fleet = newFleet(opts.Gate, opts.BreakerOpenFor, opts.Log, c.metrics.gateFailures.Inc)
+	for _, name := range []string{ConnectPath, AdminPath} {
+		opened := c.metrics.opened.WithLabelValues(name).Inc
+		c.paths[name] = &path{
+			breaker: newBreaker(name, opts.BreakerFailures, opts.BreakerOpenFor, opts.Log, opened),
+			retries: newBudget(),
+		}
+	}
+	c.metrics.watch(opts.Registerer, c)
+	opts.Secret.OnChange(c.secretChanged)
 	return c
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func setDefault[T comparable](field *T, value T) {
@@ -135,85 +157,10 @@ func CallLimit(timeout time.Duration, attempts int) time.Duration {
 	return time.Duration(attempts)*timeout + backoffBudget
 }
 
+func (c *Client) rate(background bool) Rate { return RateOf(c.opts.CallsPerMinute, background) }
+
 // Limit is how long a call of c may take at most.
 func (c *Client) Limit() time.Duration { return CallLimit(c.opts.Timeout, c.opts.MaxAttempts) }
-
-// Token asks for a token. The error is an [*Error], or wraps [context.Canceled] when ctx was cancelled.
-func (c *Client) Token(ctx context.Context, req Request) (*Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.Limit())
-	defer cancel()
-	answer, err := c.breaker.Execute(func() (*Answer, error) { return c.call(ctx, req) })
-	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		err = &Error{Kind: Unavailable, RetryAfter: c.untilTrial(), detail: "not asked, the circuit breaker is open", held: true}
-	}
-	c.metrics.call(err)
-	return answer, err
-}
-
-// call makes the attempts of one call.
-func (c *Client) call(ctx context.Context, req Request) (*Answer, error) {
-	for attempt := 1; ; attempt++ {
-		err := c.waitOut(ctx)
-		if err != nil {
-			return nil, err
-		}
-		answer, err := c.attempt(ctx, req)
-		if err == nil {
-			return answer, nil
-		}
-		var failed *Error
-		if !errors.As(err, &failed) || failed.final || attempt >= c.opts.MaxAttempts {
-			return nil, err
-		}
-		if !sleep(ctx, c.backoff(attempt)) {
-			return nil, ended(ctx, err)
-		}
-	}
-}
-
-// waitOut waits while calls are held back, when that is short enough to be worth it. Otherwise it returns why.
-func (c *Client) waitOut(ctx context.Context) error {
-	held := c.pause.check(time.Now())
-	if held == nil {
-		return nil
-	}
-	deadline, _ := ctx.Deadline()
-	worthIt := held.Kind == Unavailable && held.RetryAfter <= c.opts.Timeout && held.RetryAfter < time.Until(deadline)
-	if !worthIt {
-		return held
-	}
-	if !sleep(ctx, held.RetryAfter) {
-		return ended(ctx, held)
-	}
-	return nil
-}
-
-// ended returns the error of a call whose context ended while it waited: last, unless it was cancelled.
-func ended(ctx context.Context, last error) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return transportError(ctx, ctx.Err())
-	}
-	return last
-}
-
-// backoff returns the pause after the given attempt: doubling from 100 ms, half of it at random, and all of
-// them together within backoffBudget.
-func (c *Client) backoff(attempt int) time.Duration {
-	most := backoffBudget / time.Duration(max(1, c.opts.MaxAttempts-1))
-	d := min(100*time.Millisecond<<min(attempt-1, 10), most)
-	return d/2 + rand.N(d/2) //nolint:gosec // jitter is no secret
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}
 
 // isFailure reports whether err speaks against the auth service's health. A refusal does not.
 func isFailure(err error) bool {
@@ -227,5 +174,5 @@ func isFailure(err error) bool {
 // isNoVerdict reports whether err says nothing about the auth service: given up by us, or never sent.
 func isNoVerdict(err error) bool {
 	var e *Error
-	return errors.Is(err, context.Canceled) || (errors.As(err, &e) && e.held)
+	return errors.Is(err, context.Canceled) || (errors.As(err, &e) && e.notAsked)
 }

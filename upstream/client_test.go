@@ -24,7 +24,7 @@ func newClient(t *testing.T, url string, change func(*Options)) *Client {
 		change(&opts)
 	}
 	if opts.Transport == nil {
-		transport := NewTransport(nil)
+		transport := NewTransport(TransportOptions{})
 		opts.Transport = transport
 		t.Cleanup(transport.CloseIdleConnections)
 	}
@@ -108,7 +108,7 @@ func TestTLS(t *testing.T) {
 	auth.Config.ErrorLog = silent()
 	auth.StartTLS()
 	defer auth.Close()
-	own := NewTransport(auth.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs)
+	own := NewTransport(TransportOptions{Roots: auth.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	defer own.CloseIdleConnections()
 	if _, err := newClient(t, auth.URL, func(o *Options) { o.Transport = own }).Token(t.Context(), anyRequest); err != nil {
 		t.Errorf("with its own CA: %v", err)
@@ -123,7 +123,7 @@ func TestTLS(t *testing.T) {
 	old.Config.ErrorLog = silent()
 	old.StartTLS()
 	defer old.Close()
-	oldRoots := NewTransport(old.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs)
+	oldRoots := NewTransport(TransportOptions{Roots: old.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	defer oldRoots.CloseIdleConnections()
 	if _, err := newClient(t, old.URL, func(o *Options) { o.Transport = oldRoots }).Token(t.Context(), anyRequest); !errors.As(err, &e) || e.Kind != Unavailable {
 		t.Errorf("TLS 1.1: %v", err)

@@ -16,7 +16,7 @@ import (
 type Kind int
 
 const (
-	// Unavailable is no answer, 5xx, 408 or 425, or the breaker is open.
+	// Unavailable is no answer, 5xx, 408 or 425, or a call that was held back because of such.
 	Unavailable Kind = iota + 1
 	// Timeout is no answer in time.
 	Timeout
@@ -26,6 +26,9 @@ const (
 	RateLimited
 	// Refused is a definitive refusal of this one request.
 	Refused
+	// Unauthorized is a 401 without an errorCode. It may mean anything, so it is a failure of this one token and not a
+	// definitive refusal.
+	Unauthorized
 	// ClientRefused is a definitive refusal of our own client_id or secret, which holds for every request.
 	ClientRefused
 )
@@ -51,6 +54,8 @@ func (k Kind) String() string {
 		return "rate_limited"
 	case Refused:
 		return "refused"
+	case Unauthorized:
+		return "unauthorized"
 	case ClientRefused:
 		return "client_refused"
 	default:
@@ -66,17 +71,20 @@ type Error struct {
 	Status int
 	// Code is its errorCode, empty when it sent none.
 	Code string
-	// RequestID is its x-humanapi-request-id header, for support cases.
+	// RequestID is its x-humanapi-request-id, from the header or the body, for support cases.
 	RequestID string
 	// Body is the JSON object of a refusal as it came, empty when it was none.
 	Body secret.Value[[]byte]
 	// RetryAfter is how long nobody should ask again; 0 when nothing is known.
 	RetryAfter time.Duration
 
-	detail string // what happened, in our words
-	held   bool   // the call did not go out
-	final  bool   // asking again cannot help
+	detail   string // what happened, in our words
+	notAsked bool   // the call did not go out
+	final    bool   // asking again at once cannot help
 }
+
+// Held reports whether the call did not go out, so that e says nothing new about the auth service.
+func (e *Error) Held() bool { return e.notAsked }
 
 // Error implements error.
 func (e *Error) Error() string {

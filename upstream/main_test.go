@@ -1,15 +1,21 @@
 package upstream
 
 import (
+	"bytes"
 	"io"
 	"log"
 	"log/slog"
 	"testing"
+	"token-sidecar/internal/secret"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func contains(body []byte, part string) bool { return bytes.Contains(body, []byte(part)) }
+
+func hidden(content string) secret.Text { return secret.Hide(content) }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 

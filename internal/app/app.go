@@ -54,14 +54,10 @@ func NewParts(s settings.Settings, o Options) (*Parts, error) {
 	if err := o.Traces.Redis(cacheOptions.Client); err != nil {
 		return nil, err
 	}
-	source, err := newUpstream(s, files, o)
-	if err != nil {
-		return nil, err
-	}
 	if o.Registerer != nil {
 		o.Registerer.MustRegister(newBuildInfo(s))
 	}
-	p := &Parts{Tokens: cache.New(cacheOptions), Source: source, files: files}
+	p := &Parts{Tokens: cache.New(cacheOptions), Source: newUpstream(s, files, o), files: files}
 	p.Handler = newHandler(s, p, o)
 	return p, nil
 }

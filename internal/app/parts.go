@@ -41,8 +41,8 @@ func newLog(w io.Writer, s settings.Settings) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, opts))
 }
 
-// files are the secrets that may change while the sidecar runs; nil where none is set.
-type files struct{ clientSecret, callerToken, redisPassword, encryptionKeys *secret.File }
+// files are what may change while the sidecar runs; nil where none is set.
+type files struct{ clientSecret, authRoots, callerToken, redisPassword, encryptionKeys *secret.File }
 
 func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 	f.clientSecret, err = s.OpenSecret(log)
@@ -55,6 +55,7 @@ func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 		errs = append(errs, err)
 		return file
 	}
+	f.authRoots = open("HUMANAPI_CA_FILE", s.CAFile, checkRoots)
 	f.callerToken = open("CALLER_TOKEN_FILE", s.CallerTokenFile, nil)
 	f.redisPassword = open("REDIS_PASSWORD_FILE", s.RedisPasswordFile, nil)
 	f.encryptionKeys = open("ENCRYPTION_KEYS_FILE", s.EncryptionKeysFile, cache.CheckKeys)
@@ -62,7 +63,7 @@ func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 }
 
 func (f files) all() (open []*secret.File) {
-	for _, file := range []*secret.File{f.clientSecret, f.callerToken, f.redisPassword, f.encryptionKeys} {
+	for _, file := range []*secret.File{f.clientSecret, f.authRoots, f.callerToken, f.redisPassword, f.encryptionKeys} {
 		if file != nil {
 			open = append(open, file)
 		}
@@ -118,17 +119,18 @@ func report(log *slog.Logger, err error) {
 	}
 }
 
-func newUpstream(s settings.Settings, f files, o Options) (*upstream.Client, error) {
-	roots, err := readRoots("HUMANAPI_CA_FILE", s.CAFile)
-	if err != nil {
-		return nil, err
+func newUpstream(s settings.Settings, f files, o Options) *upstream.Client {
+	transport := upstream.NewTransport(upstream.TransportOptions{Roots: rootsIn(f.authRoots), Registerer: o.Registerer})
+	if f.authRoots != nil {
+		f.authRoots.OnChange(func() { transport.SetRoots(rootsIn(f.authRoots)) })
 	}
 	return upstream.New(upstream.Options{
 		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
 		BreakerFailures: s.BreakerFailures, BreakerOpenFor: s.BreakerOpenFor, RefusalPause: s.NegativeTTL,
-		Transport: o.Traces.Transport(upstream.NewTransport(roots)), Registerer: o.Registerer, Log: o.Log,
-	}), nil
+		MaxConcurrent: s.UpstreamMaxConcurrent, CallsPerMinute: s.UpstreamCallsPerMinute,
+		Transport: o.Traces.Transport(transport), Registerer: o.Registerer, Log: o.Log,
+	})
 }
 
 func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
@@ -157,9 +159,32 @@ func readRoots(setting, path string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot read the file: %w", setting, err)
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: there is no PEM certificate in it", setting)
+	if err := checkRoots(string(pem)); err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
-	return roots, nil
+	return parseRoots(string(pem)), nil
+}
+
+func checkRoots(pem string) error {
+	if parseRoots(pem) == nil {
+		return errors.New("there is no PEM certificate in it")
+	}
+	return nil
+}
+
+// rootsIn returns the certificates in the file; nil, which are the system's, when there is none.
+func rootsIn(file *secret.File) *x509.CertPool {
+	if file == nil {
+		return nil
+	}
+	return parseRoots(file.Text().Reveal())
+}
+
+// parseRoots returns nil when there is no certificate in pem.
+func parseRoots(pem string) *x509.CertPool {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(pem)) {
+		return nil
+	}
+	return roots
 }

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxFileSize bounds what is read of a secret's file, in bytes.
-const maxFileSize = 64 << 10
+// maxFileSize bounds what is read of a file, in bytes. All the certificates that a system trusts are some 250 KB.
+const maxFileSize = 1 << 20
 
 // pollInterval is how often a watched file is read again. Polling, not inotify: Kubernetes swaps a symlink
 // two levels above the file, which watches on the file do not see, and a read of a few bytes costs nothing.

@@ -13,6 +13,13 @@ import (
 	"time"
 )
 
+const (
+	// maxCallTime bounds UPSTREAM_TIMEOUT times UPSTREAM_MAX_ATTEMPTS.
+	maxCallTime = 10 * time.Minute
+	// maxRedisTimeout bounds REDIS_TIMEOUT.
+	maxRedisTimeout = 2 * time.Second
+)
+
 // mistakes returns what is wrong with s, each error beginning with the name of the setting.
 func (s Settings) mistakes() []error {
 	var c checker
@@ -38,6 +45,11 @@ func (s Settings) mistakes() []error {
 	c.check(s.RefreshAhead >= 0, "REFRESH_AHEAD", "is negative; 0s turns renewal ahead off")
 	c.positive("UPSTREAM_TIMEOUT", s.UpstreamTimeout)
 	c.check(s.UpstreamMaxAttempts >= 1 && s.UpstreamMaxAttempts <= 10, "UPSTREAM_MAX_ATTEMPTS", "must be from 1 to 10")
+	longest := maxCallTime / time.Duration(max(1, s.UpstreamMaxAttempts))
+	c.check(s.UpstreamTimeout <= longest, "UPSTREAM_TIMEOUT", fmt.Sprintf(
+		"times UPSTREAM_MAX_ATTEMPTS is more than %v, for which no caller waits; with %d attempts the most is %v", maxCallTime, s.UpstreamMaxAttempts, longest))
+	c.check(s.UpstreamMaxConcurrent >= 1, "UPSTREAM_MAX_CONCURRENT", "is below 1; the least is 1")
+	c.check(s.UpstreamCallsPerMinute >= 0, "UPSTREAM_CALLS_PER_MINUTE", "is negative; 0 is no limit")
 	c.check(s.BreakerFailures >= 1, "BREAKER_FAILURES", "is below 1; the least is 1")
 	c.positive("BREAKER_OPEN_FOR", s.BreakerOpenFor)
 	c.check(s.NegativeTTL >= 0, "NEGATIVE_TTL", "is negative; 0s turns it off")
@@ -73,6 +85,7 @@ func (s Settings) addressMistakes() []error {
 func (s Settings) redisMistakes(c *checker) {
 	c.oneOf("REDIS_MODE", s.RedisMode, "single", "cluster", "sentinel")
 	c.positive("REDIS_TIMEOUT", s.RedisTimeout)
+	c.check(s.RedisTimeout <= maxRedisTimeout, "REDIS_TIMEOUT", fmt.Sprintf("is more than %v, for which every caller would wait; the most is %[1]v", maxRedisTimeout))
 	raw := s.RedisURL.Reveal()
 	if raw == "" {
 		c.check(s.RedisCAFile == "", "REDIS_CA_FILE", "is set but REDIS_URL is not")

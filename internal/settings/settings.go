@@ -24,7 +24,7 @@ type Settings struct {
 	ClientSecret     secret.Text `env:"HUMANAPI_CLIENT_SECRET" doc:"client secret; this or the file is required"`
 	ClientSecretFile string      `env:"HUMANAPI_CLIENT_SECRET_FILE" doc:"file with the client secret, read again when it changes"`
 	AuthURL          string      `env:"HUMANAPI_AUTH_URL" envDefault:"https://auth.humanapi.co" doc:"auth service; plain http only to loopback"`
-	CAFile           string      `env:"HUMANAPI_CA_FILE" doc:"PEM certificates to trust for the auth service instead of the system's"`
+	CAFile           string      `env:"HUMANAPI_CA_FILE" doc:"PEM certificates to trust for the auth service instead of the system's, read again when they change"`
 	Product          string      `env:"HUMANAPI_PRODUCT" envDefault:"connect" doc:"where /token asks: connect or hip"`
 
 	ListenAddr         string `env:"LISTEN_ADDR" envDefault:"127.0.0.1:8080" doc:"where callers ask: host:port on loopback, or unix:///path"`
@@ -43,11 +43,13 @@ type Settings struct {
 	ExpiryMargin    time.Duration `env:"EXPIRY_MARGIN" envDefault:"60s" doc:"no token is served this close to its end (at most a tenth of its life)"`
 	RefreshAhead    time.Duration `env:"REFRESH_AHEAD" envDefault:"10m" doc:"renewal starts this long before the margin (at most a fifth of its life)"`
 
-	UpstreamTimeout     time.Duration `env:"UPSTREAM_TIMEOUT" envDefault:"5s" doc:"limit of one attempt at the auth service"`
-	UpstreamMaxAttempts int           `env:"UPSTREAM_MAX_ATTEMPTS" envDefault:"3" doc:"attempts of one call"`
-	BreakerFailures     int           `env:"BREAKER_FAILURES" envDefault:"5" doc:"consecutive failed calls that open the breaker"`
-	BreakerOpenFor      time.Duration `env:"BREAKER_OPEN_FOR" envDefault:"30s" doc:"how long the breaker stays open before a trial call"`
-	NegativeTTL         time.Duration `env:"NEGATIVE_TTL" envDefault:"10s" doc:"how long a refusal is remembered; 0 turns it off"`
+	UpstreamTimeout        time.Duration `env:"UPSTREAM_TIMEOUT" envDefault:"5s" doc:"limit of one attempt at the auth service"`
+	UpstreamMaxAttempts    int           `env:"UPSTREAM_MAX_ATTEMPTS" envDefault:"3" doc:"attempts of one call"`
+	UpstreamMaxConcurrent  int           `env:"UPSTREAM_MAX_CONCURRENT" envDefault:"64" doc:"calls of this sidecar at once; the others wait their turn, callers before renewals"`
+	UpstreamCallsPerMinute int           `env:"UPSTREAM_CALLS_PER_MINUTE" envDefault:"0" doc:"calls of the whole fleet in a minute; 0 is no limit"`
+	BreakerFailures        int           `env:"BREAKER_FAILURES" envDefault:"5" doc:"consecutive failed calls that open the breaker"`
+	BreakerOpenFor         time.Duration `env:"BREAKER_OPEN_FOR" envDefault:"30s" doc:"how long the breaker stays open before a trial call"`
+	NegativeTTL            time.Duration `env:"NEGATIVE_TTL" envDefault:"10s" doc:"how long a refusal is remembered; 0 turns it off"`
 
 	MaxConcurrentRequests int           `env:"MAX_CONCURRENT_REQUESTS" envDefault:"4096" doc:"requests in progress at most; above it callers get 503 OVERLOADED"`
 	FastPath              bool          `env:"FAST_PATH" envDefault:"true" doc:"answers plain requests for tokens in memory below net/http; false: net/http alone"`

@@ -22,7 +22,8 @@ func TestDefaults(t *testing.T) {
 	}
 	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "127.0.0.1:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
 		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
-		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 || s.BreakerFailures != 5 ||
+		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 ||
+		s.UpstreamMaxConcurrent != 64 || s.UpstreamCallsPerMinute != 0 || s.BreakerFailures != 5 ||
 		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second || !s.FastPath {
 		t.Errorf("%+v", s)
 	}
@@ -35,9 +36,11 @@ func TestMistakes(t *testing.T) {
 		"HUMANAPI_AUTH_URL=https://u:p@auth.example", "HUMANAPI_AUTH_URL=https://auth.example/v1", "HUMANAPI_AUTH_URL=ftp://auth.example",
 		"HUMANAPI_PRODUCT=other", "LISTEN_ADDR=0.0.0.0:8080", "LISTEN_ADDR=:8080", "LISTEN_ADDR=8080", "LISTEN_ADDR=unix://relative",
 		"ADMIN_ADDR=nope", "ADMIN_ADDR=:99999", "ALLOW_REMOTE_CALLERS=maybe", "REDIS_URL=localhost:6379", "REDIS_URL=http://r", "REDIS_MODE=ring",
-		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_SIZE=0",
+		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=2001ms", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_SIZE=0",
 		"MEMORY_CACHE_SIZE=many", "MEMORY_CACHE_TTL=-1s", "EXPIRY_MARGIN=-1s", "REFRESH_AHEAD=-1s", "UPSTREAM_TIMEOUT=0s",
-		"UPSTREAM_MAX_ATTEMPTS=0", "UPSTREAM_MAX_ATTEMPTS=11", "BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
+		"UPSTREAM_TIMEOUT=1000000h", "UPSTREAM_TIMEOUT=201s", "UPSTREAM_MAX_ATTEMPTS=0", "UPSTREAM_MAX_ATTEMPTS=11",
+		"UPSTREAM_MAX_CONCURRENT=0", "UPSTREAM_MAX_CONCURRENT=-1", "UPSTREAM_CALLS_PER_MINUTE=-1", "UPSTREAM_CALLS_PER_MINUTE=1.5",
+		"BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
 		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "FAST_PATH=maybe", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
 		"CALLER_TOKEN_FILE=/no/such/file", "HUMANAPI_CA_FILE=/no/such/file", "ENCRYPTION_KEYS_FILE=/no/such/file",
 	} {
@@ -70,6 +73,7 @@ func TestAccepted(t *testing.T) {
 		"rediss":         {"REDIS_URL=rediss://u:p@r:6379/0"},
 		"no fast path":   {"FAST_PATH=false"},
 		"unknown names":  {"PATH=/bin", "TOKEN=x"},
+		"long limits":    {"UPSTREAM_TIMEOUT=200s", "REDIS_TIMEOUT=2s"},
 	} {
 		s, err := Load(append(append([]string{}, enough...), environ...))
 		if err != nil {

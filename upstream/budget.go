@@ -1,0 +1,38 @@
+package upstream
+
+import "sync"
+
+const (
+	// freeRetries is how many retries may be made before calls have earned any.
+	freeRetries = 3
+	// callsPerRetry is how many calls earn one retry: at four, one attempt in five is a retry.
+	callsPerRetry = 4
+)
+
+// A budget keeps retries from multiplying an outage, as gRPC's retry throttling and Finagle's RetryBudget do: whatever
+// happens, there are at most freeRetries + calls/callsPerRetry retries.
+type budget struct {
+	mu sync.Mutex
+	// left is counted in calls: a retry costs callsPerRetry.
+	left int
+}
+
+func newBudget() *budget { return &budget{left: freeRetries * callsPerRetry} }
+
+// call notes that a call has gone out. What is earned beyond freeRetries is not kept, or a good day would pay for a storm.
+func (b *budget) call() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left = min(b.left+1, freeRetries*callsPerRetry)
+}
+
+// retry takes a retry out of the budget. It reports whether there was one.
+func (b *budget) retry() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left < callsPerRetry {
+		return false
+	}
+	b.left -= callsPerRetry
+	return true
+}

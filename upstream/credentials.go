@@ -1,0 +1,111 @@
+package upstream
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// bareKeys is how many keys must get a 401 without an errorCode, with no success between them, to mean that it is our own
+// credentials that are refused. With fewer it is taken for a matter of those keys.
+const bareKeys = 3
+
+// credentials hold all calls back, at both paths, when the auth service refuses our client_id or client_secret: the same
+// would be refused again, and too many might lock the client out.
+type credentials struct {
+	pause time.Duration // 0: never hold back
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	hold hold
+	why  *Error
+	bare []tokenKey // keys that got a bare 401 since the last success
+}
+
+// enter returns why calls are held back, or, when they no longer are, the trial that finds out. longest is how long
+// that takes at most.
+func (c *credentials) enter(now time.Time, longest time.Duration) (trial uint64, held *Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left, trial := c.hold.enter(now, longest)
+	if left > 0 {
+		return 0, c.why.held(left)
+	}
+	return trial, nil
+}
+
+// peek is enter without becoming the trial.
+func (c *credentials) peek(now time.Time) *Error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if left := c.hold.left(now); left > 0 {
+		return c.why.held(left)
+	}
+	return nil
+}
+
+// settle takes in how a call of key ended, and returns the error that it means: a bare 401 too many becomes a refusal of
+// our credentials.
+func (c *credentials) settle(key tokenKey, trial uint64, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	var e *Error
+	errors.As(err, &e)
+	switch {
+	case err == nil, e != nil && e.Kind == Refused:
+		c.bare = nil
+		if c.hold.release(now, trial, true) {
+			c.log.Info("the auth service accepts our client_id and client_secret again")
+		}
+	case e != nil && e.Kind == Unauthorized && !e.notAsked:
+		if !slices.Contains(c.bare, key) && len(c.bare) < bareKeys {
+			c.bare = append(c.bare, key)
+		}
+		if len(c.bare) < bareKeys {
+			c.hold.release(now, trial, false)
+			return err
+		}
+		copied := *e
+		copied.Kind = ClientRefused
+		c.refused(now, trial, &copied)
+		return &copied
+	case e != nil && e.Kind == ClientRefused && !e.notAsked:
+		c.refused(now, trial, e)
+	default: // it did not come so far as to tell
+		c.hold.release(now, trial, false)
+	}
+	return err
+}
+
+func (c *credentials) refused(now time.Time, trial uint64, why *Error) {
+	if c.pause <= 0 {
+		return
+	}
+	if !c.hold.on() {
+		c.log.Error("the auth service refused our client_id or client_secret: no new tokens for any user; set the right secret",
+			slog.Int("status", why.Status), slog.Bool("named_by_error_code", why.Code != ""), slog.Duration("asks_again_every", c.pause))
+	}
+	c.hold.extend(now, c.pause, trial)
+	c.why = why.kept()
+}
+
+// lift ends the hold: the secret has changed.
+func (c *credentials) lift() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hold, c.bare = hold{turn: c.hold.turn + 1}, nil
+}
+
+// isClientRefusal reports whether errorCode is about our own credentials.
+func isClientRefusal(errorCode string) bool {
+	return errorCode == "INVALID_CLIENT_ID" || errorCode == "INVALID_CLIENT_ID_OR_SECRET"
+}
+
+// isBare reports whether a refusal names no reason but that it is unauthorized.
+func isBare(status int, errorCode string) bool {
+	return status == http.StatusUnauthorized && errorCode == ""
+}

@@ -1,0 +1,161 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// fleetTrust is how long what the shared gate said of a hold is believed without asking it again.
+	fleetTrust = time.Second
+	// tellLimit bounds telling the shared gate how an attempt ended: the answer is there already, and somebody waits for it.
+	tellLimit = 500 * time.Millisecond
+)
+
+// fleet asks the gate that all sidecars share, and one of this process while there is none or it cannot be asked.
+type fleet struct {
+	shared Gate // nil: none
+	local  *LocalGate
+	// longest bounds a hold: BREAKER_OPEN_FOR.
+	longest time.Duration
+	log     *slog.Logger
+	failed  func() // counts exchanges with the shared gate that failed
+
+	mu   sync.Mutex
+	seen map[string]seen
+}
+
+// seen is the hold of a path as this process heard of it last.
+type seen struct {
+	until   time.Time
+	status  int
+	heardAt time.Time
+}
+
+func newFleet(shared Gate, longest time.Duration, log *slog.Logger, failed func()) *fleet {
+	return &fleet{shared: shared, local: NewLocalGate(), longest: longest, log: log, failed: failed, seen: map[string]seen{}}
+}
+
+// A ticket lets one attempt out. It ends with settle.
+type ticket struct {
+	fleet *fleet
+	path  string
+	gate  Gate // that let it out
+	local bool // it is the local one
+	trial string
+}
+
+// enter asks whether an attempt may go out. When pass says neither Held nor Wait, it may, with the ticket.
+func (f *fleet) enter(ctx context.Context, ask Ask) (ticket, Pass) {
+	gate := f.shared
+	var pass Pass
+	err := errors.ErrUnsupported
+	if gate != nil {
+		if pass, err = gate.Enter(ctx, ask); err != nil {
+			f.failed()
+		}
+	}
+	if err != nil {
+		gate = f.local
+		pass, _ = gate.Enter(ctx, ask)
+	}
+	if over := pass.Wait == 0 && pass.Trial == ""; over || pass.Held > 0 {
+		f.heard(ask.Path, pass.Held, pass.Status)
+	}
+	return ticket{fleet: f, path: ask.Path, gate: gate, local: err != nil, trial: pass.Trial}, pass
+}
+
+// peek tells for how long path is held as far as this process knows, without asking anybody.
+func (f *fleet) peek(path string, now time.Time) Pass {
+	if f.shared == nil {
+		return f.local.peek(path, now)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.seen[path]
+	if now.Sub(s.heardAt) >= fleetTrust || !now.Before(s.until) {
+		return Pass{}
+	}
+	return Pass{Held: s.until.Sub(now), Status: s.status}
+}
+
+// last is the hold of path as it was heard of last, for people.
+func (f *fleet) last(path string, now time.Time) Pass {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.seen[path]
+	return Pass{Held: max(0, s.until.Sub(now)), Status: s.status}
+}
+
+// heard notes how long path is held, and logs when that begins and when it is over.
+func (f *fleet) heard(path string, d time.Duration, status int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before, now := f.seen[path], time.Now()
+	switch {
+	case d > 0:
+		f.seen[path] = seen{until: now.Add(d), status: status, heardAt: now}
+		if before.status == 0 {
+			f.log.Warn("the auth service asks for a pause: cached tokens are still served, others are told to come back later; then one trial goes out",
+				slog.String("path", path), slog.Int("status", status), slog.Duration("trial_in", d))
+		}
+	case before.status != 0:
+		delete(f.seen, path)
+		f.log.Info("the auth service's pause is over", slog.String("path", path))
+	}
+}
+
+// settle tells the gates how the attempt ended. Only what the auth service itself answered is shared: that this
+// process cannot reach it says nothing of the others.
+func (t ticket) settle(ctx context.Context, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
+	defer cancel()
+	var e *Error
+	errors.As(err, &e)
+	switch {
+	case e != nil && e.RetryAfter > 0:
+		t.hold(ctx, Hold{For: min(e.RetryAfter, t.fleet.longest), Status: e.Status})
+	case t.trial == "":
+	case err == nil || (e != nil && (e.Kind == Refused || e.Kind == Unauthorized || e.Kind == ClientRefused)):
+		t.release(ctx, true)
+		t.fleet.local.drop(t.path)
+		t.fleet.heard(t.path, 0, 0)
+	case isNoVerdict(err):
+		t.release(ctx, false)
+	}
+}
+
+// hold tells both gates, so that the local one knows when the shared one cannot be asked. The trial is known to one of them.
+func (t ticket) hold(ctx context.Context, h Hold) {
+	f := t.fleet
+	here, there := h, h
+	if t.local {
+		here.Trial = t.trial
+	} else {
+		there.Trial = t.trial
+	}
+	_ = f.local.Hold(ctx, t.path, here)
+	if f.shared != nil && f.shared.Hold(ctx, t.path, there) != nil {
+		f.failed()
+	}
+	f.heard(t.path, h.For, h.Status)
+}
+
+func (t ticket) release(ctx context.Context, success bool) {
+	if err := t.gate.Release(ctx, t.path, t.trial, success); err != nil {
+		t.fleet.failed()
+	}
+}
+
+// error is what a call is told that is held back by p.
+func (p Pass) error() *Error {
+	e := &Error{Kind: Unavailable, Status: p.Status, RetryAfter: p.Held, detail: "not asked, it asked for a pause", notAsked: true}
+	if p.Status == http.StatusTooManyRequests {
+		e.Kind = RateLimited
+	}
+	return e
+}

@@ -1,0 +1,152 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// A connection that has fallen silent is found out by the sum of these: by a ping of HTTP/2 (RFC 9113, section 6.7), or,
+// while it is idle, by TCP's keep-alive probes. During an attempt UPSTREAM_TIMEOUT comes first, if it is shorter.
+const (
+	pingAfter   = 4 * time.Second // without a frame
+	pingTimeout = 4 * time.Second // for the answer to a ping
+	dialTimeout = 10 * time.Second
+)
+
+// TransportOptions configure a [Transport]. All may be zero.
+type TransportOptions struct {
+	// Roots are the certificates to trust. Default: the system's.
+	Roots *x509.CertPool
+	// Dial connects. Default: as a [net.Dialer] does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+}
+
+// A Transport is an [http.RoundTripper] for the auth service: TLS 1.2 or newer, HTTP/2 where it is spoken, HTTPS_PROXY
+// obeyed, connections kept. Those on which a request has timed out are not used for another one, nor those that were made
+// with former roots; what is in progress on them goes on.
+//
+// net/http has no way to retire a single connection of HTTP/2, so the whole pool is replaced. That costs the next request a
+// handshake.
+type Transport struct {
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	replaced *prometheus.CounterVec
+
+	mu    sync.Mutex
+	roots *x509.CertPool
+	pool  *http.Transport
+}
+
+// Why connections are replaced, as a metric names it.
+const (
+	replacedTimeout = "timeout"
+	replacedRoots   = "certificates"
+)
+
+// NewTransport returns a transport that has no connection yet.
+func NewTransport(opts TransportOptions) *Transport {
+	t := &Transport{dial: opts.Dial, roots: opts.Roots}
+	if t.dial == nil {
+		t.dial = (&net.Dialer{
+			Timeout:         dialTimeout,
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: pingAfter, Interval: pingTimeout / 4, Count: 4},
+		}).DialContext
+	}
+	t.replaced = promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
+		Name: "token_sidecar_upstream_connections_replaced_total",
+		Help: "How often the connections to the auth service were replaced, by reason: timeout (no answer came on one), certificates (HUMANAPI_CA_FILE has changed).",
+	}, []string{"reason"})
+	t.replaced.WithLabelValues(replacedTimeout)
+	t.replaced.WithLabelValues(replacedRoots)
+	t.pool = t.newPool()
+	return t
+}
+
+func (t *Transport) newPool() *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            t.dial,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots},
+		TLSHandshakeTimeout:    dialTimeout,
+		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+}
+
+// SetRoots replaces the certificates to trust; nil are the system's.
+func (t *Transport) SetRoots(roots *x509.CertPool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.roots = roots
+	t.replace(replacedRoots)
+}
+
+// replace retires the pool. What is idle in it is closed now, the rest when it becomes idle. t.mu is held.
+func (t *Transport) replace(reason string) {
+	retired := t.pool
+	t.pool = t.newPool()
+	retired.CloseIdleConnections()
+	t.replaced.WithLabelValues(reason).Inc()
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	t.mu.Lock()
+	pool := t.pool
+	t.mu.Unlock()
+	res, err := pool.RoundTrip(r)
+	if err != nil {
+		t.ended(r.Context(), pool)
+		return nil, err
+	}
+	res.Body = &watchedBody{ReadCloser: res.Body, ended: func() { t.ended(r.Context(), pool) }}
+	return res, nil
+}
+
+// ended is called when a request of that pool has ended. If it has timed out, the pool is retired, unless it is already.
+func (t *Transport) ended(ctx context.Context, pool *http.Transport) {
+	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case pool != t.pool:
+		pool.CloseIdleConnections() // the last of its requests may have been this one
+	case timedOut:
+		t.replace(replacedTimeout)
+	}
+}
+
+// CloseIdleConnections closes the connections on which nothing is in progress.
+func (t *Transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pool.CloseIdleConnections()
+}
+
+// A watchedBody tells when it is closed.
+type watchedBody struct {
+	io.ReadCloser
+	once  sync.Once
+	ended func()
+}
+
+func (b *watchedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.once.Do(b.ended)
+	return err
+}
