@@ -41,7 +41,9 @@ func dial(t *testing.T, pipe *testbed.Pipe) net.Conn {
 // ask sends a request for path with these header lines, and returns the status of the answer, 0 when there is none.
 func ask(t *testing.T, conn net.Conn, path string, lines ...string) int {
 	t.Helper()
-	go func() { _, _ = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\n"+strings.Join(lines, "\r\n")+"\r\n\r\n") }()
+	go func() {
+		_, _ = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\n"+strings.Join(lines, "\r\n")+"\r\n\r\n")
+	}()
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		return 0

@@ -27,7 +27,7 @@ type Settings struct {
 	CAFile           string      `env:"HUMANAPI_CA_FILE" doc:"PEM certificates to trust for the auth service instead of the system's"`
 	Product          string      `env:"HUMANAPI_PRODUCT" envDefault:"connect" doc:"where /token asks: connect or hip"`
 
-	ListenAddr         string `env:"LISTEN_ADDR" envDefault:"127.0.0.1:8080" doc:"where callers ask: host:port on loopback, or unix:///path"`
+	ListenAddr         string `env:"LISTEN_ADDR" envDefault:"localhost:8080" doc:"where callers ask: host:port, localhost being both loopback addresses, or unix:///path"`
 	AdminAddr          string `env:"ADMIN_ADDR" envDefault:":8081" doc:"probes, metrics and status page; never a token"`
 	AllowRemoteCallers bool   `env:"ALLOW_REMOTE_CALLERS" envDefault:"false" doc:"lets LISTEN_ADDR leave loopback; needs CALLER_TOKEN_FILE"`
 	CallerTokenFile    string `env:"CALLER_TOKEN_FILE" doc:"file with the bearer token that callers must send"`

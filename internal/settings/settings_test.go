@@ -20,7 +20,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "127.0.0.1:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
+	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "localhost:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
 		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
 		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 || s.BreakerFailures != 5 ||
 		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second || !s.FastPath {
