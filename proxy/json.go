@@ -24,26 +24,44 @@ func (f *fields) parseJSON(body string) error {
 }
 
 func (f *fields) setJSON(name string, value jsonobject.Value) error {
-	if name == "extra_scopes" {
-		return f.setScopes(name, value)
+	text, ok := f.textOf(name, value)
+	_, bit := f.place(name)
+	switch {
+	case bit == seenScopes && (!ok || text != "" || !f.dropIn):
+		return f.setScopes(value)
+	case ok:
+		return f.set(name, text)
+	case bit == 0:
+		return unknownField(name)
+	case f.dropIn:
+		return invalid(name, "is neither a text nor a whole number")
+	default:
+		return invalid(name, "is not a text")
 	}
-	text, ok := value.Text()
-	if err := f.set(name, text); err != nil || ok { // an unknown field is told as such, whatever its value
-		return err
-	}
-	return invalid(name, "is not a text")
 }
 
-func (f *fields) setScopes(name string, value jsonobject.Value) error {
-	if err := f.once(seenScopes, name); err != nil {
+// textOf returns the text that value stands for. The auth service's own clients send numbers, and null for a field that is
+// not set.
+func (f *fields) textOf(name string, value jsonobject.Value) (text string, ok bool) {
+	if text, ok = value.Text(); ok || !f.dropIn {
+		return text, ok
+	}
+	if value.IsNull() || name == nameSecret {
+		return "", true
+	}
+	return value.Digits()
+}
+
+func (f *fields) setScopes(value jsonobject.Value) error {
+	if err := f.once(seenScopes, nameScopes); err != nil {
 		return err
 	}
 	scopes, ok := value.Texts()
 	if !ok {
-		return invalid(name, "is not a list of texts")
+		return invalid(nameScopes, "is not a list of texts")
 	}
 	for _, scope := range scopes {
-		if err := f.set(name, scope); err != nil {
+		if err := f.addScope(scope); err != nil {
 			return err
 		}
 	}

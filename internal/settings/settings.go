@@ -49,7 +49,7 @@ type Settings struct {
 	BreakerOpenFor      time.Duration `env:"BREAKER_OPEN_FOR" envDefault:"30s" doc:"how long the breaker stays open before a trial call"`
 	NegativeTTL         time.Duration `env:"NEGATIVE_TTL" envDefault:"10s" doc:"how long a refusal is remembered; 0 turns it off"`
 
-	MaxConcurrentRequests int           `env:"MAX_CONCURRENT_REQUESTS" envDefault:"4096" doc:"requests in progress at most; above it callers get 503 OVERLOADED"`
+	MaxConcurrentRequests int           `env:"MAX_CONCURRENT_REQUESTS" envDefault:"4096" doc:"requests that wait for Redis or the auth service at most; above it callers get 503 OVERLOADED"`
 	FastPath              bool          `env:"FAST_PATH" envDefault:"true" doc:"answers plain requests for tokens in memory below net/http; false: net/http alone"`
 	EncryptionKeysFile    string        `env:"ENCRYPTION_KEYS_FILE" doc:"base64 32-byte keys, one a line: the first seals, all open; empty: derived from the client secret"`
 	KeepRefreshTokens     bool          `env:"KEEP_REFRESH_TOKENS" envDefault:"false" doc:"keep the newest refresh_token of each user in Redis; needs ENCRYPTION_KEYS_FILE"`
