@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -159,30 +158,6 @@ func TestEagerCaller(t *testing.T) {
 		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainGet("a")}})
 		if strings.Count(said, "HTTP/1.1 200 OK") != 4 || l.seen.Load() != 3 {
 			t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.seen.Load(), said)
-		}
-	})
-}
-
-// TestFastPathIsNoWayAround MAX_CONCURRENT_REQUESTS.
-func TestFastPathIsNoWayAround(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := connect(t, true, func(s *settings) { s.proxy.MaxConcurrent = 1 })
-		defer l.close()
-		l.ask(t, plainGet("a"))
-		l.world.auth.Set(sandbox.Mood{LatencyMS: 1000})
-		other := l.another(t)
-		defer func() { _ = other.Close() }()
-		if _, err := io.WriteString(other.Conn, plainGet("b")); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if status, body := l.ask(t, plainGet("a")); status != http.StatusServiceUnavailable || !strings.Contains(body, "OVERLOADED") {
-			t.Errorf("%d %s beside another request", status, body)
-		}
-		other.read(t)
-		before := l.seen.Load()
-		if status, body := l.ask(t, plainGet("a")); status != http.StatusOK || l.seen.Load() != before {
-			t.Errorf("%d %s alone", status, body)
 		}
 	})
 }

@@ -16,16 +16,14 @@ type guard struct {
 
 // check returns why r is refused, nil when it is not.
 func (g guard) check(r *http.Request) error {
-	h := r.Header
+	h, framed := r.Header, wellFramed(r)
 	switch {
 	case !g.anyHost && !localHost(r.Host):
 		return &apiError{http.StatusMisdirectedRequest, "MISDIRECTED_HOST", "Host must be localhost, 127.0.0.1 or [::1]"}
 	case h["X-Forwarded-For"] != nil, h["Forwarded"] != nil, h["X-Real-Ip"] != nil:
 		return notAllowed("forwarded requests are refused; ask the sidecar directly")
-	case r.TransferEncoding != nil, r.ContentLength < 0:
-		// Beside a Content-Length, which net/http would drop, it is the shape of request smuggling (RFC 9112,
-		// section 11.2); what is asked here is known beforehand and small.
-		return &apiError{http.StatusBadRequest, codeInvalid, "Transfer-Encoding is refused; send the body with a Content-Length"}
+	case !framed:
+		return errSmuggling
 	case h["Origin"] != nil, !sameSite(h["Sec-Fetch-Site"]):
 		return notAllowed("requests of web pages are refused")
 	}

@@ -1,121 +1,69 @@
 package proxy
 
 import (
-	"encoding/json"
 	"net/http"
-	"unicode/utf8"
+	"token-sidecar/internal/jsonobject"
 )
 
-// parseJSON reads an object of texts and lists of texts (RFC 8259). encoding/json would match names in any case
-// and let the last of repeated fields win; and on the way to a token in memory it would be most of the work.
+// parseJSON reads an object of texts and lists of texts.
 func (f *fields) parseJSON(body string) error {
-	if !utf8.ValidString(body) {
-		return &apiError{http.StatusBadRequest, codeInvalid, "the body is not valid UTF-8"}
-	}
-	broken := &apiError{http.StatusBadRequest, codeInvalid, "the body is no JSON object"}
-	s := scanner{rest: body}
-	if !s.take('{') {
-		return broken
-	}
-	for first := true; !s.take('}'); first = false {
-		if !first && !s.take(',') {
-			return broken
-		}
-		name, ok := s.text()
-		if !ok || !s.take(':') {
-			return broken
-		}
-		if err := f.parseValue(&s, name); err != nil {
+	s := jsonobject.New(body)
+	for s.Next() {
+		if err := f.setJSON(s.Name(), s.Value()); err != nil {
 			return err
 		}
 	}
-	if s.skipSpace(); s.rest != "" {
-		return broken
+	switch {
+	case s.Err() == nil:
+		return nil
+	case s.Name() != "":
+		return invalid(s.Name(), "has a value that is no JSON")
+	default:
+		return &apiError{http.StatusBadRequest, codeInvalid, "the body " + s.Err().Error()}
 	}
-	return nil
 }
 
-func (f *fields) parseValue(s *scanner, name string) error {
-	if name == "extra_scopes" {
-		return f.parseScopes(s)
+func (f *fields) setJSON(name string, value jsonobject.Value) error {
+	text, ok := f.textOf(name, value)
+	_, bit := f.place(name)
+	switch {
+	case bit == seenScopes && (!ok || text != "" || !f.dropIn):
+		return f.setScopes(value)
+	case ok:
+		return f.set(name, text)
+	case bit == 0:
+		return unknownField(name)
+	case f.dropIn:
+		return invalid(name, "is neither a text nor a whole number")
+	default:
+		return invalid(name, "is not a text")
 	}
-	value, ok := s.text()
-	if err := f.set(name, value); err != nil || ok { // an unknown field is told as such, whatever its value
-		return err
-	}
-	return invalid(name, "is not a text")
 }
 
-func (f *fields) parseScopes(s *scanner) error {
-	const name = "extra_scopes"
-	if err := f.once(seenScopes, name); err != nil {
+// textOf returns the text that value stands for. The auth service's own clients send numbers, and null for a field that is
+// not set.
+func (f *fields) textOf(name string, value jsonobject.Value) (text string, ok bool) {
+	if text, ok = value.Text(); ok || !f.dropIn {
+		return text, ok
+	}
+	if value.IsNull() || name == nameSecret {
+		return "", true
+	}
+	return value.Digits()
+}
+
+func (f *fields) setScopes(value jsonobject.Value) error {
+	if err := f.once(seenScopes, nameScopes); err != nil {
 		return err
 	}
-	wrong := invalid(name, "is not a list of texts")
-	if !s.take('[') {
-		return wrong
+	scopes, ok := value.Texts()
+	if !ok {
+		return invalid(nameScopes, "is not a list of texts")
 	}
-	for first := true; !s.take(']'); first = false {
-		if !first && !s.take(',') {
-			return wrong
-		}
-		scope, ok := s.text()
-		if !ok {
-			return wrong
-		}
-		if err := f.set(name, scope); err != nil {
+	for _, scope := range scopes {
+		if err := f.addScope(scope); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// scanner takes JSON apart.
-type scanner struct{ rest string }
-
-// skipSpace is for the most part called where there is none.
-func (s *scanner) skipSpace() {
-	for s.rest != "" && (s.rest[0] == ' ' || s.rest[0] == '\n' || s.rest[0] == '\t' || s.rest[0] == '\r') {
-		s.rest = s.rest[1:]
-	}
-}
-
-// take reads one character of punctuation, if it comes next.
-func (s *scanner) take(c byte) bool {
-	s.skipSpace()
-	if s.rest == "" || s.rest[0] != c {
-		return false
-	}
-	s.rest = s.rest[1:]
-	return true
-}
-
-// text reads a string, if one comes next.
-func (s *scanner) text() (string, bool) {
-	if !s.take('"') {
-		return "", false
-	}
-	escaped := false
-	for i := 0; i < len(s.rest); i++ {
-		switch c := s.rest[i]; {
-		case c == '"':
-			content := s.rest[:i]
-			s.rest = s.rest[i+1:]
-			if escaped {
-				return unescapeJSON(content)
-			}
-			return content, true
-		case c == '\\':
-			escaped = true
-			i++
-		case c < ' ':
-			return "", false
-		}
-	}
-	return "", false
-}
-
-func unescapeJSON(content string) (text string, ok bool) {
-	err := json.Unmarshal([]byte(`"`+content+`"`), &text)
-	return text, err == nil
 }

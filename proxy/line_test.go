@@ -85,14 +85,24 @@ func (l *line) play(script []piece) (said string, ended time.Duration) {
 // ask sends text and reads the answer to it.
 func (l *line) ask(t *testing.T, text string) (status int, body string) {
 	t.Helper()
-	if _, err := io.WriteString(l.Conn, text); err != nil {
-		t.Fatal(err)
-	}
-	return l.read(t)
+	status, _, body = l.answer(t, text)
+	return status, body
 }
 
 func (l *line) read(t *testing.T) (status int, body string) {
 	t.Helper()
+	status, _, body = l.answer(t, "")
+	return status, body
+}
+
+// answer sends text, unless it is empty, and reads the answer.
+func (l *line) answer(t *testing.T, text string) (status int, header http.Header, body string) {
+	t.Helper()
+	if text != "" {
+		if _, err := io.WriteString(l.Conn, text); err != nil {
+			t.Fatal(err)
+		}
+	}
 	res, err := http.ReadResponse(bufio.NewReader(l.Conn), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -103,5 +113,8 @@ func (l *line) read(t *testing.T) (status int, body string) {
 		t.Fatal(err)
 	}
 	synctest.Wait()
-	return res.StatusCode, string(content)
+	if res.Close {
+		res.Header.Set("Connection", "close") // which ReadResponse takes out
+	}
+	return res.StatusCode, res.Header, string(content)
 }

@@ -14,21 +14,22 @@ import (
 // socketMode lets the containers of the pod that share the group in, and nobody else.
 const socketMode = 0o660
 
-// Listen opens addr: host:port, or unix:///path. A socket file that nobody listens on any more is replaced.
-// Errors name the remedy.
+// Listen opens addr: host:port, with localhost for both loopback addresses, or unix:///path. A socket file that nobody
+// listens on any more is replaced. Errors name the remedy.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
-	path, isUnix := strings.CutPrefix(addr, "unix://")
-	network, where := "tcp", addr
-	if isUnix {
-		network, where = "unix", path
+	var listener net.Listener
+	var err error
+	if path, isUnix := strings.CutPrefix(addr, "unix://"); isUnix {
 		if err := removeStale(ctx, path); err != nil {
 			return nil, err
 		}
+		// The socket must not be open to others for a moment either.
+		umask := syscall.Umask(0o777 &^ socketMode)
+		listener, err = (&net.ListenConfig{}).Listen(ctx, "unix", path)
+		syscall.Umask(umask)
+	} else {
+		listener, err = listenTCP(ctx, addr, (&net.ListenConfig{}).Listen)
 	}
-	// The socket must not be open to others for a moment either.
-	umask := syscall.Umask(0o777 &^ socketMode)
-	listener, err := (&net.ListenConfig{}).Listen(ctx, network, where)
-	syscall.Umask(umask)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s is in use by another program; stop that, or choose another address", addr)

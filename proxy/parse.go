@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"io"
 	"mime"
 	"net/http"
@@ -49,28 +50,54 @@ func unescape(s string) (string, error) {
 	return url.QueryUnescape(s)
 }
 
-// parseBody reads the body of r as JSON or a form. Its length is known: the guard refuses Transfer-Encoding.
+// parseBody reads the body of r as JSON or a form.
 func (f *fields) parseBody(r *http.Request) error {
 	if r.URL.RawQuery != "" {
 		return &apiError{http.StatusBadRequest, codeInvalid, "the fields of a POST belong into its body; remove the query"}
 	}
 	kind, err := mediaType(r.Header)
-	switch {
-	case err != nil:
+	if f.dropIn && r.Header["Content-Type"] == nil && r.Header["Content-Encoding"] == nil {
+		kind, err = jsonMedia, nil
+	}
+	if err != nil {
 		return err
-	case r.ContentLength > maxBody:
-		return errBodySize // before it is waited for
 	}
 	buffer, _ := buffers.Get().(*[]byte)
 	defer release(buffer)
-	*buffer = slices.Grow((*buffer)[:0], int(r.ContentLength))[:r.ContentLength]
-	if _, err := io.ReadFull(r.Body, *buffer); err != nil {
+	if err := readBody(r, buffer); err != nil {
+		return err
+	}
+	switch {
+	case kind == jsonMedia:
+		return f.parseJSON(string(*buffer))
+	case bytes.HasPrefix(bytes.TrimLeft(*buffer, " \t\r\n"), []byte("{")):
+		return &apiError{http.StatusBadRequest, codeInvalid, "the body is JSON, but was sent as a form; send Content-Type: application/json"}
+	default:
+		return f.parseQuery(string(*buffer))
+	}
+}
+
+// readBody reads the whole body of r into buffer, in place of what that holds.
+func readBody(r *http.Request, buffer *[]byte) error {
+	if r.ContentLength > maxBody {
+		return errBodySize // before it is waited for
+	}
+	var err error
+	if r.ContentLength >= 0 {
+		*buffer = slices.Grow((*buffer)[:0], int(r.ContentLength))[:r.ContentLength]
+		_, err = io.ReadFull(r.Body, *buffer)
+	} else { // chunked
+		all := bytes.NewBuffer((*buffer)[:0])
+		_, err = all.ReadFrom(io.LimitReader(r.Body, maxBody+1))
+		*buffer = all.Bytes()
+	}
+	switch {
+	case len(*buffer) > maxBody:
+		return errBodySize
+	case err != nil:
 		return &apiError{http.StatusBadRequest, codeInvalid, "the body ended before it was complete"}
 	}
-	if kind == jsonMedia {
-		return f.parseJSON(string(*buffer))
-	}
-	return f.parseQuery(string(*buffer))
+	return nil
 }
 
 const (

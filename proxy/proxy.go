@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,9 @@ type Options struct {
 	CallerToken *secret.File
 	// AnyHost skips the Host check: for a socket file, and where remote callers are allowed.
 	AnyHost bool
-	// MaxConcurrent is how many requests may be in progress.
+	// AllowedTypes are the types that may be asked for. Default: all.
+	AllowedTypes []string
+	// MaxConcurrent is how many requests may wait for Redis or the auth service at once.
 	MaxConcurrent int
 	// Registerer takes the metrics. Default: none.
 	Registerer prometheus.Registerer
@@ -50,7 +53,8 @@ type Handler struct {
 	guard    guard
 	broker   *vend.Broker
 	metrics  *metrics
-	inUse    atomic.Int64
+	inUse    atomic.Int64 // requests that are not answered yet
+	waiting  atomic.Int64 // those of them that wait; see enter
 	stopping atomic.Bool
 }
 
@@ -101,7 +105,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 		h.writeError(w, err)
 		return guarded
 	}
-	t, how, err := h.limited(w, r, now)
+	t, how, err := h.handle(w, r, now)
+	if h.Draining() {
+		w.Header().Set("Connection", "close")
+	}
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		explain(err).write(w) // nobody reads it, but without it net/http would say 200
@@ -118,15 +125,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 	}
 }
 
-// limited does what is asked, as one of MaxConcurrent requests at most. Answers are written outside of it, so that callers who
-// do not read them keep out nobody else.
-func (h *Handler) limited(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
+// handle does what is asked. What it returns is written outside of it, so that callers who do not read are not in progress.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
 	defer h.inUse.Add(-1)
-	if h.inUse.Add(1) > int64(h.opts.MaxConcurrent) {
-		return vend.Token{}, shed, errOverload
-	}
+	h.inUse.Add(1)
 	if h.Draining() {
-		w.Header().Set("Connection", "close")
 		return vend.Token{}, shed, errStopping
 	}
 	return h.route(w, r, now)
@@ -186,18 +189,45 @@ func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (
 	if err != nil {
 		return vend.Token{}, err
 	}
+	fresh := noCache(r.Header) && !f.dropIn // there it is a habit of clients, the documentation's own example has it
+	if !fresh && req.Type != typeSession {
+		if t, ok := h.broker.Known(now, req); ok { //nolint:contextcheck // a renewal outlives the caller
+			return t, nil
+		}
+	}
+	if !h.enter() {
+		return vend.Token{}, errOverload
+	}
+	defer h.leave()
 	if req.Type == typeSession {
 		return h.broker.VendSession(r.Context(), req)
 	}
-	return h.broker.Vend(r.Context(), now, req, noCache(r.Header))
+	return h.broker.Vend(r.Context(), now, req, fresh)
 }
+
+// enter lets one more request wait, unless MAX_CONCURRENT_REQUESTS do already. What memory can answer does not wait, and
+// so is never refused.
+func (h *Handler) enter() bool {
+	if h.waiting.Add(1) > int64(h.opts.MaxConcurrent) {
+		h.waiting.Add(-1)
+		return false
+	}
+	return true
+}
+
+// leave ends what enter began.
+func (h *Handler) leave() { h.waiting.Add(-1) }
 
 // request makes of f what to ask at path.
 func (h *Handler) request(f *fields, path string) (upstream.Request, error) {
-	if f.seen&seenClientID != 0 && f.clientID != h.opts.ClientID {
+	if f.clientID != "" && f.clientID != h.opts.ClientID {
 		return upstream.Request{}, errClientID
 	}
-	return f.token(path)
+	req, err := f.token(path)
+	if err == nil && h.opts.AllowedTypes != nil && !slices.Contains(h.opts.AllowedTypes, req.Type) {
+		err = errTypeNotAllowed
+	}
+	return req, err
 }
 
 func (h *Handler) delete(r *http.Request, f *fields, path string) error {
@@ -215,6 +245,10 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 	if err != nil {
 		return err
 	}
+	if !h.enter() {
+		return errOverload
+	}
+	defer h.leave()
 	h.broker.Forget(r.Context(), req, hash)
 	return nil
 }

@@ -8,6 +8,12 @@ import (
 	"unicode/utf8"
 )
 
+// The fields that are not like the others.
+const (
+	nameScopes = "extra_scopes"  // a list
+	nameSecret = "client_secret" // ignored, whatever it holds: the sidecar's own is sent instead
+)
+
 // maxField bounds the value of each field, in bytes.
 const maxField = 256
 
@@ -25,7 +31,7 @@ type fields struct {
 
 	scopes []string
 	seen   uint8
-	// dropIn allows the fields that only the auth service's own calls have.
+	// dropIn is for the auth service's own calls, whose clients send more fields, leave them empty, or have no use for them.
 	dropIn bool
 }
 
@@ -38,32 +44,56 @@ const (
 	seenClientSecret
 )
 
+// place returns where the text of a field is kept, nil if nowhere, and the bit that stands for it, 0 for an unknown name.
+func (f *fields) place(name string) (text *string, bit uint8) {
+	switch {
+	case name == "client_user_id":
+		return &f.userID, seenUser
+	case name == "type":
+		return &f.tokenType, seenType
+	case name == "client_user_email":
+		return &f.email, seenEmail
+	case name == nameScopes:
+		return nil, seenScopes
+	case name == "client_id" && f.dropIn:
+		return &f.clientID, seenClientID
+	case name == nameSecret && f.dropIn:
+		return nil, seenClientSecret
+	default:
+		return nil, 0
+	}
+}
+
 // set takes one field that is a text.
 func (f *fields) set(name, value string) error {
+	text, bit := f.place(name)
+	notSent := f.dropIn && value == ""
+	switch {
+	case bit == 0 && notSent:
+		return nil
+	case bit == 0:
+		return unknownField(name)
+	case bit == seenScopes && notSent:
+		return nil
+	case bit == seenScopes:
+		return f.addScope(value)
+	}
+	if err := f.once(bit, name); err != nil || text == nil {
+		return err
+	}
 	if problem := checkText(value); problem != "" {
 		return invalid(name, problem)
 	}
-	switch {
-	case name == "client_user_id":
-		f.userID = value
-		return f.once(seenUser, name)
-	case name == "type":
-		f.tokenType = value
-		return f.once(seenType, name)
-	case name == "client_user_email":
-		f.email = value
-		return f.once(seenEmail, name)
-	case name == "client_id" && f.dropIn:
-		f.clientID = value
-		return f.once(seenClientID, name)
-	case name == "client_secret" && f.dropIn:
-		return f.once(seenClientSecret, name) // the sidecar's own is sent instead
-	case name == "extra_scopes":
-		f.scopes = append(f.scopes, value)
-		return nil
-	default:
-		return unknownField(name)
+	*text = value
+	return nil
+}
+
+func (f *fields) addScope(value string) error {
+	if problem := checkText(value); problem != "" {
+		return invalid(nameScopes, problem)
 	}
+	f.scopes = append(f.scopes, value)
+	return nil
 }
 
 func (f *fields) once(bit uint8, name string) error {
@@ -90,12 +120,16 @@ func checkText(value string) string {
 // token checks f and makes of it the request for the auth service.
 func (f *fields) token(path string) (upstream.Request, error) {
 	kind := f.tokenType
-	switch kind {
-	case "":
-		if f.seen&seenType != 0 {
-			return upstream.Request{}, invalid("type", "is empty; leave it out or name one")
-		}
+	switch {
+	case kind != "":
+	case f.seen&seenType != 0 && !f.dropIn:
+		return upstream.Request{}, invalid("type", "is empty; leave it out or name one")
+	case path == upstream.AdminPath && f.seen&seenUser == 0 && !f.dropIn:
+		kind = typeClient
+	default:
 		kind = typeAccess
+	}
+	switch kind {
 	case typeAccess, "id", "id_token", typeSession:
 	case typeClient:
 		path = upstream.AdminPath
@@ -105,17 +139,17 @@ func (f *fields) token(path string) (upstream.Request, error) {
 	switch {
 	case f.userID == "" && kind != typeClient:
 		return upstream.Request{}, invalid("client_user_id", "is missing or empty; name the user whose token is wanted")
-	case kind != typeSession && f.seen&seenEmail != 0:
+	case kind != typeSession && f.seen&seenEmail != 0 && !f.dropIn:
 		return upstream.Request{}, invalid("client_user_email", "goes with type session only")
 	case slices.Contains(f.scopes, ""):
-		return upstream.Request{}, invalid("extra_scopes", "holds an empty text")
+		return upstream.Request{}, invalid(nameScopes, "holds an empty text")
 	}
 	if len(f.scopes) > 1 {
 		slices.Sort(f.scopes)
 		f.scopes = slices.Compact(f.scopes)
 	}
 	req := upstream.Request{Path: path, Type: kind, UserID: secret.Hide(f.userID), Scopes: f.scopes}
-	if f.email != "" {
+	if kind == typeSession && f.email != "" {
 		req.Email = secret.Hide(f.email)
 	}
 	return req, nil

@@ -13,7 +13,7 @@ type responder struct{ *Handler }
 
 // Respond implements [fastpath.Responder].
 func (h responder) Respond(r fastpath.Request, a *fastpath.Answer) bool {
-	if h.Draining() || h.InProgress() >= h.opts.MaxConcurrent || !h.guard.admits(r.Host, r.Authorization) {
+	if h.Draining() || !h.guard.admits(r.Host, r.Authorization) {
 		return false
 	}
 	t, ok := h.known(&r)

@@ -86,8 +86,9 @@ func oddRequests() *rapid.Generator[string] {
 			target = "/token"
 		}
 		var lines []string
+		chunked := false
 		for range rapid.IntRange(1, 2).Draw(t, "changes") {
-			switch rapid.IntRange(0, 9).Draw(t, "change") {
+			switch rapid.IntRange(0, 10).Draw(t, "change") {
 			case 0:
 				method = rapid.SampledFrom([]string{"DELETE", "HEAD", "PATCH", "GET", "POST"}).Draw(t, "other method")
 			case 1:
@@ -102,6 +103,8 @@ func oddRequests() *rapid.Generator[string] {
 				end = "\n"
 			case 6:
 				kind = rapid.SampledFrom([]string{asForm, "text/plain", asJSON + "; charset=utf-8", ""}).Draw(t, "other kind")
+			case 7:
+				chunked = true
 			default:
 				lines = append(lines, rapid.SampledFrom(linesOfHeads).Draw(t, "line"))
 			}
@@ -113,7 +116,10 @@ func oddRequests() *rapid.Generator[string] {
 		if kind != "" {
 			head = append(head, "Content-Type: "+kind)
 		}
-		if body != "" {
+		switch {
+		case chunked:
+			head, body = append(head, "Transfer-Encoding: chunked"), chunks(body, rapid.IntRange(1, 5000).Draw(t, "chunk"))
+		case body != "":
 			head = append(head, fmt.Sprint("Content-Length: ", len(body)))
 		}
 		return strings.Join(head, end) + end + end + body
@@ -134,10 +140,12 @@ func scripts() *rapid.Generator[[]piece] {
 		for range rapid.IntRange(1, 5).Draw(t, "times") {
 			wait := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, 503 * time.Millisecond, 503 * time.Millisecond, 1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond}).Draw(t, "wait")
 			text := plainGet("a")
-			switch rapid.IntRange(0, 5).Draw(t, "kind") {
+			switch rapid.IntRange(0, 6).Draw(t, "kind") {
 			case 0:
 			case 1:
 				text = plainPost(user)
+			case 2:
+				text = chunkedPost("/token", chunks(`{"client_user_id":"a"}`, 9), "Authorization: Bearer the-right-one", "Content-Type: application/json")
 			default:
 				text = oddRequests().Draw(t, "odd")
 			}

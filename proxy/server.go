@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 	"token-sidecar/proxy/fastpath"
 )
@@ -26,6 +27,7 @@ type Server struct {
 	handler *Handler
 	http    *http.Server
 	fast    *fastpath.Path // nil: there is none
+	open    atomic.Int64   // connections
 }
 
 // NewServer returns a server that listens nowhere yet.
@@ -43,10 +45,17 @@ func NewServer(o ServerOptions) *Server {
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               16 << 10,
 		DisableGeneralOptionsHandler: true,
+		ConnContext:                  withConn,
 		ErrorLog:                     slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}}
 	if !o.NoFastPath && o.Outer == http.Handler(o.Handler) {
 		s.fast = fastpath.New(s.http, responder{o.Handler})
+		follow := s.http.ConnState
+		s.http.ConnState = func(conn net.Conn, state http.ConnState) {
+			if framed, ok := conn.(*framedConn); ok {
+				follow(framed.Conn, state) // the one that the fast path made
+			}
+		}
 	}
 	return s
 }
@@ -59,16 +68,22 @@ func (s *Server) Serve(listener net.Listener) error {
 	if s.fast != nil {
 		listener = s.fast.Listener(listener)
 	}
-	return s.http.Serve(listener)
+	return s.http.Serve(framedListener{listener, &s.open})
 }
 
+// farewell is how long callers who keep their connections are told to leave them, before these are closed.
+const farewell = 500 * time.Millisecond
+
 // Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
-// answered, within the limit of ctx; then the listener closes. The error is that of ctx if an answer was cut off.
+// answered, within the limit of ctx; every answer says that its connection ends, so that busy callers see no reset; then
+// the listener closes. The error is that of ctx if an answer was cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.handler.Drain()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for s.inProgress() && ctx.Err() == nil {
+	told, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	for ctx.Err() == nil && (s.inProgress() || s.open.Load() > 0 && told.Err() == nil) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -1,7 +1,9 @@
 package test
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -149,6 +151,101 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	s.Signal(syscall.SIGTERM)
 	if code := s.Wait(); code == 0 {
 		t.Error("exit code 0 though a request was cut off")
+	}
+}
+
+// TestBusyCallersAtTheEnd: with SHUTDOWN_DELAY everything is served for a while; then whoever goes on asking on a connection
+// that is kept is told SHUTTING_DOWN, and meets no reset.
+func TestBusyCallersAtTheEnd(t *testing.T) {
+	for name, environ := range map[string][]string{"no delay": nil, "delay": {"SHUTDOWN_DELAY=1s"}} {
+		t.Run(name, func(t *testing.T) {
+			auth := testbed.StartAuth(t)
+			s := testbed.StartSidecar(t, auth.Environ(environ...)...)
+			var served, leaving atomic.Int64 // before the signal, and while it leaves
+			var callers sync.WaitGroup
+			for i := range 8 {
+				callers.Go(func() {
+					for {
+						r := s.Get(fmt.Sprint("user-", i))
+						if r.Status == 200 {
+							served.Add(1)
+							continue
+						}
+						if r.Status != 503 || r.ErrorCode != "SHUTTING_DOWN" || r.Err != nil {
+							t.Errorf("a busy caller got %d, %v: %s", r.Status, r.Err, r.Body)
+						}
+						return
+					}
+				})
+			}
+			testbed.Until(t, "callers are busy", func() bool { return served.Load() > 500 })
+			s.Signal(syscall.SIGTERM)
+			if environ != nil {
+				testbed.Until(t, "it is not ready", func() bool {
+					status, _ := s.Fetch("http://" + s.Admin + "/readyz")
+					return status == 503
+				})
+				leaving.Store(served.Load())
+				mustGet(t, s, "somebody new")
+			}
+			callers.Wait()
+			if more := served.Load() - leaving.Load(); environ != nil && more < 100 {
+				t.Errorf("%d requests were served while it was not ready", more)
+			}
+			if code := s.Wait(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+		})
+	}
+}
+
+func TestASecondSignalEndsTheDelay(t *testing.T) {
+	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("SHUTDOWN_DELAY=1h")...)
+	s.Signal(syscall.SIGTERM)
+	testbed.Until(t, "it is leaving", func() bool { return strings.Contains(s.Log(), "leaving") })
+	mustGet(t, s, "alice")
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code == 0 {
+		t.Error("exit code 0 though it was ended")
+	}
+}
+
+// TestLocalhost: some clients reach it by IPv4, some by IPv6, and so do the tools.
+func TestLocalhost(t *testing.T) {
+	auth := testbed.StartAuth(t)
+	_, port, _ := net.SplitHostPort(testbed.FreeAddr(t))
+	_, adminPort, _ := net.SplitHostPort(testbed.FreeAddr(t))
+	at := []string{"LISTEN_ADDR=localhost:" + port, "ADMIN_ADDR=localhost:" + adminPort}
+	s := testbed.LaunchSidecar(t, auth.Environ(at...)...)
+	testbed.Until(t, "it is ready", func() bool {
+		_, _, code := tool(t, at, "healthcheck")
+		return code == 0
+	})
+	hosts := []string{"127.0.0.1"}
+	if conn, err := net.Dial("tcp", net.JoinHostPort("::1", port)); err == nil {
+		_ = conn.Close()
+		hosts = append(hosts, "[::1]")
+	} else if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT) {
+		t.Error(err)
+	}
+	for _, host := range hosts {
+		if status, body := s.Fetch("http://" + host + ":" + port + "/token?client_user_id=alice"); status != 200 {
+			t.Errorf("%s: %d %s", host, status, body)
+		}
+		if status, body := s.Fetch("http://" + host + ":" + adminPort + "/livez"); status != 200 {
+			t.Errorf("%s: %d %s", host, status, body)
+		}
+	}
+	if out, _, code := tool(t, at, "get", "--user", "alice"); code != 0 {
+		t.Error(out)
+	}
+}
+
+// TestRemoteCallersAreNoReasonToTakeAnyHost on loopback, where nothing else would keep a web page out.
+func TestRemoteCallersAreNoReasonToTakeAnyHost(t *testing.T) {
+	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("ALLOW_REMOTE_CALLERS=true")...)
+	if status, body := attack(t, s.Addr, 1, "GET /token?client_user_id=alice HTTP/1.1\r\nHost: evil.example\r\n\r\n"); status != 421 {
+		t.Errorf("%d %s", status, body)
 	}
 }
 

@@ -2,13 +2,13 @@ package upstream
 
 import (
 	"bytes"
-	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"token-sidecar/internal/jsonobject"
 	"token-sidecar/internal/secret"
 )
 
@@ -47,36 +47,36 @@ var (
 func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
 	answer := &Answer{Body: secret.Hide(bytes.Clone(body)), Sent: sent} // without the room that reading left: it is kept for a day
 	seen := make(map[string]bool)
-	err := eachField(body, func(name string, start int, raw []byte) string {
+	problem := eachField(body, func(name string, value jsonobject.Value) string {
 		if seen[name] {
 			return "a field is repeated"
 		}
 		seen[name] = true
 		switch {
-		case string(raw) == "null":
+		case value.IsNull():
 			seen[name] = false
 		case slices.Contains(tokenFields, name):
-			token, ok := text(raw)
-			if !ok || token == "" {
+			token, _ := value.Text()
+			if token == "" {
 				return name + " is no text or empty"
 			}
 			answer.Tokens = append(answer.Tokens, secret.Hide(token))
 		case slices.Contains(lifetimeFields, name):
-			life, problem := parseLifetime(raw, start)
+			life, problem := parseLifetime(value)
 			if problem != "" {
 				return name + " " + problem
 			}
 			answer.Lifetimes = append(answer.Lifetimes, life)
 		case name == "refresh_token":
-			token, _ := text(raw)
+			token, _ := value.Text()
 			answer.RefreshToken = secret.Hide(token)
 		}
 		return ""
 	})
 	needsExpiresIn := seen["access_token"] || seen["session_token"] || seen["client_token"]
 	switch {
-	case err != "":
-		return nil, badResponse(status, err)
+	case problem != "":
+		return nil, badResponse(status, problem)
 	case len(answer.Tokens) == 0:
 		return nil, badResponse(status, "no token in it")
 	case len(answer.Lifetimes) == 0, needsExpiresIn && !seen["expires_in"]:
@@ -85,42 +85,24 @@ func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
 	return answer, nil
 }
 
-// eachField calls visit for each member of the JSON object in body, with the place of its value. It stops at
-// the first problem that visit returns, and returns it.
-func eachField(body []byte, visit func(name string, start int, raw []byte) string) string {
-	if !json.Valid(body) {
-		return "it is no complete JSON"
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return "it is no JSON object"
-	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return "it is no JSON object"
-		}
-		name, _ := key.(string)
-		var raw json.RawMessage
-		if err := dec.Decode(&raw); err != nil {
-			return "it is no JSON object"
-		}
-		if problem := visit(name, int(dec.InputOffset())-len(raw), raw); problem != "" {
+// eachField calls visit for each member of the JSON object in body. It stops at the first problem that visit returns, and
+// returns it.
+func eachField(body []byte, visit func(name string, value jsonobject.Value) string) string {
+	s := jsonobject.New(string(body))
+	for s.Next() {
+		if problem := visit(s.Name(), s.Value()); problem != "" {
 			return problem
 		}
+	}
+	if s.Err() != nil {
+		return "it " + s.Err().Error()
 	}
 	return ""
 }
 
-func text(raw []byte) (string, bool) {
-	var s string
-	err := json.Unmarshal(raw, &s)
-	return s, err == nil
-}
-
 // parseLifetime reads a number or a numeric string of seconds.
-func parseLifetime(raw []byte, start int) (Lifetime, string) {
-	digits := string(raw)
+func parseLifetime(value jsonobject.Value) (Lifetime, string) {
+	digits, start := value.Raw, value.Start
 	if quoted, ok := strings.CutPrefix(digits, `"`); ok {
 		digits = strings.TrimSuffix(quoted, `"`)
 		start++
@@ -145,13 +127,14 @@ func parseLifetime(raw []byte, start int) (Lifetime, string) {
 // parseRefusal reads the body of a definitive refusal: errorCode, if it has one, tells what was refused.
 func parseRefusal(status int, header http.Header, body []byte) *Error {
 	e := &Error{Kind: Refused, Status: status, final: true}
-	if eachField(body, func(name string, _ int, raw []byte) string {
+	code := ""
+	if eachField(body, func(name string, value jsonobject.Value) string {
 		if name == "errorCode" {
-			e.Code, _ = text(raw)
+			code, _ = value.Text()
 		}
 		return ""
 	}) == "" {
-		e.Body = secret.Hide(body)
+		e.Body, e.Code = secret.Hide(body), code
 	}
 	e.RequestID = requestID(header, body)
 	switch {
@@ -168,9 +151,9 @@ func parseRefusal(status int, header http.Header, body []byte) *Error {
 func requestID(header http.Header, body []byte) string {
 	id := header.Get("X-Humanapi-Request-Id")
 	if id == "" {
-		eachField(body, func(name string, _ int, raw []byte) string {
+		eachField(body, func(name string, value jsonobject.Value) string {
 			if strings.EqualFold(name, "x-humanapi-request-id") {
-				id, _ = text(raw)
+				id, _ = value.Text()
 			}
 			return ""
 		})

@@ -44,6 +44,7 @@ func TestAnswers(t *testing.T) {
 		"repeated":                      {`{"access_token":"x","access_token":"y","expires_in":60}`, 0, "", ""},
 		"list":                          {`[{"access_token":"x","expires_in":60}]`, 0, "", ""},
 		"trailing":                      {`{"access_token":"x","expires_in":60} x`, 0, "", ""},
+		"raw bytes":                     {"{\"access_token\":\"x\",\"expires_in\":60,\"a\":\"\xff\"}", 0, "", ""},
 		"cut":                           {`{"access_token":"x","expires_in":60`, 0, "", ""},
 		"empty":                         {``, 0, "", ""},
 		"html":                          {`<html>`, 0, "", ""},
@@ -109,6 +110,7 @@ func TestRefusals(t *testing.T) {
 		"unnamed 403":            {403, `{"message":"m"}`, Refused, ""},
 		"no JSON":                {404, `<html>`, Refused, ""},
 		"nothing":                {400, ``, Refused, ""},
+		"cut short":              {400, `{"errorCode":"INVALID_CLIENT_ID","message":"m`, Refused, ""},
 		"code of another type":   {400, `{"errorCode":7}`, Refused, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

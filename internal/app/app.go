@@ -103,5 +103,7 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 	status.started.Store(true)
 	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr),
 		slog.Bool("fast_path", servers.tokens.HasFastPath()))
-	return servers.run(ctx, s.ShutdownTimeout, log)
+	return servers.run(ctx, patience{
+		delay: s.ShutdownDelay, limit: s.ShutdownTimeout, begin: func() { status.leaving.Store(true) },
+	}, log)
 }

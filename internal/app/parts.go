@@ -146,7 +146,7 @@ func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 	})
 	return proxy.New(proxy.Options{
 		Broker: broker, ClientID: s.ClientID, Path: s.TokenPath(),
-		CallerToken: p.files.callerToken, AnyHost: s.AllowRemoteCallers || s.ListensOnSocket(),
+		CallerToken: p.files.callerToken, AnyHost: s.TakesAnyHost(), AllowedTypes: s.AllowedTypes,
 		MaxConcurrent: s.MaxConcurrentRequests, Registerer: o.Registerer, Log: o.Log,
 	})
 }

@@ -46,15 +46,23 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 	return v, nil
 }
 
+// patience is how the end is put off.
+type patience struct {
+	delay time.Duration // everything is served
+	limit time.Duration // then, what is in progress is answered
+	begin func()        // called before delay
+}
+
 // run waits for ctx to end, or a listener to fail, and drains.
-func (v *servers) run(ctx context.Context, patience time.Duration, log *slog.Logger) error {
+func (v *servers) run(ctx context.Context, end patience, log *slog.Logger) error {
 	var failure error
 	select {
 	case <-ctx.Done():
-		log.Info("draining: requests in progress are answered, new ones refused")
+		failure = v.stay(end, log)
 	case failure = <-v.failed:
 	}
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	log.Info("draining: requests in progress are answered, new ones refused")
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), end.limit)
 	defer cancel()
 	if err := v.tokens.Shutdown(limit); err != nil {
 		log.Warn("requests were cut off: they took longer than SHUTDOWN_TIMEOUT")
@@ -63,4 +71,21 @@ func (v *servers) run(ctx context.Context, patience time.Duration, log *slog.Log
 	_ = v.admin.Close()
 	log.Info("stopped")
 	return failure
+}
+
+// stay goes on serving for a while: the app may be draining at the same time.
+func (v *servers) stay(end patience, log *slog.Logger) error {
+	end.begin()
+	if end.delay <= 0 {
+		return nil
+	}
+	log.Info("leaving: everything is served until SHUTDOWN_DELAY has passed", slog.Duration("delay", end.delay))
+	timer := time.NewTimer(end.delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case err := <-v.failed:
+		return err
+	}
 }

@@ -21,13 +21,14 @@ type status struct {
 	history  *admin.History
 	begun    time.Time
 	started  atomic.Bool
+	leaving  atomic.Bool // SHUTDOWN_DELAY has begun
 }
 
 func newStatus(s settings.Settings, p *Parts) *status {
 	return &status{settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens, history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now()}
 }
 
-func (s *status) ready() bool { return s.started.Load() && !s.handler.Draining() }
+func (s *status) ready() bool { return s.started.Load() && !s.leaving.Load() && !s.handler.Draining() }
 
 func (s *status) get() admin.Status {
 	auth, cached := s.source.State(), s.tokens.State()

@@ -150,13 +150,13 @@ func clientFor(addr string) *http.Client {
 	}
 }
 
-// dialable is addr as it can be dialled: a listener on all addresses is reached by loopback.
+// dialable is addr as it can be dialled: a listener on all addresses, or on both of loopback, is reached by IPv4.
 func dialable(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return addr
 	}
-	if slices.Contains([]string{"", "0.0.0.0", "::"}, host) {
+	if slices.Contains([]string{"", "0.0.0.0", "::", "localhost"}, strings.ToLower(host)) {
 		host = "127.0.0.1"
 	}
 	return net.JoinHostPort(host, port)

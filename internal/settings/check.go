@@ -33,9 +33,12 @@ func (s Settings) mistakes() []error {
 	c.authURL(s.AuthURL)
 	c.oneOf("HUMANAPI_PRODUCT", s.Product, "connect", "hip")
 	c.errs = append(c.errs, s.addressMistakes()...)
-	if remote := !strings.HasPrefix(s.ListenAddr, "unix://") && !loopback(s.ListenAddr); remote {
+	if s.ListensBeyondLoopback() {
 		c.check(s.AllowRemoteCallers && s.CallerTokenFile != "", "LISTEN_ADDR",
-			"reaches beyond loopback; keep 127.0.0.1, or set ALLOW_REMOTE_CALLERS=true and CALLER_TOKEN_FILE")
+			"reaches beyond loopback; keep localhost, or set ALLOW_REMOTE_CALLERS=true and CALLER_TOKEN_FILE")
+	}
+	for _, kind := range s.AllowedTypes {
+		c.oneOf("ALLOWED_TYPES", kind, "access", "client", "id", "id_token", "session")
 	}
 	s.redisMistakes(&c)
 
@@ -58,6 +61,7 @@ func (s Settings) mistakes() []error {
 		"needs ENCRYPTION_KEYS_FILE: keys derived from the client secret would lose the tokens when it rotates")
 	c.check(!s.KeepRefreshTokens || s.RedisURL.Reveal() != "", "KEEP_REFRESH_TOKENS", "needs REDIS_URL to keep them in")
 	c.oneOf("LOG_FORMAT", s.LogFormat, "json", "text")
+	c.check(s.ShutdownDelay >= 0, "SHUTDOWN_DELAY", "is negative; 0s refuses new requests at once")
 	c.check(s.ShutdownTimeout >= 0, "SHUTDOWN_TIMEOUT", "is negative; 0s does not wait")
 	for name, path := range map[string]string{
 		"HUMANAPI_CLIENT_SECRET_FILE": s.ClientSecretFile, "HUMANAPI_CA_FILE": s.CAFile,

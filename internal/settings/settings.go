@@ -27,10 +27,12 @@ type Settings struct {
 	CAFile           string      `env:"HUMANAPI_CA_FILE" doc:"PEM certificates to trust for the auth service instead of the system's, read again when they change"`
 	Product          string      `env:"HUMANAPI_PRODUCT" envDefault:"connect" doc:"where /token asks: connect or hip"`
 
-	ListenAddr         string `env:"LISTEN_ADDR" envDefault:"127.0.0.1:8080" doc:"where callers ask: host:port on loopback, or unix:///path"`
+	ListenAddr         string `env:"LISTEN_ADDR" envDefault:"localhost:8080" doc:"where callers ask: host:port, localhost being both loopback addresses, or unix:///path"`
 	AdminAddr          string `env:"ADMIN_ADDR" envDefault:":8081" doc:"probes, metrics and status page; never a token"`
-	AllowRemoteCallers bool   `env:"ALLOW_REMOTE_CALLERS" envDefault:"false" doc:"lets LISTEN_ADDR leave loopback; needs CALLER_TOKEN_FILE"`
+	AllowRemoteCallers bool   `env:"ALLOW_REMOTE_CALLERS" envDefault:"false" doc:"lets LISTEN_ADDR reach beyond loopback; needs CALLER_TOKEN_FILE"`
 	CallerTokenFile    string `env:"CALLER_TOKEN_FILE" doc:"file with the bearer token that callers must send"`
+
+	AllowedTypes []string `env:"ALLOWED_TYPES" envDefault:"access,client,id,id_token,session" doc:"types of token that callers may ask for"`
 
 	RedisURL          secret.Text   `env:"REDIS_URL" doc:"redis:// or rediss://; empty keeps tokens in memory only"`
 	RedisMode         string        `env:"REDIS_MODE" envDefault:"single" doc:"single, cluster or sentinel"`
@@ -51,13 +53,14 @@ type Settings struct {
 	BreakerOpenFor         time.Duration `env:"BREAKER_OPEN_FOR" envDefault:"30s" doc:"how long the breaker stays open before a trial call"`
 	NegativeTTL            time.Duration `env:"NEGATIVE_TTL" envDefault:"10s" doc:"how long a refusal is remembered; 0 turns it off"`
 
-	MaxConcurrentRequests int           `env:"MAX_CONCURRENT_REQUESTS" envDefault:"4096" doc:"requests in progress at most; above it callers get 503 OVERLOADED"`
+	MaxConcurrentRequests int           `env:"MAX_CONCURRENT_REQUESTS" envDefault:"4096" doc:"requests that wait for Redis or the auth service at most; above it callers get 503 OVERLOADED"`
 	FastPath              bool          `env:"FAST_PATH" envDefault:"true" doc:"answers plain requests for tokens in memory below net/http; false: net/http alone"`
 	EncryptionKeysFile    string        `env:"ENCRYPTION_KEYS_FILE" doc:"base64 32-byte keys, one a line: the first seals, all open; empty: derived from the client secret"`
 	KeepRefreshTokens     bool          `env:"KEEP_REFRESH_TOKENS" envDefault:"false" doc:"keep the newest refresh_token of each user in Redis; needs ENCRYPTION_KEYS_FILE"`
 	LogLevel              slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 	LogFormat             string        `env:"LOG_FORMAT" envDefault:"json" doc:"json or text"`
-	ShutdownTimeout       time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"15s" doc:"how long requests in flight may take after SIGTERM"`
+	ShutdownTimeout       time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"15s" doc:"how long requests in progress may take after SIGTERM and SHUTDOWN_DELAY"`
+	ShutdownDelay         time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" doc:"how long everything is still served after SIGTERM, with /readyz 503"`
 }
 
 // Load reads the settings from environ, which has the form of [os.Environ], and checks them. An empty value
@@ -84,6 +87,9 @@ func load(environ []string, check func(Settings) []error) (Settings, error) {
 			reflect.TypeFor[slog.Level]():  func(v string) (any, error) { return parseLevel(v) },
 		},
 	})
+	for i, kind := range s.AllowedTypes {
+		s.AllowedTypes[i] = strings.TrimSpace(kind)
+	}
 	mistakes, unread := parseMistakes(err)
 	// A setting that could not be read holds its zero value; what the check says of it would mislead.
 	for _, m := range check(s) {
@@ -177,6 +183,8 @@ func show(v any) string {
 		return v.String()
 	case slog.Level:
 		return strings.ToLower(v.String())
+	case []string:
+		return strings.Join(v, ",")
 	default:
 		return fmt.Sprint(v)
 	}
@@ -209,3 +217,14 @@ func (s Settings) TokenPath() string {
 
 // ListensOnSocket reports whether LISTEN_ADDR is a unix socket.
 func (s Settings) ListensOnSocket() bool { return strings.HasPrefix(s.ListenAddr, "unix://") }
+
+// ListensBeyondLoopback reports whether LISTEN_ADDR can be reached from outside the pod.
+func (s Settings) ListensBeyondLoopback() bool {
+	return !s.ListensOnSocket() && !loopback(s.ListenAddr)
+}
+
+// TakesAnyHost reports whether callers may name any Host: by a socket file there is none to check, and beyond loopback, where
+// they come by other names, a caller token keeps strangers out in its place.
+func (s Settings) TakesAnyHost() bool {
+	return s.ListensOnSocket() || s.ListensBeyondLoopback() && s.AllowRemoteCallers && s.CallerTokenFile != ""
+}

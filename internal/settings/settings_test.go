@@ -20,11 +20,13 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "127.0.0.1:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
+	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "localhost:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
 		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
 		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 ||
 		s.UpstreamMaxConcurrent != 64 || s.UpstreamCallsPerMinute != 0 || s.BreakerFailures != 5 ||
-		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 || s.ShutdownTimeout != 15*time.Second || !s.FastPath {
+		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 ||
+		s.ShutdownTimeout != 15*time.Second || s.ShutdownDelay != 0 || !s.FastPath ||
+		strings.Join(s.AllowedTypes, " ") != "access client id id_token session" {
 		t.Errorf("%+v", s)
 	}
 }
@@ -42,6 +44,7 @@ func TestMistakes(t *testing.T) {
 		"UPSTREAM_MAX_CONCURRENT=0", "UPSTREAM_MAX_CONCURRENT=-1", "UPSTREAM_CALLS_PER_MINUTE=-1", "UPSTREAM_CALLS_PER_MINUTE=1.5",
 		"BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
 		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "FAST_PATH=maybe", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
+		"SHUTDOWN_DELAY=-1s", "SHUTDOWN_DELAY=5", "ALLOWED_TYPES=access,refresh", "ALLOWED_TYPES=Access", "ALLOWED_TYPES=access,",
 		"CALLER_TOKEN_FILE=/no/such/file", "HUMANAPI_CA_FILE=/no/such/file", "ENCRYPTION_KEYS_FILE=/no/such/file",
 	} {
 		t.Run(c, func(t *testing.T) {
@@ -74,6 +77,8 @@ func TestAccepted(t *testing.T) {
 		"no fast path":   {"FAST_PATH=false"},
 		"unknown names":  {"PATH=/bin", "TOKEN=x"},
 		"long limits":    {"UPSTREAM_TIMEOUT=200s", "REDIS_TIMEOUT=2s"},
+		"one type":       {"ALLOWED_TYPES=client"},
+		"with spaces":    {"ALLOWED_TYPES=access, client"},
 	} {
 		s, err := Load(append(append([]string{}, enough...), environ...))
 		if err != nil {
@@ -116,5 +121,33 @@ func TestOpenSecret(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gone")
 	if _, err := (Settings{ClientSecretFile: path}).OpenSecret(nil); err == nil {
 		t.Error("a missing file was taken")
+	}
+}
+
+// TestWhereAnyHostIsTaken: only where the check would keep out those who are let in by another one.
+func TestWhereAnyHostIsTaken(t *testing.T) {
+	token := "CALLER_TOKEN_FILE=" + testbed.WriteFile(t, "token", "t")
+	const allow = "ALLOW_REMOTE_CALLERS=true"
+	for _, c := range []struct {
+		want    bool
+		environ []string
+	}{
+		{false, nil},
+		{false, []string{allow}},
+		{false, []string{allow, token}},
+		{false, []string{allow, token, "LISTEN_ADDR=127.0.0.1:8080"}},
+		{false, []string{allow, token, "LISTEN_ADDR=[::1]:8080"}},
+		{false, []string{token}},
+		{true, []string{allow, token, "LISTEN_ADDR=0.0.0.0:8080"}},
+		{true, []string{allow, token, "LISTEN_ADDR=:8080"}},
+		{true, []string{"LISTEN_ADDR=unix:///run/token.sock"}},
+	} {
+		s, err := Load(append(append([]string{}, enough...), c.environ...))
+		if err != nil || s.TakesAnyHost() != c.want {
+			t.Errorf("%q: %v, %v", c.environ, s.TakesAnyHost(), err)
+		}
+	}
+	if (Settings{ListenAddr: "0.0.0.0:8080", AllowRemoteCallers: true}).TakesAnyHost() {
+		t.Error("without a caller token")
 	}
 }

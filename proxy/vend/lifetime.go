@@ -35,7 +35,7 @@ func (l Lifetimes) renewable(e *cache.Entry, now time.Time) bool {
 	return l.lead(e.Life) > 0 && e.Age(now) >= l.renewFrom(e)
 }
 
-// SecondsLeft is what is left of life at that age, in whole seconds.
+// SecondsLeft is what is left of life at that age, in whole seconds. It is never below 1: clients read 0 as "for ever".
 func SecondsLeft(life, age time.Duration) int64 {
-	return int64(max(0, life-age) / time.Second)
+	return int64(max(time.Second, life-age) / time.Second)
 }

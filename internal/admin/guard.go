@@ -1,0 +1,73 @@
+package admin
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// maxConns is how many connections there can be. What the admin port takes for each is then no loss to callers.
+const maxConns = 64
+
+// maxHeader bounds the head of a request to 8 KiB, with the 4 that net/http adds.
+const maxHeader = 4 << 10
+
+// guard refuses what no probe, scraper or operator sends: what is asked under another name than an address (DNS rebinding),
+// and by other web pages.
+func guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !isAddress(r.Host):
+			say(w, http.StatusMisdirectedRequest, "Host must be an IP address or localhost")
+		case r.Header["Origin"] != nil, slices.Contains(r.Header["Sec-Fetch-Site"], "cross-site"):
+			say(w, http.StatusForbidden, "requests of other web pages are refused")
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// isAddress reports whether host, with or without a port, is an IP address or localhost.
+func isAddress(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	}
+	_, err = netip.ParseAddr(name)
+	return err == nil || strings.EqualFold(name, "localhost")
+}
+
+// A limiter ends the connection on which nothing has happened for the longest when there are more than maxConns. To let the
+// new one wait instead would have a flood keep probes out, and the pod restarted.
+type limiter struct {
+	mu sync.Mutex
+	// conns are the open ones, that of the latest change last.
+	conns []net.Conn
+}
+
+// follow is the server's [http.Server.ConnState].
+func (l *limiter) follow(conn net.Conn, state http.ConnState) {
+	if oldest := l.move(conn, state); oldest != nil {
+		_ = oldest.Close()
+	}
+}
+
+// move puts conn last, and returns the one to be closed.
+func (l *limiter) move(conn net.Conn, state http.ConnState) (oldest net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.Index(l.conns, conn); i >= 0 {
+		l.conns = slices.Delete(l.conns, i, i+1)
+	}
+	if state == http.StateClosed || state == http.StateHijacked {
+		return nil
+	}
+	if l.conns = append(l.conns, conn); len(l.conns) > maxConns {
+		oldest = l.conns[0]
+		l.conns = l.conns[1:]
+	}
+	return oldest
+}

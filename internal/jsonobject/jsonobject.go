@@ -1,0 +1,307 @@
+// Package jsonobject walks over the members of a JSON object (RFC 8259).
+//
+// It promises: only one whole object, in UTF-8, of bounded depth and with nothing behind it, is walked to its end without
+// an error; every member is told, in order, with its name in the exact case, as often as it comes; the place of each value
+// is told, so that it can be replaced. It allocates for strings with escapes only. [encoding/json] matches names in any
+// case, lets the last of repeated members win without a word, and costs several times as much.
+package jsonobject
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"unicode/utf8"
+)
+
+// The errors of a [Scanner]. Their texts say what is wrong with the text that was scanned, and quote nothing of it.
+var (
+	ErrUTF8   = errors.New("is not valid UTF-8")
+	ErrSyntax = errors.New("is no complete JSON object")
+	ErrDepth  = errors.New("is nested too deeply")
+)
+
+// maxDepth bounds the nesting of values, the object itself included: each level takes room on the stack.
+const maxDepth = 100
+
+// A Scanner walks over the members of one object:
+//
+//	s := jsonobject.New(text)
+//	for s.Next() {
+//		use(s.Name(), s.Value())
+//	}
+//	if s.Err() != nil { … }
+//
+// What the last members hold is known to be part of an object only when Err says so.
+type Scanner struct {
+	text  string
+	at    int
+	begun bool
+	ended bool
+	name  string
+	value Value
+	err   error
+}
+
+// A Value is the value of one member, as it stands in the text.
+type Value struct {
+	// Raw is the value's own text, without the white space around it.
+	Raw string
+	// Start is the place of Raw in the text that was scanned.
+	Start int
+}
+
+// New returns a scanner of text.
+func New(text string) *Scanner { return &Scanner{text: text} }
+
+// Next moves on to the next member. It returns false when there is none, or at an error.
+func (s *Scanner) Next() bool {
+	if s.ended {
+		return false
+	}
+	s.name, s.value = "", Value{}
+	switch {
+	case !s.begun && !utf8.ValidString(s.text):
+		return s.fail(ErrUTF8)
+	case !s.begun && !s.take('{'):
+		return s.fail(ErrSyntax)
+	case s.take('}'):
+		return s.end()
+	case s.begun && !s.take(','):
+		return s.fail(ErrSyntax)
+	}
+	s.begun = true
+	s.skipSpace()
+	begin := s.at
+	if !s.skipString() {
+		return s.fail(ErrSyntax)
+	}
+	name, _ := Value{Raw: s.text[begin:s.at]}.Text()
+	if !s.take(':') {
+		return s.fail(ErrSyntax)
+	}
+	s.name = name
+	s.skipSpace()
+	begin = s.at
+	if !s.skipValue(1) {
+		return s.fail(ErrSyntax)
+	}
+	s.value = Value{Raw: s.text[begin:s.at], Start: begin}
+	return true
+}
+
+// Name is the name of the member. At an error in the value of a member, it is the name of that one; at any other it is empty.
+func (s *Scanner) Name() string { return s.name }
+
+// Value is the value of the member.
+func (s *Scanner) Value() Value { return s.value }
+
+// Err is why Next returned false, nil at the end of a whole object.
+func (s *Scanner) Err() error { return s.err }
+
+func (s *Scanner) fail(err error) bool {
+	s.ended = true
+	if s.err == nil { // it may be known more precisely
+		s.err = err
+	}
+	return false
+}
+
+// end is called behind the object.
+func (s *Scanner) end() bool {
+	if s.skipSpace(); s.at < len(s.text) {
+		return s.fail(ErrSyntax)
+	}
+	s.ended = true
+	return false
+}
+
+// skipSpace is for the most part called where there is none.
+func (s *Scanner) skipSpace() {
+	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\t' || s.text[s.at] == '\r') {
+		s.at++
+	}
+}
+
+// take skips one character of punctuation, if it comes next.
+func (s *Scanner) take(c byte) bool {
+	s.skipSpace()
+	return s.takeByte(c)
+}
+
+func (s *Scanner) takeByte(c byte) bool {
+	if s.at == len(s.text) || s.text[s.at] != c {
+		return false
+	}
+	s.at++
+	return true
+}
+
+// takeWord skips word, if it comes next.
+func (s *Scanner) takeWord(word string) bool {
+	if !strings.HasPrefix(s.text[s.at:], word) {
+		return false
+	}
+	s.at += len(word)
+	return true
+}
+
+// skipValue skips the value that comes next, which is enclosed by so many others.
+func (s *Scanner) skipValue(depth int) bool {
+	if s.at == len(s.text) {
+		return false
+	}
+	switch s.text[s.at] {
+	case '"':
+		return s.skipString()
+	case 't':
+		return s.takeWord("true")
+	case 'f':
+		return s.takeWord("false")
+	case 'n':
+		return s.takeWord("null")
+	case '{':
+		return s.skipAll('}', depth)
+	case '[':
+		return s.skipAll(']', depth)
+	default:
+		return s.skipNumber()
+	}
+}
+
+// skipAll skips an object or an array, up to its closing bracket.
+func (s *Scanner) skipAll(closing byte, depth int) bool {
+	if depth == maxDepth {
+		return s.fail(ErrDepth)
+	}
+	s.at++
+	if s.take(closing) {
+		return true
+	}
+	for {
+		if s.skipSpace(); closing == '}' {
+			if !s.skipString() || !s.take(':') {
+				return false
+			}
+			s.skipSpace()
+		}
+		if !s.skipValue(depth + 1) {
+			return false
+		}
+		if s.take(closing) {
+			return true
+		}
+		if !s.take(',') {
+			return false
+		}
+	}
+}
+
+func (s *Scanner) skipString() bool {
+	if !s.takeByte('"') {
+		return false
+	}
+	for s.at < len(s.text) {
+		c := s.text[s.at]
+		s.at++
+		switch {
+		case c == '"':
+			return true
+		case c < ' ':
+			return false
+		case c == '\\' && !s.skipEscape():
+			return false
+		}
+	}
+	return false
+}
+
+// skipEscape skips what follows a backslash.
+func (s *Scanner) skipEscape() bool {
+	if s.at == len(s.text) {
+		return false
+	}
+	c := s.text[s.at]
+	s.at++
+	if c != 'u' {
+		return strings.IndexByte(`"\/bfnrt`, c) >= 0
+	}
+	if len(s.text)-s.at < 4 || strings.Trim(s.text[s.at:s.at+4], "0123456789abcdefABCDEF") != "" {
+		return false
+	}
+	s.at += 4
+	return true
+}
+
+func (s *Scanner) skipNumber() bool {
+	s.takeByte('-')
+	if !s.takeByte('0') && !s.skipDigits() {
+		return false
+	}
+	if s.takeByte('.') && !s.skipDigits() {
+		return false
+	}
+	if !s.takeByte('e') && !s.takeByte('E') {
+		return true
+	}
+	if !s.takeByte('+') {
+		s.takeByte('-')
+	}
+	return s.skipDigits()
+}
+
+func (s *Scanner) skipDigits() bool {
+	begin := s.at
+	for s.at < len(s.text) && '0' <= s.text[s.at] && s.text[s.at] <= '9' {
+		s.at++
+	}
+	return s.at > begin
+}
+
+// IsNull reports whether v is null.
+func (v Value) IsNull() bool { return v.Raw == "null" }
+
+// Text returns the content of a string; ok is false for any other value. Half of a surrogate pair becomes U+FFFD.
+func (v Value) Text() (text string, ok bool) {
+	if v.Raw == "" || v.Raw[0] != '"' {
+		return "", false
+	}
+	if strings.IndexByte(v.Raw, '\\') < 0 {
+		return v.Raw[1 : len(v.Raw)-1], true
+	}
+	return unescape(v.Raw)
+}
+
+// unescape is apart from Text, where its result would be allocated each time.
+func unescape(raw string) (text string, ok bool) {
+	err := json.Unmarshal([]byte(raw), &text)
+	return text, err == nil
+}
+
+// Texts returns the contents of an array of strings; ok is false for any other value.
+func (v Value) Texts() (texts []string, ok bool) {
+	s := Scanner{text: v.Raw}
+	if !s.take('[') {
+		return nil, false
+	}
+	for !s.take(']') {
+		s.take(',')
+		s.skipSpace()
+		begin := s.at
+		if !s.skipString() {
+			return nil, false
+		}
+		text, _ := Value{Raw: s.text[begin:s.at]}.Text()
+		texts = append(texts, text)
+	}
+	return texts, true
+}
+
+// Digits returns a whole number as it was written; ok is false for any other value, such as one with a fraction or an
+// exponent.
+func (v Value) Digits() (digits string, ok bool) {
+	digits = strings.TrimPrefix(v.Raw, "-")
+	if digits == "" || strings.Trim(digits, "0123456789") != "" || v.Raw == "-0" {
+		return "", false
+	}
+	return v.Raw, true
+}
