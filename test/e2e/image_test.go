@@ -1,4 +1,4 @@
-package test
+package e2e
 
 import (
 	"context"
@@ -58,13 +58,15 @@ cp -a "$(go env GOROOT)" usr/local/go && cp /etc/ssl/certs/ca-certificates.crt e
 // TestImage builds the Dockerfile for real, and runs what came of it the way a pod does: as its user, in its
 // own root.
 func TestImage(t *testing.T) {
+	testbed.Needs(t, "buildah", "busybox")
 	b := builder{t: t, root: t.TempDir()}
 	t.Cleanup(func() {
 		_ = exec.Command("buildah", "--storage-driver", "vfs", "--root", filepath.Join(b.root, "root"), "--runroot", filepath.Join(b.root, "run"), "umount", "--all").Run()
 	})
+	base := b.standIn()
 	build := func(tag string) string {
 		t.Helper()
-		return b.run("build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER="+b.standIn(), "--build-arg", "VERSION=v1.2.3",
+		return b.run("build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER="+base, "--build-arg", "VERSION=v1.2.3",
 			"--volume", sh(t, "go env GOMODCACHE")+":/root/go/pkg/mod:O", "--volume", sh(t, "go env GOCACHE")+":/root/.cache/go-build:O", "--tag", tag, ".")
 	}
 	first := build("first")
