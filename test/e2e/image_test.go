@@ -41,18 +41,29 @@ func sh(t *testing.T, script string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// standIn makes an image that can do what the Dockerfile asks of the builder image: a shell, this machine's Go
-// and its certificates. Images cannot be pulled everywhere the tests run.
+// standIn makes an image that, with the volumes of build, can do what the Dockerfile asks of the builder image: a shell, this
+// machine's Go and its certificates. Images cannot be pulled everywhere the tests run.
 func (b builder) standIn() string {
 	b.t.Helper()
 	container := b.run("from", "scratch")
 	root := b.run("mount", container)
-	sh(b.t, `cd `+root+` && mkdir -p bin tmp root usr/local etc/ssl/certs && cp /bin/busybox bin/ && for tool in sh mkdir cp; do ln -s busybox bin/$tool; done
-cp -a "$(go env GOROOT)" usr/local/go && cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/`)
+	sh(b.t, `cd `+root+` && mkdir -p bin tmp root etc/ssl/certs && cp "$(command -v busybox)" bin/busybox && for tool in sh mkdir cp; do ln -s busybox bin/$tool; done
+cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/`)
 	b.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", "--env", "GOTOOLCHAIN=local", "--env", "GOPROXY="+sh(b.t, "go env GOPROXY"), container)
 	b.run("umount", container)
 	b.run("commit", "--quiet", container, "stand-in")
 	return "localhost/stand-in"
+}
+
+// build builds the Dockerfile on base. The container sees this machine's Go, modules and cache, and what it writes there is
+// dropped with it.
+func (b builder) build(base, tag string) string {
+	b.t.Helper()
+	args := []string{"build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER=" + base, "--build-arg", "VERSION=v1.2.3", "--tag", tag}
+	for from, to := range map[string]string{"GOROOT": "/usr/local/go", "GOMODCACHE": "/root/go/pkg/mod", "GOCACHE": "/root/.cache/go-build"} {
+		args = append(args, "--volume", sh(b.t, "go env "+from)+":"+to+":O")
+	}
+	return b.run(append(args, ".")...)
 }
 
 // TestImage builds the Dockerfile for real, and runs what came of it the way a pod does: as its user, in its
@@ -64,13 +75,8 @@ func TestImage(t *testing.T) {
 		_ = exec.Command("buildah", "--storage-driver", "vfs", "--root", filepath.Join(b.root, "root"), "--runroot", filepath.Join(b.root, "run"), "umount", "--all").Run()
 	})
 	base := b.standIn()
-	build := func(tag string) string {
-		t.Helper()
-		return b.run("build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER="+base, "--build-arg", "VERSION=v1.2.3",
-			"--volume", sh(t, "go env GOMODCACHE")+":/root/go/pkg/mod:O", "--volume", sh(t, "go env GOCACHE")+":/root/.cache/go-build:O", "--tag", tag, ".")
-	}
-	first := build("first")
-	if second := build("second"); first != second {
+	first := b.build(base, "first")
+	if second := b.build(base, "second"); first != second {
 		t.Errorf("two builds of the same source are %s and %s", first, second)
 	}
 
