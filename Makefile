@@ -26,7 +26,7 @@ PLATFORM ?= linux/amd64
 # What tests run besides Go, as Debian packages: name of the program, name of the package.
 NEEDED         := redis-server:redis-server curl:curl
 NEEDED_BENCH   := nginx:nginx-light
-NEEDED_E2E     := chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static ip:iproute2
+NEEDED_E2E     := chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static ip:iproute2 newuidmap:uidmap
 NEEDED_CLUSTER := etcd:etcd-server openssl:openssl
 
 .PHONY: help

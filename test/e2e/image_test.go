@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"token-sidecar/internal/testbed"
 )
@@ -19,26 +18,40 @@ type builder struct {
 	root string
 }
 
+// command returns a command that may do to the files of images what root may: who is not root becomes it in a user namespace.
+func (b builder) command(name string, args ...string) *exec.Cmd {
+	if os.Getuid() != 0 {
+		name, args = "buildah", append([]string{"unshare", name}, args...)
+	}
+	return exec.CommandContext(context.WithoutCancel(b.t.Context()), name, args...)
+}
+
 func (b builder) run(args ...string) string {
 	b.t.Helper()
 	storage := []string{"--storage-driver", "vfs", "--root", filepath.Join(b.root, "root"), "--runroot", filepath.Join(b.root, "run")}
-	cmd := exec.CommandContext(context.WithoutCancel(b.t.Context()), "buildah", append(storage, args...)...)
+	return b.output(b.command("buildah", append(storage, args...)...))
+}
+
+func (b builder) sh(script string) string {
+	b.t.Helper()
+	return b.output(b.command("bash", "-euc", script))
+}
+
+func (b builder) output(cmd *exec.Cmd) string {
+	b.t.Helper()
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		b.t.Fatalf("buildah %v: %v\n%s%s", args, err, out, &stderr)
+		b.t.Fatalf("%v: %v\n%s%s", cmd.Args, err, out, &stderr)
 	}
 	return strings.TrimSpace(string(out))
 }
 
-func sh(t *testing.T, script string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "bash", "-euc", script).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
-	}
-	return strings.TrimSpace(string(out))
+// goEnv is what Go has for a variable.
+func (b builder) goEnv(name string) string {
+	b.t.Helper()
+	return b.output(exec.CommandContext(b.t.Context(), "go", "env", name))
 }
 
 // standIn makes an image that, with the volumes of build, can do what the Dockerfile asks of the builder image: a shell, this
@@ -47,9 +60,9 @@ func (b builder) standIn() string {
 	b.t.Helper()
 	container := b.run("from", "scratch")
 	root := b.run("mount", container)
-	sh(b.t, `cd `+root+` && mkdir -p bin tmp root etc/ssl/certs && cp "$(command -v busybox)" bin/busybox && for tool in sh mkdir cp; do ln -s busybox bin/$tool; done
+	b.sh(`cd ` + root + ` && mkdir -p bin tmp root etc/ssl/certs && cp "$(command -v busybox)" bin/busybox && for tool in sh mkdir cp; do ln -s busybox bin/$tool; done
 cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/`)
-	b.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", "--env", "GOTOOLCHAIN=local", "--env", "GOPROXY="+sh(b.t, "go env GOPROXY"), container)
+	b.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", "--env", "GOTOOLCHAIN=local", "--env", "GOPROXY="+b.goEnv("GOPROXY"), container)
 	b.run("umount", container)
 	b.run("commit", "--quiet", container, "stand-in")
 	return "localhost/stand-in"
@@ -61,7 +74,7 @@ func (b builder) build(base, tag string) string {
 	b.t.Helper()
 	args := []string{"build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER=" + base, "--build-arg", "VERSION=v1.2.3", "--tag", tag}
 	for from, to := range map[string]string{"GOROOT": "/usr/local/go", "GOMODCACHE": "/root/go/pkg/mod", "GOCACHE": "/root/.cache/go-build"} {
-		args = append(args, "--volume", sh(b.t, "go env "+from)+":"+to+":O")
+		args = append(args, "--volume", b.goEnv(from)+":"+to+":O")
 	}
 	return b.run(append(args, ".")...)
 }
@@ -72,9 +85,11 @@ func TestImage(t *testing.T) {
 	testbed.Needs(t, "buildah", "busybox")
 	b := builder{t: t, root: t.TempDir()}
 	t.Cleanup(func() {
-		_ = exec.Command("buildah", "--storage-driver", "vfs", "--root", filepath.Join(b.root, "root"), "--runroot", filepath.Join(b.root, "run"), "umount", "--all").Run()
+		b.run("rm", "--all") // unmounts them
+		b.sh("rm -rf " + b.root + "/*")
 	})
 	base := b.standIn()
+	b.output(exec.CommandContext(t.Context(), "make", "build")) // into the cache, for both builds
 	first := b.build(base, "first")
 	if second := b.build(base, "second"); first != second {
 		t.Errorf("two builds of the same source are %s and %s", first, second)
@@ -99,7 +114,7 @@ func TestImage(t *testing.T) {
 	}
 
 	root := b.run("mount", b.run("from", "localhost/first"))
-	files := sh(t, "cd "+root+" && find . -type f | grep -vE '^./(dev|proc|sys)/' | sort | xargs du -cb | awk '{print $2, $1}'")
+	files := b.sh("cd " + root + " && find . -type f | grep -vE '^./(dev|proc|sys)/' | sort | xargs du -cb | awk '{print $2, $1}'")
 	var size int
 	if _, err := fmt.Sscanf(files[strings.Index(files, "total "):], "total %d", &size); err != nil || size > 20_000_000 {
 		t.Errorf("%d bytes, %v", size, err)
@@ -108,35 +123,31 @@ func TestImage(t *testing.T) {
 		t.Errorf("the image holds more than the program and certificates:\n%s", files)
 	}
 
-	auth := testbed.StartAuth(t)
-	inImage := func(args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "chroot", append([]string{"--userspec=65532:65532", root, "/token-sidecar"}, args...)...)
-		cmd.Env = auth.Environ("LISTEN_ADDR="+testbed.FreeAddr(t), "ADMIN_ADDR="+testbed.FreeAddr(t))
+	environ := testbed.StartAuth(t).Environ("PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"),
+		"LISTEN_ADDR="+testbed.FreeAddr(t), "ADMIN_ADDR="+testbed.FreeAddr(t))
+	inImage := func(script string) *exec.Cmd {
+		cmd := b.command("bash", "-euc", `sidecar="chroot --userspec=65532:65532 $0 /token-sidecar"; `+script, root)
+		cmd.Env = environ
 		return cmd
 	}
-	if out, err := inImage("version").CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "token-sidecar v1.2.3\n") {
+	if out, err := inImage("$sidecar version").CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "token-sidecar v1.2.3\n") {
 		t.Errorf("%v: %s", err, out)
 	}
-	serve := inImage()
+	serve := inImage("$sidecar serve & read || kill $!; wait $!") // it is told to end when standard input ends
 	var log strings.Builder
 	serve.Stdout, serve.Stderr = &log, &log
+	end, err := serve.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
 	}
-	tool := func(args ...string) (string, error) {
-		cmd := inImage(args...)
-		cmd.Env = serve.Env
-		out, err := cmd.CombinedOutput()
-		return string(out), err
-	}
-	testbed.Eventually(t, "healthcheck", func() error {
-		_, err := tool("healthcheck")
-		return err
-	})
-	if out, err := tool("get", "--user", "alice"); err != nil || !strings.Contains(out, "access_token") {
+	testbed.Eventually(t, "healthcheck", func() error { return inImage("$sidecar healthcheck").Run() })
+	if out, err := inImage("$sidecar get --user alice").CombinedOutput(); err != nil || !strings.Contains(string(out), "access_token") {
 		t.Errorf("%v: %s", err, out)
 	}
-	_ = serve.Process.Signal(syscall.SIGTERM)
+	_ = end.Close()
 	if err := serve.Wait(); err != nil {
 		t.Errorf("%v:\n%s", err, &log)
 	}
