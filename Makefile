@@ -10,22 +10,24 @@ LDFLAGS := -s -w -X token-sidecar/internal/app.version=$(VERSION) -X token-sidec
 # gRPC, which the OTLP exporter links, has a trace page that nobody serves and that makes the program 10 MB larger.
 TAGS    := grpcnotrace
 
+# The modules: the program's, and those of what only its tests and benchmarks need. (test/cluster is built, not tested.)
+MODULES := . bench test/e2e
+
 # Tools of development, at the versions everybody uses.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
-HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
-HELM_DOCS     := github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
-VALIDATE      := sigs.k8s.io/kubectl-validate@v0.0.4
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-KUBERNETES    := $(shell go env GOPATH)/token-sidecar-tools/v1.36.3
 TOOLS         := $(shell go env GOPATH)/token-sidecar-tools
-
-CHART_TOOLS   := $(addprefix $(TOOLS)/,helm helm-docs kubectl-validate)
+KUBERNETES    := $(TOOLS)/v1.36.3
 
 PLATFORM ?= linux/amd64
 
-# What the tests run besides Go, as Debian packages: name of the program, name of the package.
-NEEDED := redis-server:redis-server curl:curl chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static nginx:nginx-light ip:iproute2
+# What tests run besides Go, as Debian packages: name of the program, name of the package.
+NEEDED         := redis-server:redis-server curl:curl
+NEEDED_BENCH   := nginx:nginx-light
+NEEDED_E2E     := chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static ip:iproute2 newuidmap:uidmap
+NEEDED_CLUSTER := etcd:etcd-server openssl:openssl
 
 .PHONY: help
 help: ## Tell what can be made
@@ -39,9 +41,26 @@ run: build ## Run the sidecar with an emulated auth service; no settings needed
 build: ## Build bin/token-sidecar
 	@CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/token-sidecar .
 
+# The tests of modules other than the program's read files outside of them, which the cache of go test does not notice.
 .PHONY: test
-test: needed $(CHART_TOOLS) ## Install what the tests need, and run all of them with the race detector
-	PATH="$(TOOLS):$$PATH" go test -race -timeout 10m ./...
+test: export SKIP_NO_TESTS = 1
+test: ## Run all tests, installing what they need; a quarter of an hour, half of one the first time
+	@echo "make test runs, with the race detector where the sidecar's own code runs:"
+	@echo "  1/3  the program's tests, unit tests and those from outside     5 minutes"
+	@echo "  2/3  the benchmarks, briefly: that they work                    2 minutes"
+	@echo "  3/3  page, image, dashboard and charts                          4 minutes; the first time 15, to build Helm's library"
+	@echo "Each installs before it what it needs and is missing, as Debian packages, by apt-get (with sudo unless you are root)."
+	@echo "A line appears for each package when its tests have passed; the first take a minute or two to build."
+	@echo; echo "1/3 the program"
+	@$(MAKE) --no-print-directory needed
+	go test -race ./...
+	@echo; echo "2/3 the benchmarks, briefly"
+	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
+	cd bench && go test -race -count 1 .
+	@echo; echo "3/3 page, image, dashboard and charts"
+	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_E2E)"
+	cd test/e2e && go test -race -count 1 .
+	cd test/e2e && go test -count 1 ./charts
 
 .PHONY: needed
 needed:
@@ -49,18 +68,21 @@ needed:
 	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
 	if (( $${#missing[@]} )); then \
 	  echo "installing $${missing[*]}"; \
-	  if ! command -v apt-get >/dev/null; then echo "make test needs: $${missing[*]}; install them with your package manager"; exit 1; fi; \
+	  if ! command -v apt-get >/dev/null; then echo "there is no apt-get; install with your package manager: $${missing[*]}"; exit 1; fi; \
 	  sudo=; [[ $$(id -u) == 0 ]] || sudo=sudo; \
 	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; \
 	fi
 
 .PHONY: lint
-lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck ## Format check, linters, known vulnerabilities
+lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck $(TOOLS)/actionlint ## Format check, linters, known vulnerabilities
 	@test -z "$$(git ls-files '*.go' | xargs gofmt -l)"
-	go mod tidy -diff
-	go vet ./... && go vet -tags cluster ./charts
-	$(TOOLS)/golangci-lint run
+	@for module in $(MODULES); do echo "lint $$module"; ( cd $$module && go mod tidy -diff && go vet -tags cluster ./... && $(TOOLS)/golangci-lint run --build-tags cluster ); done
+	$(TOOLS)/actionlint
 	.ci/vulnerabilities $(TOOLS)/govulncheck
+
+.PHONY: tidy
+tidy: ## Write go.mod and go.sum of each module anew, after a change of what one requires
+	@for module in $(MODULES); do ( cd $$module && go mod tidy ); done
 
 .PHONY: image
 image: ## Build the image for this machine, and for arm64 with PLATFORM=linux/arm64
@@ -71,32 +93,24 @@ sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, what the program is made 
 	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
 
 .PHONY: test-cluster
-test-cluster: $(TOOLS)/helm $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and look at the pods it admits
-	@$(MAKE) --no-print-directory needed NEEDED="etcd:etcd-server openssl:openssl"
-	PATH="$(KUBERNETES):$(TOOLS):$$PATH" go test -tags cluster -count 1 -run 'TestInjection$$|TestServiceIsAdmitted' ./charts
+test-cluster: $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and look at the pods it admits; 10 minutes the first time
+	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED_CLUSTER)"
+	cd test/e2e && PATH="$(KUBERNETES):$$PATH" go test -tags cluster -count 1 ./charts
 
-# From sources by the Go module proxy, a few minutes the first time.
-$(KUBERNETES)/kube-apiserver: charts/cluster/go.mod
+# From sources by the Go module proxy.
+$(KUBERNETES)/kube-apiserver: test/cluster/go.mod
 	@mkdir -p $(KUBERNETES)
-	cd charts/cluster && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(notdir $(KUBERNETES))' \
-	  -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver
+	@echo "building kubectl and kube-apiserver $(notdir $(KUBERNETES))"
+	cd test/cluster && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(notdir $(KUBERNETES))' -o $(KUBERNETES)/ tool
 	@touch $@
 
 .PHONY: manifest
-manifest: $(TOOLS)/helm ## Write bin/manifest, plain manifests of a service with the sidecar, for kubectl kustomize
-	@rm -rf bin/manifest bin/charts && mkdir -p bin/manifest bin/charts && cp -r charts/token-sidecar charts/example-service bin/charts/
-	@$(TOOLS)/helm dependency build bin/charts/example-service >/dev/null
-	@$(TOOLS)/helm template example bin/charts/example-service --skip-tests --kube-version 1.36.0 > bin/manifest/service.yaml
-	@printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [service.yaml]\n' > bin/manifest/kustomization.yaml
-	@echo bin/manifest
-
-.PHONY: chart-readme
-chart-readme: $(TOOLS)/helm-docs ## Write the chart's README anew, from its values
-	$(TOOLS)/helm-docs --chart-search-root charts/token-sidecar
+manifest: ## Write bin/manifest, plain manifests of a service with the sidecar, for kubectl kustomize
+	@cd test/e2e && go run ./manifest ../../charts ../../bin/manifest && echo bin/manifest
 
 .PHONY: golden
-golden: $(TOOLS)/helm ## Write anew what the charts are expected to render to; look at the difference
-	PATH="$(TOOLS):$$PATH" go test ./charts -args -update
+golden: ## Write anew what the charts are expected to render to, and the chart's README; look at the difference
+	cd test/e2e && go test -count 1 -run 'TestRendered|TestInjectionNeeds|TestReadme' ./charts -args -update
 
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
@@ -104,9 +118,10 @@ reliability: needed ## Run the fleet and the outage ladder, write the counts int
 	go test -count 1 -run TestTenMinutesOfOutage ./upstream -args -record $(CURDIR)/docs/reliability.md
 
 .PHONY: bench
-bench: needed ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
-	go test -count 1 -timeout 0 -v -skip TestDay ./bench -args -rounds 41 -length 250ms -scale 1 -record $(CURDIR)/docs/performance.md
-	GOGC=200 go test -count 1 -timeout 0 -v -run TestDay ./bench -args -scale 1 -record $(CURDIR)/docs/performance.md
+bench: ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
+	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
+	cd bench && go test -count 1 -timeout 0 -v -skip TestDay . -args -rounds 41 -length 250ms -scale 1 -record $(CURDIR)/docs/performance.md
+	cd bench && GOGC=200 go test -count 1 -timeout 0 -v -run TestDay . -args -scale 1 -record $(CURDIR)/docs/performance.md
 
 # Without the race detector, whose own memory grows with the requests; make test runs a short soak with it.
 SOAK ?= 10m
@@ -125,13 +140,9 @@ fuzz: ## Fuzz each parser for 30 seconds (FUZZTIME=10m for longer)
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+$(TOOLS)/actionlint:
+	GOBIN=$(TOOLS) go install $(ACTIONLINT)
 $(TOOLS)/cyclonedx-gomod:
 	GOBIN=$(TOOLS) go install $(CYCLONEDX)
-$(TOOLS)/helm:
-	GOBIN=$(TOOLS) go install $(HELM)
-$(TOOLS)/helm-docs:
-	GOBIN=$(TOOLS) go install $(HELM_DOCS)
-$(TOOLS)/kubectl-validate:
-	GOBIN=$(TOOLS) go install $(VALIDATE)
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) go install $(GOVULNCHECK)

@@ -110,7 +110,8 @@ func own() []string {
 func program(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token-sidecar")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, "token-sidecar")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, ".")
+	build.Dir = ".." // with the versions that it is shipped with
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -199,6 +200,7 @@ const keepFiles = "open_file_cache max=20000 inactive=1h; open_file_cache_valid 
 // startNginx starts nginx by command as a cache before the auth service, with that directive.
 func startNginx(t testing.TB, command []string, auth *testbed.Auth, directive string) target {
 	t.Helper()
+	testbed.Needs(t, "nginx")
 	dir, addr := t.TempDir(), testbed.FreeAddr(t)
 	workers := 1
 	if len(command) == 0 {

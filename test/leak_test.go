@@ -168,7 +168,7 @@ func TestRefreshTokensAreKept(t *testing.T) {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	// The key rotates: a new first line, the former one stays to open.
-	rotated := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32))) + "\n" + read(t, keyFile)
+	rotated := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32))) + "\n" + testbed.ReadFile(t, keyFile)
 	if err := os.WriteFile(keyFile, []byte(rotated), 0o600); err != nil {
 		t.Fatal(err)
 	}

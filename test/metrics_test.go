@@ -66,7 +66,7 @@ func TestMetricsDoc(t *testing.T) {
 	}
 	slices.Sort(rows)
 	table := strings.Join(rows, "\n")
-	doc := read(t, "docs/metrics.md")
+	doc := testbed.ReadFile(t, "docs/metrics.md")
 	if *recordTo == "docs/metrics.md" {
 		doc = regexp.MustCompile("(?m)^\\| `token_sidecar_.*\n").ReplaceAllString(doc, "")
 		doc = strings.Replace(doc, "| --- | --- | --- |\n", "| --- | --- | --- |\n"+table+"\n", 1)

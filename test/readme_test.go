@@ -16,7 +16,8 @@ import (
 // TestReadme runs every command of the README against the sidecar that make run starts, and compares what it
 // prints with what the README shows; … stands for anything.
 func TestReadme(t *testing.T) {
-	readme := read(t, "README.md")
+	testbed.Needs(t, "bash", "curl", "make")
+	readme := testbed.ReadFile(t, "README.md")
 	t.Run("make targets", func(t *testing.T) {
 		targets := regexp.MustCompile(`make (run|test|help|[a-z]+-[a-z]+)\b`).FindAllStringSubmatch(readme, -1)
 		if len(targets) < 3 {
@@ -83,18 +84,9 @@ func matches(want, got string) bool {
 	return regexp.MustCompile(`(?s)^` + strings.Join(parts, ".*") + `$`).MatchString(strings.TrimSpace(got))
 }
 
-func read(t testing.TB, path string) string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
-}
-
 // TestReadmeNamesEverySetting, with its default.
 func TestReadmeNamesEverySetting(t *testing.T) {
-	readme := read(t, "README.md")
+	readme := testbed.ReadFile(t, "README.md")
 	s, _ := settings.Load(nil)
 	for _, setting := range s.List() {
 		row := regexp.MustCompile("(?m)^\\|[^|]*`" + setting.Name + "`[^|]*\\|([^|]*)\\|").FindStringSubmatch(readme)

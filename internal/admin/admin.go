@@ -3,7 +3,6 @@
 package admin
 
 import (
-	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -11,20 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-)
-
-const (
-	// eventInterval is how often the page is told what is new.
-	eventInterval = 2 * time.Second
-	// maxPages is how many pages can be open: each holds a connection.
-	maxPages = 32
 )
 
 //go:embed page.html
@@ -54,12 +45,12 @@ func New(opts Options) http.Handler {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /{$}", servePage(contentPolicy(page)))
+	// The page asks for it every two seconds.
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		_ = json.NewEncoder(w).Encode(opts.Status())
 	})
-	mux.HandleFunc("GET /events", events(opts.Status, make(chan struct{}, maxPages)))
 	return mux
 }
 
@@ -97,45 +88,10 @@ func hashOf(text string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// events tells the status again and again, as server-sent events, until the page is closed or the server ends.
-func events(status func() Status, pages chan struct{}) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case pages <- struct{}{}:
-			defer func() { <-pages }()
-		default:
-			say(w, http.StatusServiceUnavailable, "too many pages are open")
-			return
-		}
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Header().Set("Cache-Control", "no-store")
-		out := http.NewResponseController(w)
-		tick := time.NewTicker(eventInterval)
-		defer tick.Stop()
-		for {
-			body, err := json.Marshal(status())
-			if err != nil {
-				return
-			}
-			// Whoever does not read holds nothing up for long.
-			_ = out.SetWriteDeadline(time.Now().Add(2 * eventInterval))
-			if _, err := fmt.Fprintf(w, "data: %s\n\n", body); err != nil || out.Flush() != nil {
-				return
-			}
-			select {
-			case <-r.Context().Done():
-				return
-			case <-tick.C:
-			}
-		}
-	}
-}
-
-// NewServer returns a server for h. Its open pages end with ctx.
-func NewServer(ctx context.Context, h http.Handler, log *slog.Logger) *http.Server {
+// NewServer returns a server for h.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: guard(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: maxHeader, ConnState: (&limiter{}).follow, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 }

@@ -1,9 +1,7 @@
 package admin
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -62,51 +60,6 @@ func TestThePageLoadsNothingElse(t *testing.T) {
 			t.Errorf("the page holds %q", foreign)
 		}
 	}
-}
-
-func TestEventsComeAgainAndAgain(t *testing.T) {
-	server := httptest.NewServer(newHandler(true))
-	defer server.Close()
-	ctx, leave := context.WithCancel(t.Context())
-	defer leave()
-	open := func() *http.Response {
-		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/events", nil)
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return res
-	}
-	res := open()
-	defer func() { _ = res.Body.Close() }()
-	if kind := res.Header.Get("Content-Type"); kind != "text/event-stream" {
-		t.Errorf("Content-Type %s", kind)
-	}
-	lines := bufio.NewScanner(res.Body)
-	for events := 0; events < 2 && lines.Scan(); {
-		data, ok := strings.CutPrefix(lines.Text(), "data: ")
-		if !ok {
-			continue
-		}
-		var s Status
-		if err := json.Unmarshal([]byte(data), &s); err != nil || !s.Serving {
-			t.Errorf("%q: %v", data, err)
-		}
-		events++
-	}
-	for range maxPages - 1 {
-		other := open()
-		defer func() { _ = other.Body.Close() }()
-		if other.StatusCode != http.StatusOK {
-			t.Fatalf("status %d", other.StatusCode)
-		}
-	}
-	tooMany := open()
-	defer func() { _ = tooMany.Body.Close() }()
-	if tooMany.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("one page too many: %d", tooMany.StatusCode)
-	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestHistoryIsAnHourLong(t *testing.T) {

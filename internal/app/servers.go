@@ -15,10 +15,9 @@ import (
 
 // servers are the two listeners at work.
 type servers struct {
-	tokens     *proxy.Server
-	admin      *http.Server
-	closePages context.CancelFunc
-	failed     chan error
+	tokens *proxy.Server
+	admin  *http.Server
+	failed chan error
 }
 
 func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, traced, adminHandler http.Handler, log *slog.Logger) (*servers, error) {
@@ -35,12 +34,8 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
 		tokens: proxy.NewServer(proxy.ServerOptions{Handler: handler, Outer: traced, NoFastPath: !s.FastPath, Log: log}),
-		failed: make(chan error, 2),
+		admin:  admin.NewServer(adminHandler, log), failed: make(chan error, 2),
 	}
-	// Open status pages would hold the end up.
-	var pages context.Context
-	pages, v.closePages = context.WithCancel(context.WithoutCancel(ctx))
-	v.admin = admin.NewServer(pages, adminHandler, log)
 	go func() { v.failed <- v.tokens.Serve(listener) }()
 	go func() { v.failed <- v.admin.Serve(adminListener) }()
 	return v, nil
@@ -67,7 +62,6 @@ func (v *servers) run(ctx context.Context, end patience, log *slog.Logger) error
 	if err := v.tokens.Shutdown(limit); err != nil {
 		log.Warn("requests were cut off: they took longer than SHUTDOWN_TIMEOUT")
 	}
-	v.closePages()
 	_ = v.admin.Close()
 	log.Info("stopped")
 	return failure

@@ -32,6 +32,7 @@ type Redis struct {
 // StartRedis starts a redis-server with further arguments. It ends with the test.
 func StartRedis(t testing.TB, args ...string) *Redis {
 	t.Helper()
+	Needs(t, "redis-server")
 	r := &Redis{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
 	r.Start()
 	t.Cleanup(r.Kill)
@@ -73,7 +74,7 @@ func (r *Redis) Start() {
 	args = append(args, r.args...)
 	r.cmd = exec.Command("redis-server", args...)
 	if err := r.cmd.Start(); err != nil {
-		r.t.Fatalf("redis-server: %v; make test installs it", err)
+		r.t.Fatal(err)
 	}
 	Eventually(r.t, "redis-server answers", func() error {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", r.Addr)
@@ -143,6 +144,16 @@ func Until(t testing.TB, what string, met func() bool) {
 		}
 		return fmt.Errorf("condition not met")
 	})
+}
+
+// ReadFile returns what a file holds.
+func ReadFile(t testing.TB, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 // WriteFile writes a file of the test and returns its path.

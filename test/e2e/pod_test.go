@@ -1,4 +1,4 @@
-package test
+package e2e
 
 import (
 	"context"
@@ -59,8 +59,9 @@ kill -TERM $sidecar; wait $sidecar; echo the sidecar ended with $?
 
 // TestPodInMiniature runs the sidecar and the app as the rendered manifest says: command, environment, files, probes.
 func TestPodInMiniature(t *testing.T) {
+	testbed.Needs(t, "unshare", "ip", "curl")
 	var m manifest
-	if err := yaml.Unmarshal([]byte(read(t, "charts/testdata/service-native.yaml")), &m); err != nil {
+	if err := yaml.Unmarshal([]byte(testbed.ReadFile(t, "test/e2e/charts/testdata/service-native.yaml")), &m); err != nil {
 		t.Fatal(err)
 	}
 	sidecar, app := m.Spec.Template.Spec.InitContainers[0], m.Spec.Template.Spec.Containers[0]

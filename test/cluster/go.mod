@@ -1,8 +1,14 @@
-module token-sidecar/charts/cluster
+module token-sidecar/test/cluster
 
 go 1.26.0
 
-require k8s.io/kubernetes v1.36.3
+// What make test-cluster runs the charts on, in a module of its own: nothing else meets what it requires.
+tool (
+	k8s.io/kubernetes/cmd/kube-apiserver
+	k8s.io/kubernetes/cmd/kubectl
+)
+
+require k8s.io/kubernetes v1.36.3 // indirect
 
 require (
 	cel.dev/expr v0.25.1 // indirect

@@ -77,7 +77,8 @@ func startCluster(t *testing.T) *cluster {
 	start(t, file("apiserver.log", ""), "kube-apiserver", "--etcd-servers", "http://127.0.0.1:"+etcd, "--bind-address", "127.0.0.1",
 		"--secure-port", port, "--cert-dir", dir, "--token-auth-file", file("tokens", "admin-token,admin,admin,system:masters\n"),
 		"--service-account-key-file", key, "--service-account-signing-key-file", key, "--service-account-issuer", "https://kubernetes.default.svc",
-		"--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24")
+		"--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24",
+		"--runtime-config", "admissionregistration.k8s.io/v1beta1=true")
 	c := &cluster{t: t, config: file("kubeconfig", fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: "https://127.0.0.1:%s", insecure-skip-tls-verify: true}}]
@@ -181,8 +182,9 @@ func TestInjection(t *testing.T) {
 		c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", namespace)
 		c.must("", "kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
 	}
-	release := []string{"demo", "token-sidecar", "--namespace", "demo", "--set", "humanapi.clientId=a,humanapi.clientSecret=s,injection.enabled=true"}
-	c.must("", "helm", append([]string{"install"}, release...)...)
+	const values = "humanapi.clientId=a,humanapi.clientSecret=s,injection.enabled=true"
+	release := c.release("demo", "demo")
+	release.install(sidecar, values)
 	const optedIn = `{"token-sidecar/inject":"true"}`
 	injected := func(p pod) bool {
 		init, _ := p.names()
@@ -235,16 +237,16 @@ func TestInjection(t *testing.T) {
 		t.Error("a pod of another namespace was injected")
 	}
 
-	c.must("", "helm", append([]string{"upgrade", "--set", "humanapi.product=hip"}, release...)...)
+	release.upgrade(sidecar, values, "humanapi.product=hip")
 	c.until("the upgrade is in force", func() bool {
 		c.admit("upgraded", "demo", optedIn, "", true)
 		return strings.Contains(c.must("", "kubectl", "get", "mutatingadmissionpolicies", "-o", "yaml"), "hip")
 	})
-	c.must("", "helm", "rollback", "demo", "1", "--namespace", "demo")
+	release.rollback(1)
 	if strings.Contains(c.must("", "kubectl", "get", "mutatingadmissionpolicies", "-o", "yaml"), "hip") {
 		t.Error("the rollback left the upgrade in force")
 	}
-	c.must("", "helm", "uninstall", "demo", "--namespace", "demo")
+	release.uninstall()
 	c.until("pods are left alone again", func() bool { return !injected(c.admit("probe", "demo", optedIn, "", true)) })
 	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-o", "name"); strings.TrimSpace(out) != "" {
 		t.Errorf("left behind: %s", out)
@@ -335,13 +337,30 @@ func TestServiceIsAdmitted(t *testing.T) {
 	c.must("", "kubectl", "create", "namespace", "demo")
 	c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", "demo")
 	c.must("", "kubectl", "label", "namespace", "demo", "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
-	c.must("", "make", "-C", "..", "manifest")
-	c.must("", "kubectl", "apply", "--dry-run=server", "--namespace", "demo", "-k", "../bin/manifest")
+	c.must("", "make", "-C", "../../..", "manifest")
+	c.must("", "kubectl", "apply", "--dry-run=server", "--namespace", "demo", "-k", "../../../bin/manifest")
+	release, service := c.release("demo", "demo"), exampleService(t)
 	for _, mode := range []string{"native", "plain"} {
-		out := c.must("", "helm", "upgrade", "--install", "demo", exampleService(t), "--namespace", "demo", "--set", "token-sidecar.mode="+mode)
-		if strings.Contains(strings.ToLower(out), "warning") {
-			t.Errorf("%s: %s", mode, out)
+		if values := "token-sidecar.mode=" + mode; mode == "native" {
+			release.install(service, values)
+		} else {
+			release.upgrade(service, values)
+		}
+		if release.warnings.Len() != 0 {
+			t.Errorf("%s: %s", mode, &release.warnings)
 		}
 		c.must(c.podOf("deployment", "demo"), "kubectl", "create", "-f", "-")
+	}
+}
+
+// TestGoldenFilesAreAdmitted: the server takes whatever the charts are expected to render to, and misses no field.
+func TestGoldenFilesAreAdmitted(t *testing.T) {
+	c := startCluster(t)
+	c.must("", "kubectl", "create", "namespace", "demo")
+	c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", "demo")
+	for _, document := range documents(t) {
+		if out, err := c.try(document, "kubectl", "create", "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
+			t.Errorf("%s%s", out, document)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package test
+package e2e
 
 import (
 	"context"
@@ -21,10 +21,12 @@ import (
 // screenshotsTo is a folder that takes pictures of the status page; empty: none.
 var screenshotsTo = flag.String("screenshots", "", "folder for pictures of the status page")
 
-// TestPage opens the status page in a browser and sees it tell what happens, live.
+// TestPage opens the status page in a browser once, and sees it tell what happens.
 func TestPage(t *testing.T) {
+	testbed.Needs(t, "chromium")
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	s := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL(), "BREAKER_OPEN_FOR=1h")...)
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "BREAKER_OPEN_FOR=1h")
+	s := testbed.StartSidecar(t, environ...)
 	for i := range 40 {
 		auth.Set(sandbox.Mood{ExpiresIn: []int{60, 1000, 10_000, 40_000, 86_400}[i%5]})
 		for range 1 + i%4 {
@@ -145,6 +147,9 @@ func TestPage(t *testing.T) {
 	mu.Unlock()
 	s.Kill()
 	shows("live", "connection lost")
+	testbed.LaunchSidecar(t, append(environ, "ADMIN_ADDR="+s.Admin)...)
+	testbed.Until(t, "the page finds the sidecar again", func() bool { return text("live") == "live" })
+	shows("auth", "breaker closed")
 }
 
 // ask evaluates a script in the page.

@@ -1,6 +1,7 @@
-package test
+package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 const observability = "charts/token-sidecar/files/"
 
 func TestAlerts(t *testing.T) {
+	testbed.Needs(t, "promtool")
 	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
 		cmd := exec.CommandContext(t.Context(), "promtool", args...)
 		cmd.Dir = observability
@@ -30,9 +32,9 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("promtool %v: %s", args, out)
 		}
 	}
-	runbook := read(t, "docs/runbook.md")
-	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(read(t, observability+"alerts.yaml"), -1)
-	tests := read(t, observability+"alerts_test.yaml")
+	runbook := testbed.ReadFile(t, "docs/runbook.md")
+	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(testbed.ReadFile(t, observability+"alerts.yaml"), -1)
+	tests := testbed.ReadFile(t, observability+"alerts_test.yaml")
 	for _, alert := range alerts {
 		if !strings.Contains(runbook, "\n## "+alert[1]+"\n") {
 			t.Errorf("the runbook has no section %s", alert[1])
@@ -73,7 +75,7 @@ func queries(t *testing.T) (all []string) {
 			} `json:"targets"`
 		} `json:"panels"`
 	}
-	if err := json.Unmarshal([]byte(read(t, observability+"dashboard.json")), &dashboard); err != nil {
+	if err := json.Unmarshal([]byte(testbed.ReadFile(t, observability+"dashboard.json")), &dashboard); err != nil {
 		t.Fatal(err)
 	}
 	for _, panel := range dashboard.Panels {
@@ -87,8 +89,14 @@ func queries(t *testing.T) (all []string) {
 // TestEveryOutcomeIsSeen drives each outcome and finds it in the metrics, the log, the trace and on the page,
 // finds data for each query of the dashboard, and nowhere a user id.
 func TestEveryOutcomeIsSeen(t *testing.T) {
-	received := &collector{}
-	otlp := httptest.NewServer(received)
+	testbed.Needs(t, "prometheus")
+	var mu sync.Mutex
+	var received bytes.Buffer // what the collector of traces got
+	otlp := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, _ = received.ReadFrom(r.Body)
+	}))
 	defer otlp.Close()
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	environ := auth.Environ("REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+otlp.URL, "MAX_CONCURRENT_REQUESTS=2", "UPSTREAM_MAX_ATTEMPTS=1")
@@ -180,9 +188,9 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	}
 	s.Signal(syscall.SIGTERM)
 	s.Wait()
-	received.mu.Lock()
-	defer received.mu.Unlock()
-	traces := received.raw.String()
+	mu.Lock()
+	defer mu.Unlock()
+	traces := received.String()
 	for _, outcome := range outcomes {
 		if !strings.Contains(traces, outcome) {
 			t.Errorf("%s is in no trace", outcome)

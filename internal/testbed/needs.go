@@ -1,0 +1,22 @@
+package testbed
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Needs skips the test where one of those programs is not installed, so that go test ./... needs nothing but Go. It fails
+// under make test, which installs them all, so that nothing is skipped there by mistake.
+func Needs(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		if os.Getenv("SKIP_NO_TESTS") != "" {
+			t.Fatalf("%s is not installed", program)
+		}
+		t.Skipf("%s is not installed; make test installs it and runs all tests", program)
+	}
+}

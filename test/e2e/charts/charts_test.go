@@ -1,0 +1,209 @@
+package charts
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/norwoodj/helm-docs/pkg/document"
+	helmdocs "github.com/norwoodj/helm-docs/pkg/helm"
+	"github.com/spf13/viper"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+var update = flag.Bool("update", false, "write the golden files and the chart's README anew")
+
+// folder is where the charts are.
+const folder = "../../../charts"
+
+// sidecar is the chart.
+var sidecar = filepath.Join(folder, "token-sidecar")
+
+// exampleService returns a copy of the example with the chart as its dependency.
+func exampleService(t *testing.T) string {
+	t.Helper()
+	service, err := ExampleService(folder, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service
+}
+
+func TestLint(t *testing.T) {
+	if err := Lint(sidecar, required); err != nil {
+		t.Error(err)
+	}
+	if err := Lint(exampleService(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRendered compares what each set of values renders to with a golden file.
+func TestRendered(t *testing.T) {
+	service := exampleService(t)
+	for name, values := range map[string]string{
+		"service-native": "",
+		"service-plain":  "token-sidecar.mode=plain",
+		"service-full": "token-sidecar.redis.url=rediss://redis:6379/0,token-sidecar.redis.existingSecret=redis,token-sidecar.callerToken.existingSecret=caller," +
+			"token-sidecar.encryptionKeys.existingSecret=keys,token-sidecar.settings.REFRESH_AHEAD=20m,token-sidecar.settings.UPSTREAM_MAX_ATTEMPTS=2," +
+			"token-sidecar.humanapi.product=hip,token-sidecar.ports.token=9080,token-sidecar.ports.admin=9081," +
+			"token-sidecar.image.digest=sha256:" + strings.Repeat("0", 64),
+	} {
+		t.Run(name, func(t *testing.T) {
+			golden(t, name, service, Rendering{Values: []string{values}})
+		})
+	}
+	for name, values := range map[string]string{
+		"chart":               "",
+		"chart-secret":        "humanapi.existingSecret=,humanapi.clientSecret=s3cr3t",
+		"chart-network":       "networkPolicy.enabled=true,networkPolicy.from[0].namespaceSelector.matchLabels.name=monitoring",
+		"chart-observability": "podMonitor.enabled=true,podMonitor.labels.release=prometheus,prometheusRule.enabled=true,dashboard.enabled=true",
+	} {
+		t.Run(name, func(t *testing.T) {
+			golden(t, name, sidecar, Rendering{Values: []string{required, values}})
+		})
+	}
+}
+
+// required are the values that the chart cannot do without.
+const required = "humanapi.clientId=a,humanapi.existingSecret=b"
+
+func golden(t *testing.T, name, chart string, r Rendering) {
+	t.Helper()
+	r.Namespace = "demo"
+	got, err := Render("demo", chart, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, filepath.Join("testdata", name+".yaml"), got)
+}
+
+// compare fails the test unless a file holds what is wanted there.
+func compare(t *testing.T, path, want string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("%s is out of date (%v); make golden writes:\n%s", path, err, want)
+	}
+}
+
+// TestWrongValues: each is refused with a sentence that names the value.
+func TestWrongValues(t *testing.T) {
+	service := exampleService(t)
+	for values, sentence := range map[string]string{
+		"humanapi.clientId=":                     "humanapi.clientId is missing",
+		"humanapi.existingSecret=":               "humanapi.existingSecret is missing",
+		"humanapi.clientSecret=x":                "keep one of them",
+		"mode=sidecar":                           "mode",
+		"humanapi.product=other":                 "product",
+		"humanapi.authUrl=http://auth.example":   "authUrl",
+		"humanapi.clientID=a":                    "clientID",
+		"redis.url=redis://:password@redis:6379": "url",
+		"redis.mode=ring":                        "mode",
+		"ports.token=80":                         "token",
+		"settings.LISTEN_ADDR=0.0.0.0:8080":      "LISTEN_ADDR",
+		"settings.refresh_ahead=1m":              "refresh_ahead",
+		"image.digest=latest":                    "digest",
+		"replicas=2":                             "replicas",
+	} {
+		t.Run(values, func(t *testing.T) {
+			out, err := Render("demo", service, Rendering{Values: []string{"token-sidecar." + values}})
+			if err == nil || !strings.Contains(err.Error(), sentence) {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
+// TestInjectionNeedsTheCluster: it is rendered for what the cluster offers, and says so where that is not enough.
+func TestInjectionNeedsTheCluster(t *testing.T) {
+	values := []string{required, "injection.enabled=true"}
+	if _, err := Render("demo", sidecar, Rendering{Values: values}); err == nil || !strings.Contains(err.Error(), "no MutatingAdmissionPolicy") {
+		t.Error(err)
+	}
+	for _, version := range []string{"v1", "v1beta1"} {
+		golden(t, "injection-"+version, sidecar, Rendering{Values: values, APIs: offers(version)})
+	}
+	plain := Rendering{Values: append(values, "mode=plain"), APIs: offers("v1")}
+	if _, err := Render("demo", sidecar, plain); err == nil || !strings.Contains(err.Error(), "needs mode native") {
+		t.Error(err)
+	}
+}
+
+// offers is what a cluster with MutatingAdmissionPolicy in that version adds to the usual APIs.
+func offers(version string) []string {
+	return []string{"admissionregistration.k8s.io/" + version + "/MutatingAdmissionPolicy"}
+}
+
+func TestNativeSidecarsNeedANewerCluster(t *testing.T) {
+	service := exampleService(t)
+	if _, err := Render("demo", service, Rendering{Kubernetes: "1.28.0"}); err == nil || !strings.Contains(err.Error(), "set mode to plain") {
+		t.Error(err)
+	}
+	if _, err := Render("demo", service, Rendering{Kubernetes: "1.28.0", Values: []string{"token-sidecar.mode=plain"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// documents are those of all golden files, but for the kinds that Kubernetes does not bring.
+func documents(t *testing.T) (all []string) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for document := range strings.SplitSeq(string(content), "\n---\n") {
+			if strings.TrimSpace(document) != "" && !strings.Contains(document, "\napiVersion: monitoring.coreos.com/") {
+				all = append(all, document)
+			}
+		}
+	}
+	return all
+}
+
+// TestTypes: what is rendered are objects of Kubernetes, without a field that their types do not have. What a field may hold is
+// left to a real API server: TestGoldenFilesAreAdmitted.
+func TestTypes(t *testing.T) {
+	strict := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	for _, document := range documents(t) {
+		if _, _, err := strict.Decode([]byte(document), nil, nil); err != nil {
+			t.Errorf("%v:\n%s", err, document)
+		}
+	}
+}
+
+// TestReadme: the chart's README tells of its values.
+func TestReadme(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(sidecar)); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"values-file": "values.yaml", "output-file": "README.md", "sort-values-order": document.AlphaNumSortOrder} {
+		viper.Set(name, value)
+	}
+	chart, err := helmdocs.ParseChartInformation(dir, helmdocs.ChartValuesDocumentationParsingConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document.PrintDocumentation(chart, dir, []string{"README.md.gotmpl"}, false, "", "flat-square", nil, true)
+	want, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, filepath.Join(sidecar, "README.md"), string(want))
+	if strings.Contains(string(want), "|  |") {
+		t.Error("a value has no description")
+	}
+}

@@ -1,0 +1,123 @@
+// Package charts does with the Helm charts what the helm command does, by Helm's own library: copy, lint, render, and
+// install on a cluster.
+package charts
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/chart/common"
+	chartv2 "helm.sh/helm/v4/pkg/chart/v2"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/cli"
+	"helm.sh/helm/v4/pkg/downloader"
+	"helm.sh/helm/v4/pkg/getter"
+	releasev1 "helm.sh/helm/v4/pkg/release/v1"
+	"helm.sh/helm/v4/pkg/strvals"
+)
+
+// Kubernetes is the version that charts are rendered for.
+const Kubernetes = "1.36.0"
+
+// ExampleService copies the charts from folder charts into dir, gives the example its dependency, and returns where the
+// example is.
+func ExampleService(charts, dir string) (string, error) {
+	for _, chart := range []string{"token-sidecar", "example-service"} {
+		if err := os.CopyFS(filepath.Join(dir, chart), os.DirFS(filepath.Join(charts, chart))); err != nil {
+			return "", err
+		}
+	}
+	service := filepath.Join(dir, "example-service")
+	dependencies := downloader.Manager{Out: io.Discard, ChartPath: service, Getters: getter.All(cli.New()), SkipUpdate: true}
+	return service, dependencies.Build()
+}
+
+// Lint returns what there is to say against a chart, warnings included, with values in the form of --set.
+func Lint(chart string, values ...string) error {
+	vals, err := parse(values)
+	if err != nil {
+		return err
+	}
+	version, err := common.ParseKubeVersion(Kubernetes)
+	if err != nil {
+		return err
+	}
+	lint := action.NewLint()
+	lint.Strict, lint.KubeVersion = true, version
+	return errors.Join(lint.Run([]string{chart}, vals).Errors...)
+}
+
+// Rendering is how [Render] renders.
+type Rendering struct {
+	// Namespace is that of the release. Default: default.
+	Namespace string
+	// Values are in the form of --set.
+	Values []string
+	// Kubernetes is the version of the cluster. Default: [Kubernetes].
+	Kubernetes string
+	// APIs are those that the cluster offers beside the usual ones.
+	APIs []string
+	// SkipTests leaves the chart's tests out.
+	SkipTests bool
+}
+
+// Render returns what a chart makes of a release of that name, as helm template prints it.
+func Render(name, chart string, r Rendering) (string, error) {
+	if r.Kubernetes == "" {
+		r.Kubernetes = Kubernetes
+	}
+	version, err := common.ParseKubeVersion(r.Kubernetes)
+	if err != nil {
+		return "", err
+	}
+	install := action.NewInstall(action.NewConfiguration())
+	install.DryRunStrategy = action.DryRunClient
+	install.ReleaseName, install.Namespace = name, r.Namespace
+	install.KubeVersion, install.APIVersions = version, r.APIs
+	loaded, vals, err := load(chart, r.Values)
+	if err != nil {
+		return "", err
+	}
+	done, err := install.Run(loaded, vals)
+	if err != nil {
+		return "", err
+	}
+	rel, ok := done.(*releasev1.Release)
+	if !ok {
+		return "", fmt.Errorf("a release of type %T", done)
+	}
+	var out strings.Builder
+	fmt.Fprintln(&out, strings.TrimSpace(rel.Manifest))
+	for _, hook := range rel.Hooks {
+		if !r.SkipTests || !slices.Contains(hook.Events, releasev1.HookTest) {
+			fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", hook.Path, hook.Manifest)
+		}
+	}
+	return out.String(), nil
+}
+
+// load reads a chart, and values in the form of --set.
+func load(chart string, values []string) (*chartv2.Chart, map[string]any, error) {
+	vals, err := parse(values)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := loader.Load(chart)
+	return c, vals, err
+}
+
+func parse(values []string) (map[string]any, error) {
+	vals := map[string]any{}
+	for _, value := range values {
+		if err := strvals.ParseInto(value, vals); err != nil {
+			return nil, err
+		}
+	}
+	return vals, nil
+}
