@@ -137,7 +137,7 @@ func TestRedisHits(t *testing.T) {
 		ask()
 		ours = append(ours, ask)
 	}
-	for _, name := range client.Keys(t.Context(), "token-sidecar:v1:*").Val() {
+	for _, name := range client.Keys(t.Context(), "token-sidecar:v2:*").Val() {
 		if strings.HasSuffix(name, "}") && len(bare) < len(ours) {
 			bare = append(bare, func() {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -47,6 +47,9 @@ var (
 	errSmuggling      = &apiError{http.StatusBadRequest, codeInvalid, "it is not certain where the body ends; send Content-Length or, with HTTP/1.1, Transfer-Encoding: chunked, and that once"}
 )
 
+// errForgetPending is no error of the caller's: the token is forgotten here, and will be in the fleet.
+var errForgetPending = errors.New("forgotten by this sidecar; Redis cannot be told yet, and will be as soon as it takes writes")
+
 func invalid(field, problem string) error {
 	return &apiError{http.StatusBadRequest, codeInvalid, printableName(field) + " " + problem}
 }
@@ -177,4 +180,15 @@ func (r errorResponse) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(r.status)
 	_, _ = w.Write(body)
+}
+
+// writeMessage answers with a message that is no error.
+func writeMessage(w http.ResponseWriter, status int, message string) {
+	body, _ := json.Marshal(map[string]string{"message": message})
+	header := w.Header()
+	header["Content-Type"] = jsonType
+	header["Cache-Control"] = noStore
+	header.Set("Content-Length", strconv.Itoa(len(body)+1))
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
 }

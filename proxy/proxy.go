@@ -113,6 +113,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		explain(err).write(w) // nobody reads it, but without it net/http would say 200
 		return abandoned
+	case errors.Is(err, errForgetPending):
+		writeMessage(w, http.StatusAccepted, errForgetPending.Error())
+		return forgotten
 	case err != nil:
 		h.writeError(w, err)
 		return outcomeOfError(err)
@@ -249,7 +252,9 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 		return errOverload
 	}
 	defer h.leave()
-	h.broker.Forget(r.Context(), req, hash)
+	if !h.broker.Forget(r.Context(), req, hash) {
+		return errForgetPending
+	}
 	return nil
 }
 

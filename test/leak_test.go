@@ -122,7 +122,7 @@ func TestNothingLeaks(t *testing.T) {
 			}
 		}
 	}
-	if !strings.Contains(watched, "token-sidecar:v1:") {
+	if !strings.Contains(watched, "token-sidecar:v2:") {
 		t.Errorf("the traffic to Redis was not seen: %.300s", watched)
 	}
 }

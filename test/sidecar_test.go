@@ -58,7 +58,10 @@ func TestTwoSidecarsShareATokenAndARestartedOneAsksRedis(t *testing.T) {
 		t.Errorf("%d calls", n)
 	}
 	client := redis.Client()
-	for _, name := range client.Keys(t.Context(), "*").Val() {
+	for _, name := range client.Keys(t.Context(), "*}").Val() {
+		if strings.HasSuffix(name, "{probe}") {
+			continue
+		}
 		if left := client.PTTL(t.Context(), name).Val(); left > 24*time.Hour-time.Minute || left < 24*time.Hour-2*time.Minute {
 			t.Errorf("a key lives for %v, which is not shortly before expires_in", left)
 		}
@@ -266,7 +269,7 @@ func TestSocket(t *testing.T) {
 	mustGet(t, testbed.StartSidecar(t, auth.Environ("LISTEN_ADDR=unix://"+path)...), "alice")
 	file := testbed.WriteFile(t, "file", "x")
 	third := testbed.LaunchSidecar(t, auth.Environ("LISTEN_ADDR=unix://"+file)...)
-	if code := third.Wait(); code != 1 || !strings.Contains(third.Log(), "no socket") {
+	if code := third.Wait(); code != 1 || !strings.Contains(third.Log(), "not a socket") {
 		t.Errorf("in the place of a file: exit %d\n%s", code, third.Log())
 	}
 }
@@ -279,4 +282,20 @@ func grep(text, part string) (lines string) {
 		}
 	}
 	return lines
+}
+
+// TestForgetIsToldLater: a DELETE that Redis cannot be told of says so.
+func TestForgetIsToldLater(t *testing.T) {
+	auth := testbed.StartAuth(t)
+	s := testbed.StartSidecar(t, auth.Environ("REDIS_URL=redis://"+testbed.FreeAddr(t))...)
+	token := mustGet(t, s, "alice").Token
+	if r := s.Do("DELETE", "client_user_id=alice"); r.Status != 202 || !strings.Contains(r.Body, `"message"`) {
+		t.Errorf("status %d, %v: %s", r.Status, r.Err, r.Body)
+	}
+	if mustGet(t, s, "alice").Token == token {
+		t.Error("a forgotten token is served")
+	}
+	if !strings.Contains(s.Metrics(), "\ntoken_sidecar_forgets_pending 1\n") {
+		t.Error("the metric does not count it")
+	}
 }

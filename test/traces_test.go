@@ -89,7 +89,7 @@ func TestTraces(t *testing.T) {
 			names[span.GetName()]++
 		}
 	}
-	if names["GET /token"] != asked || names["HTTP POST"] == 0 || names["evalsha"] == 0 {
+	if names["GET /token"] != asked || names["HTTP POST"] == 0 || names["redis.pipeline evalsha"]+names["redis.pipeline eval"] == 0 {
 		t.Errorf("not all spans are in the trace: %v", names)
 	}
 	for _, hidden := range []string{"policy-4711-0815", token, "sandbox-secret"} {

@@ -18,7 +18,7 @@ import (
 // serve runs a server in a network of its own.
 func serve(t *testing.T) *testbed.Pipe {
 	pipe := testbed.NewPipe()
-	server := NewServer(t.Context(), newHandler(true), slog.New(slog.DiscardHandler))
+	server := NewServer(newHandler(true), slog.New(slog.DiscardHandler))
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(pipe) })
 	t.Cleanup(func() {

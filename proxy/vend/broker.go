@@ -310,6 +310,7 @@ func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 
 // newEntry asks the auth service for a token.
 func (b *Broker) newEntry(ctx context.Context, key cache.Key, req upstream.Request) (*cache.Entry, error) {
+	req.Key = key
 	answer, err := b.ask(ctx, req)
 	if err != nil {
 		return nil, err

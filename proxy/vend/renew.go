@@ -55,6 +55,7 @@ func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 		b.metrics.renewals.WithLabelValues("left_to_another").Inc()
 		return
 	}
+	req.Background = true
 	t, err := b.shareFetch(ctx, key, req, cache.Want{Avoid: entry, Anyway: true})
 	switch {
 	case err == nil && t.Entry.SharesToken(entry):
