@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"token-sidecar/internal/secret"
 )
@@ -122,10 +123,12 @@ func formatID(id uint64) string { return fmt.Sprintf("%0*x", idDigits, id) }
 // formatToken is a token without its kind and fence, which the script that stores it puts before it.
 func formatToken(e *Entry, name name, wall time.Time) string {
 	hashes := e.Hashes()[:min(len(e.Hashes()), maxMarks)]
-	head := formatID(e.ID) + fmt.Sprintf("%0*d", countDigits, len(hashes))
+	var b strings.Builder
+	b.WriteString(formatID(e.ID) + fmt.Sprintf("%0*d", countDigits, len(hashes)))
 	for _, hash := range hashes {
-		head += name.key.mark(hash)
+		b.WriteString(name.key.mark(hash))
 	}
+	head := b.String()
 	return head + string(name.key.seal(encode(e, wall), name.text+head))
 }
 

@@ -117,8 +117,8 @@ func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 		case ctx.Err() != nil:
 			l.giveBack(ctx)
 			return Offer{}, context.Cause(ctx)
-		case err != nil: // without Redis the lease holds in this process
-			return mine, nil
+		case err != nil:
+			return mine, nil //nolint:nilerr // without Redis the lease holds in this process
 		case got:
 			i++
 		case offer.Entry != nil || offer.Refusal != nil:

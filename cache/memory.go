@@ -52,7 +52,7 @@ func newMemory(size int64) *memory {
 	ofRefusals := max(1, size/refusalShare)
 	return &memory{
 		entries: otter.Must(&otter.Options[Key, *item]{
-			MaximumWeight: uint64(max(1, size-ofRefusals)), //nolint:gosec // positive
+			MaximumWeight: uint64(max(1, size-ofRefusals)),
 			Weigher: func(_ Key, i *item) uint32 {
 				return uint32(entryOverhead + len(i.entry.Body.Reveal())) //nolint:gosec // the body is bounded
 			},
@@ -63,7 +63,7 @@ func newMemory(size int64) *memory {
 			}),
 		}),
 		refusals: otter.Must(&otter.Options[Key, refused]{
-			MaximumWeight: uint64(ofRefusals), //nolint:gosec // positive
+			MaximumWeight: uint64(ofRefusals),
 			Weigher: func(_ Key, r refused) uint32 {
 				return uint32(refusalOverhead + len(r.why.Reveal())) //nolint:gosec // the body is bounded
 			},

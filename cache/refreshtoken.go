@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"time"
 	"token-sidecar/internal/secret"
@@ -47,10 +48,7 @@ func (c *Cache) KeepRefreshToken(ctx context.Context, key Key, token secret.Text
 // writePendingRefreshTokens writes those that could not be written before, until one cannot be written again.
 func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
 	c.mu.Lock()
-	waiting := make(map[Key]refreshToken, len(c.refreshTokens))
-	for key, token := range c.refreshTokens {
-		waiting[key] = token
-	}
+	waiting := maps.Clone(c.refreshTokens)
 	c.mu.Unlock()
 	for key, token := range waiting {
 		if c.shared.putRefreshToken(ctx, key, token) != nil {

@@ -168,8 +168,18 @@ func TestFailingKeysAreBounded(t *testing.T) {
 func TestKeys(t *testing.T) {
 	all := map[tokenKey]Request{}
 	for _, r := range []Request{
-		{}, {Path: "a"}, {Type: "a"}, {UserID: hidden("a")}, {Email: hidden("a")}, {Scopes: []string{"a"}}, {Scopes: []string{"a", "b"}},
-		{Scopes: []string{"ab"}}, {Path: "a", Type: "b"}, {Path: "ab"}, {UserID: hidden("1:a")}, {Key: [32]byte{1}},
+		{},
+		{Path: "a"},
+		{Type: "a"},
+		{UserID: hidden("a")},
+		{Email: hidden("a")},
+		{Scopes: []string{"a"}},
+		{Scopes: []string{"a", "b"}},
+		{Scopes: []string{"ab"}},
+		{Path: "a", Type: "b"},
+		{Path: "ab"},
+		{UserID: hidden("1:a")},
+		{Key: [32]byte{1}},
 	} {
 		if other, ok := all[r.key()]; ok {
 			t.Errorf("%+v and %+v have one key", r, other)

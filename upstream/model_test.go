@@ -157,9 +157,18 @@ func (w *watch) heldBack(path string) bool {
 // no answer takes longer than it may; and when it is well, everybody gets a token.
 func TestAtMostOneTrial(t *testing.T) {
 	moods := []mood{
-		{}, {latency: 300 * time.Millisecond}, down, hangs, page, wrong, bare, {status: 429}, {status: 429, retryAfter: "2"}, {status: 429, retryAfter: "7"},
-		{status: 503, retryAfter: "1"}, {status: 503, retryAfter: "60"}, {status: 503, retryAfter: "3", latency: 300 * time.Millisecond}, gone,
-		{status: 500, latency: 900 * time.Millisecond}, {err: context.DeadlineExceeded},
+		{},
+		{latency: 300 * time.Millisecond},
+		down, hangs, page, wrong, bare,
+		{status: 429},
+		{status: 429, retryAfter: "2"},
+		{status: 429, retryAfter: "7"},
+		{status: 503, retryAfter: "1"},
+		{status: 503, retryAfter: "60"},
+		{status: 503, retryAfter: "3", latency: 300 * time.Millisecond},
+		gone,
+		{status: 500, latency: 900 * time.Millisecond},
+		{err: context.DeadlineExceeded},
 	}
 	users := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
 	trials := 0

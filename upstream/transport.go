@@ -114,6 +114,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.ended(r.Context(), pool)
 		return nil, err
 	}
+	//nolint:contextcheck // it is the request's
 	res.Body = &watchedBody{ReadCloser: res.Body, ended: func() { t.ended(r.Context(), pool) }}
 	return res, nil
 }

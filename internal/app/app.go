@@ -81,7 +81,7 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 		return err
 	}
 	defer traces.Stop(context.WithoutCancel(ctx))
-	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log}) //nolint:contextcheck // they outlive ctx, to drain
+	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log})
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (t
 	if err != nil {
 		return token, false, err
 	}
-	tokens := cache.New(opts) //nolint:contextcheck // it ends by Close
+	tokens := cache.New(opts)
 	defer tokens.Close()
 	return tokens.RefreshToken(ctx, vend.RefreshTokenKey(s.AuthURL, s.ClientID, user))
 }
