@@ -12,7 +12,7 @@ import (
 )
 
 // patient are settings for a machine that runs a whole fleet on two cores: nothing may fail for want of CPU.
-var patient = []string{"REDIS_TIMEOUT=5s", "UPSTREAM_TIMEOUT=20s", "UPSTREAM_MAX_ATTEMPTS=2"}
+var patient = []string{"REDIS_TIMEOUT=2s", "UPSTREAM_TIMEOUT=20s", "UPSTREAM_MAX_ATTEMPTS=2"}
 
 func startFleet(t *testing.T, n int, environ []string) []*testbed.Sidecar {
 	t.Helper()

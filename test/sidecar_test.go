@@ -145,7 +145,7 @@ func TestSignalDrains(t *testing.T) {
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
 	auth := testbed.StartAuth(t)
-	s := testbed.StartSidecar(t, auth.Environ("SHUTDOWN_TIMEOUT=1h", "UPSTREAM_TIMEOUT=1h")...)
+	s := testbed.StartSidecar(t, auth.Environ("SHUTDOWN_TIMEOUT=1h", "UPSTREAM_TIMEOUT=200s")...)
 	auth.Set(sandbox.Mood{Fault: "hang"})
 	go s.Get("alice")
 	testbed.Until(t, "the call is under way", func() bool { return auth.Counts().Calls == 1 })

@@ -33,14 +33,14 @@ func write(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(to, 0o750); err != nil {
+	if err := os.MkdirAll(to, 0o750); err != nil { //nolint:gosec // whoever runs it names the folder
 		return err
 	}
 	for name, content := range map[string]string{
 		"service.yaml":       manifest,
 		"kustomization.yaml": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [service.yaml]\n",
 	} {
-		if err := os.WriteFile(filepath.Join(to, name), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(to, name), []byte(content), 0o600); err != nil { //nolint:gosec // the same folder
 			return err
 		}
 	}
