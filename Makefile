@@ -114,7 +114,7 @@ golden: ## Write anew what the charts are expected to render to, and the chart's
 
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
-	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover' ./test -args -record docs/reliability.md
+	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover|TestEveryStepFailsOnce' ./test -args -record docs/reliability.md
 	go test -count 1 -run TestTenMinutesOfOutage ./upstream -args -record $(CURDIR)/docs/reliability.md
 
 .PHONY: bench

@@ -117,7 +117,7 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth vend.AuthService) 
 	if err := keys.UseSecrets(secret.Hide("secret")); err != nil {
 		t.Fatal(err)
 	}
-	tokens := cache.New(cache.Options{MemorySize: 2 << 20, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, FetchLimit: 20 * time.Second, Client: client, Keys: keys})
+	tokens := cache.New(cache.Options{MemorySize: 2 << 20, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, FetchLimit: 20 * time.Second, ProbeEvery: 48 * time.Hour, Client: client, Keys: keys})
 	broker := vend.NewBroker(vend.Options{
 		Cache: tokens, AuthService: auth, AuthURL: "https://auth.test", ClientID: "client",
 		Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second,

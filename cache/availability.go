@@ -17,7 +17,7 @@ const (
 	// failuresUntilDown is how many exchanges in a row must fail, over no less than a span: one lost packet is no outage,
 	// and what fails at the same time is one event.
 	failuresUntilDown = 3
-	// probeInterval is about how often a Redis that fails is tried, idleInterval how often one that nobody asks.
+	// probeInterval is about how often a Redis that fails is tried, idleInterval how often one that nobody asks, unless it is told otherwise.
 	probeInterval = 400 * time.Millisecond
 	idleInterval  = 5 * time.Second
 )
@@ -29,6 +29,7 @@ type availability struct {
 	probe func(context.Context)
 	log   *slog.Logger
 	span  time.Duration
+	idle  time.Duration // how often a Redis that nobody asks is probed
 
 	read, write direction
 	// mu orders changes of state.
@@ -63,8 +64,8 @@ const (
 	backLog        = "Redis is back: tokens are shared again"
 )
 
-func newAvailability(limit time.Duration, log *slog.Logger) *availability {
-	return &availability{log: log, span: 2 * limit, logged: redisUp, wake: make(chan struct{}, 1)}
+func newAvailability(limit, idle time.Duration, log *slog.Logger) *availability {
+	return &availability{log: log, span: 2 * limit, idle: idle, logged: redisUp, wake: make(chan struct{}, 1)}
 }
 
 func (a *availability) readable() bool { return !a.read.down.Load() }
@@ -170,10 +171,10 @@ func (a *availability) run(ctx context.Context) {
 		case <-timer.C:
 			a.probe(ctx)
 		}
-		interval := idleInterval
+		interval := a.idle
 		if a.read.failing.Load() || a.write.failing.Load() {
 			interval = min(probeInterval, a.span/2)
-		} else if quiet := a.quietFor(time.Now()); quiet < idleInterval {
+		} else if quiet := a.quietFor(time.Now()); quiet < a.idle {
 			interval -= quiet
 		}
 		timer.Reset(interval*3/4 + rand.N(interval/2+1)) //nolint:gosec // jitter

@@ -43,6 +43,8 @@ type Options struct {
 	LockLife time.Duration
 	// FetchLimit is how long a fetch may take at most; nobody waits longer for another sidecar's.
 	FetchLimit time.Duration
+	// ProbeEvery is about how often a Redis that nobody asks is looked at. Default 5 s.
+	ProbeEvery time.Duration
 	// Wall is the wall clock. Default [time.Now].
 	Wall func() time.Time
 	// Registerer takes the metrics. Default: none.
@@ -85,6 +87,9 @@ func New(opts Options) *Cache {
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.ProbeEvery == 0 {
+		opts.ProbeEvery = idleInterval
 	}
 	c := &Cache{
 		memory: newMemory(opts.MemorySize), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, log: opts.Log,

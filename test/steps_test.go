@@ -375,7 +375,7 @@ func TestEveryStepFailsOnce(t *testing.T) {
 		})
 	}
 	_ = scenarioRuns.Wait()
-	testbed.Record(t, *recordTo, "steps", fmt.Sprintf("| %d scenarios, each of their steps, each of %d things that go wrong with it | %d |",
+	testbed.Record(t, *recordTo, "steps", fmt.Sprintf("| %d scenarios, each of their steps, %d things that go wrong with it | %d |",
 		len(scenarios), len(breakages()), runs.Load()))
 }
 
