@@ -38,7 +38,7 @@ func TestAFailingKeyIsLeftAlone(t *testing.T) {
 					}
 					time.Sleep(200 * time.Millisecond)
 				}
-				if len(attempts) < 13 || len(attempts) > 25 {
+				if len(attempts) < 10 || len(attempts) > 25 {
 					t.Errorf("%d attempts in five minutes", len(attempts))
 				}
 			})

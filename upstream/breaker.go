@@ -209,8 +209,12 @@ func (b *breaker) onStateChange(to gobreaker.State) {
 		b.trialAt = b.openedAt.Add(b.openFor)
 		b.cause = causeOf(b.row.last)
 		b.opened()
-		b.log.Warn("circuit breaker open: the auth service fails; cached tokens are still served, others get 503 until a trial succeeds",
-			slog.String("cause", b.cause), slog.Bool("one_token_alone", !b.row.several), slog.Duration("trial_in", b.openFor))
+		log := b.log.With(slog.String("cause", b.cause), slog.Bool("one_token_alone", !b.row.several), slog.Duration("trial_in", b.openFor))
+		if b.row.several {
+			log.Warn("circuit breaker open: the auth service fails; cached tokens are still served, others get 503 until a trial succeeds")
+		} else {
+			log.Warn("circuit breaker open for one token, whose calls fail; the next call for another one goes out, and closes it if it succeeds")
+		}
 	case gobreaker.StateHalfOpen:
 		b.log.Info("circuit breaker half open: the next call is a trial")
 	case gobreaker.StateClosed:

@@ -106,16 +106,16 @@ func (t *Transport) replace(reason string) {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx := r.Context()
 	t.mu.Lock()
 	pool := t.pool
 	t.mu.Unlock()
 	res, err := pool.RoundTrip(r)
 	if err != nil {
-		t.ended(r.Context(), pool)
+		t.ended(ctx, pool)
 		return nil, err
 	}
-	//nolint:contextcheck // it is the request's
-	res.Body = &watchedBody{ReadCloser: res.Body, ended: func() { t.ended(r.Context(), pool) }}
+	res.Body = &watchedBody{ReadCloser: res.Body, ended: func() { t.ended(ctx, pool) }}
 	return res, nil
 }
 

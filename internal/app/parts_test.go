@@ -83,6 +83,7 @@ func TestCertificatesRotate(t *testing.T) {
 		t.Fatal(err)
 	}
 	reload()
+	auth.CloseClientConnections()
 	if err := ask("after"); err != nil {
 		t.Error(err)
 	}
