@@ -41,6 +41,7 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 	user := req.UserID.Reveal()
 	c.mu.Lock()
 	c.calls++
+	token := fmt.Sprintf("of %s no %d", user, c.calls) // another one each time
 	if c.running[user] {
 		c.overlaps++
 	}
@@ -51,10 +52,10 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 	c.mu.Lock()
 	delete(c.running, user)
 	c.mu.Unlock()
-	body := fmt.Sprintf(`{"access_token":"of %s","expires_in":%d}`, user, int(life.Seconds()))
+	body := fmt.Sprintf(`{"access_token":%q,"expires_in":%d}`, token, int(life.Seconds()))
 	end := len(body) - 1
 	return &upstream.Answer{
-		Body: secret.Hide([]byte(body)), Tokens: []secret.Text{secret.Hide("of " + user)}, Sent: sent,
+		Body: secret.Hide([]byte(body)), Tokens: []secret.Text{secret.Hide(token)}, Sent: sent,
 		Lifetimes: []upstream.Lifetime{{Start: end - 5, End: end, Life: life}},
 	}, nil
 }
@@ -157,7 +158,7 @@ func ask(t *testing.T, pod *proxy.Handler, user string) {
 	r.Host = "localhost"
 	w := httptest.NewRecorder()
 	pod.ServeHTTP(w, r)
-	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"of `+user+`"`) {
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"of `+user+` no `) {
 		t.Errorf("%s got %d: %s", user, w.Code, w.Body)
 	}
 }
