@@ -72,8 +72,7 @@ func (s *shared) probe(ctx context.Context) {
 
 // A sight is what a look at the names of one key yields.
 type sight struct {
-	entry *Entry // nil: nothing usable
-	// buried reports whether an entry is forgotten by what is there.
+	entry      *Entry // nil: nothing usable
 	tombstones []buried
 	// fence is that of the first name's value, empty when there is none.
 	fence string
@@ -115,15 +114,17 @@ func (s *shared) look(ctx context.Context, key Key) (sight, error) {
 	return seen, nil
 }
 
-// take adds a value to what was seen. One that cannot be opened is counted, and is none.
+// take adds a value to what was seen. One that cannot be opened is counted, and otherwise ignored.
 func (s *shared) take(seen *sight, raw string, n name, left time.Duration) {
 	if raw == "" {
 		return
 	}
 	seen.empty = false
-	if h, ok := parseHead(raw); ok && h.kind == tombstoneKind {
-		seen.tombstones = append(seen.tombstones, buried{h, n.key})
-		return
+	if raw[0] == tombstoneKind { // a token is parsed once, where it is opened
+		if h, ok := parseHead(raw); ok {
+			seen.tombstones = append(seen.tombstones, buried{h, n.key})
+			return
+		}
 	}
 	e, err := s.keys.parseToken(raw, n, s.wall(), left)
 	if err != nil {
@@ -137,10 +138,10 @@ func (s *shared) take(seen *sight, raw string, n name, left time.Duration) {
 
 // fenceIn is the fence of a value as it stands there, empty for none.
 func fenceIn(raw string) string {
-	if h, ok := parseHead(raw); ok {
-		return formatFence(h.fence)
+	if len(raw) < fenceEnd || raw[0] != tokenKind && raw[0] != tombstoneKind {
+		return ""
 	}
-	return ""
+	return raw[1:fenceEnd]
 }
 
 // A grant is the reply to an acquire.
