@@ -83,6 +83,7 @@ func TestShutdown(t *testing.T) {
 				if _, err := io.WriteString(l.Conn, plainGet("a")); err != nil {
 					t.Fatal(err)
 				}
+				synctest.Wait() // a request that is only being read when the end comes is refused
 				var ending sync.WaitGroup
 				var err error
 				ending.Go(func() {
