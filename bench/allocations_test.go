@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
 )
@@ -28,7 +29,8 @@ func (repeated) Close() error { return nil }
 func TestAllocations(t *testing.T) {
 	l := newLocal(t, testbed.StartAuth(t), "", time.Hour)
 	body := `{"client_user_id":"user","type":"access"}`
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/connect/token", repeated{strings.NewReader(body)})
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/connect/token",
+		repeated{strings.NewReader(body)})
 	r.Header.Set("Content-Type", "application/json")
 	r.ContentLength = int64(len(body))
 	for _, c := range []struct {

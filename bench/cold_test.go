@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -21,10 +22,22 @@ func TestCold(t *testing.T) {
 	bare := &contestant{name: "bare", target: startBare(t, nil)}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	callers := scaled(10_000)
-	slowest := &goal{name: "cold", what: "10,000 callers of a cold user, what the slowest waits", against: "the auth service's answer", limit: 1.25, atMost: true}
-	slowestBare := &goal{name: "cold-slowest-bare", what: "the same", against: "bare net/http handler that answers them together", limit: 1.25, atMost: true}
-	last := &goal{name: "cold-last", what: "from the first request, which are a while in coming, to the last answer", against: "the auth service's answer", limit: 1.25, atMost: true}
-	limit := &goal{name: "cold-bare", what: "the same", against: "bare net/http handler that answers them together", limit: 1.25, atMost: true}
+	slowest := &goal{
+		name: "cold", what: "10,000 callers of a cold user, what the slowest waits",
+		against: "the auth service's answer", limit: 1.25, atMost: true,
+	}
+	slowestBare := &goal{
+		name: "cold-slowest-bare", what: "the same",
+		against: "bare net/http handler that answers them together", limit: 1.25, atMost: true,
+	}
+	last := &goal{
+		name: "cold-last", what: "from the first request, which are a while in coming, to the last answer",
+		against: "the auth service's answer", limit: 1.25, atMost: true,
+	}
+	limit := &goal{
+		name: "cold-bare", what: "the same", against: "bare net/http handler that answers them together",
+		limit: 1.25, atMost: true,
+	}
 	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
 	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
 	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls for it"}
@@ -86,7 +99,10 @@ func TestColdFleet(t *testing.T) {
 		fleet[i].Get("warm-up", "Authorization", "Bearer "+callerToken)
 	}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
-	last := &goal{name: "fleet", what: "20 sidecars, one cold user, until the last is answered", against: "the auth service's answer", limit: 1.25, atMost: true}
+	last := &goal{
+		name: "fleet", what: "20 sidecars, one cold user, until the last is answered",
+		against: "the auth service's answer", limit: 1.25, atMost: true,
+	}
 	calls := &goal{name: "fleet-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
 	for round := range *rounds {
 		user := fmt.Sprint("user-", round)

@@ -14,15 +14,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/proxy"
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
-
-	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 const life = 24 * time.Hour
@@ -65,7 +65,8 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 // cache for all, which would use each token to its last second.
 func TestDay(t *testing.T) {
 	pods, users := scaled(1_000), scaled(100_000)
-	day := &goal{name: "day", what: fmt.Sprintf("calls to the auth service, two days of %d pods and %d users", pods, users), against: "one for each user and life", limit: 1.02, atMost: true}
+	day := &goal{name: "day", what: fmt.Sprintf("calls to the auth service, two days of %d pods and %d users", pods,
+		users), against: "one for each user and life", limit: 1.02, atMost: true}
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		t.Cleanup(server.Close)
@@ -118,12 +119,18 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth vend.AuthService) 
 	if err := keys.UseSecrets(secret.Hide("secret")); err != nil {
 		t.Fatal(err)
 	}
-	tokens := cache.New(cache.Options{MemorySize: 2 << 20, Trust: 30 * time.Minute, StepLimit: 10 * time.Second, LockLife: 5 * time.Second, FetchLimit: 20 * time.Second, ProbeEvery: 48 * time.Hour, Client: client, Keys: keys})
+	tokens := cache.New(cache.Options{
+		MemorySize: 2 << 20, Trust: 30 * time.Minute, StepLimit: 10 * time.Second,
+		LockLife: 5 * time.Second, FetchLimit: 20 * time.Second, ProbeEvery: 48 * time.Hour, Client: client, Keys: keys,
+	})
 	broker := vend.NewBroker(vend.Options{
 		Cache: tokens, AuthService: auth, AuthURL: "https://auth.test", ClientID: "client",
 		Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second,
 	})
-	handler := proxy.New(proxy.Options{Broker: broker, ClientID: "client", Path: upstream.ConnectPath, MaxConcurrent: 1000})
+	handler := proxy.New(proxy.Options{
+		Broker: broker, ClientID: "client", Path: upstream.ConnectPath,
+		MaxConcurrent: 1000,
+	})
 	t.Cleanup(func() {
 		handler.Close()
 		tokens.Close()
@@ -144,8 +151,9 @@ func visits(users int) (all []visit) {
 		if user%200 == 0 {
 			pause = 5 * time.Minute
 		}
-		for at := time.Duration(rand.Int64N(int64(life))); at < 2*life; at += time.Duration(rand.ExpFloat64() * float64(pause)) {
+		for at := time.Duration(rand.Int64N(int64(life))); at < 2*life; {
 			all = append(all, visit{at, user})
+			at += time.Duration(rand.ExpFloat64() * float64(pause))
 		}
 	}
 	slices.SortFunc(all, func(a, b visit) int { return cmp.Compare(a.at, b.at) })

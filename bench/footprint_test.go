@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -13,8 +14,14 @@ func TestMemory(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	path := program(t)
 	idle := &goal{name: "memory-idle", what: "resident memory, idle", limit: 20, atMost: true, unit: " MiB"}
-	tokens := &goal{name: "memory-tokens", what: "resident memory, 10,000 tokens, at rest", limit: 32, atMost: true, unit: " MiB"}
-	loaded := &goal{name: "memory-loaded", what: "resident memory, 10,000 tokens, under full load", limit: 48, atMost: true, unit: " MiB"}
+	tokens := &goal{
+		name: "memory-tokens", what: "resident memory, 10,000 tokens, at rest", limit: 32, atMost: true,
+		unit: " MiB",
+	}
+	loaded := &goal{
+		name: "memory-loaded", what: "resident memory, 10,000 tokens, under full load", limit: 48,
+		atMost: true, unit: " MiB",
+	}
 	nginxTokens := &goal{name: "memory-nginx", what: "nginx, 10,000 tokens in files, under full load", unit: " MiB"}
 	for range min(*rounds, 5) { // each takes long, and they differ little
 		redis.Client().FlushAll(t.Context())
@@ -63,7 +70,10 @@ func TestStart(t *testing.T) {
 	}
 	token := testbed.WriteFile(t, "caller", callerToken)
 	start := &goal{name: "start", what: "start to the first token from Redis", limit: 50, atMost: true, unit: " ms"}
-	size := &goal{name: "size", what: "the program, without the certificates of the image", limit: 20, atMost: true, unit: " MB"}
+	size := &goal{
+		name: "size", what: "the program, without the certificates of the image", limit: 20, atMost: true,
+		unit: " MB",
+	}
 	for range 2 * *rounds {
 		began := time.Now()
 		s := testbed.LaunchBuilt(t, []string{path}, auth.Environ("CALLER_TOKEN_FILE="+token, "REDIS_URL="+redis.URL())...)

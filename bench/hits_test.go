@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -39,10 +40,16 @@ func (c *contestant) run(t *testing.T, l Load) Result {
 func TestHits(t *testing.T) {
 	h := startHits(t, own())
 	h.tuned = &contestant{name: "nginx, files kept open", target: startNginx(t, own(), h.auth, keepFiles), ask: get}
-	p99 := &goal{name: "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true}
+	p99 := &goal{
+		name: "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1,
+		atMost: true,
+	}
 	p99Bare := &goal{name: "p99-bare", what: p99.what, against: "bare net/http handler", limit: 1, atMost: true}
 	peak := h.compare(t, "", func(users [][]byte) {
-		half := Load{Conns: 64, Requests: users, For: 4 * *length, Rate: min(h.ours.last.throughput, h.nginx.last.throughput) / 2}
+		half := Load{
+			Conns: 64, Requests: users, For: 4 * *length,
+			Rate: min(h.ours.last.throughput, h.nginx.last.throughput) / 2,
+		}
 		seen := map[*contestant]float64{}
 		contestants := []*contestant{h.bare, h.ours, h.nginx}
 		shuffle(contestants)
@@ -94,7 +101,10 @@ func (h *hits) ratios(prefix string, users int) []ratio {
 		throughput("get", "nginx, GET", 1, h.ours, h.nginx),
 		throughput("post", "nginx, POST", 1, h.oursPost, h.nginxPost),
 		{
-			&goal{name: prefix + "cpu", what: "processor time for a hit, " + whose, against: "nginx, GET", limit: 1, atMost: true},
+			&goal{
+				name: prefix + "cpu", what: "processor time for a hit, " + whose, against: "nginx, GET", limit: 1,
+				atMost: true,
+			},
 			func() float64 { return h.ours.last.cpu / h.nginx.last.cpu },
 		},
 	}
@@ -113,10 +123,14 @@ func startHits(t *testing.T, command []string) *hits {
 	_, sidecar := startSidecar(t, append(command, program(t)), auth, "REDIS_URL="+redis.URL(), "MEMORY_CACHE_TTL=1h")
 	nginx := startNginx(t, command, auth, "")
 	return &hits{
-		auth: auth,
-		bare: &contestant{name: "bare net/http", target: startBare(t, command), ask: get},
-		ours: &contestant{name: "token-sidecar", target: sidecar, ask: get}, oursPost: &contestant{name: "token-sidecar, POST", target: sidecar, ask: post},
-		nginx: &contestant{name: "nginx", target: nginx, ask: get}, nginxPost: &contestant{name: "nginx, POST", target: nginx, ask: post},
+		auth:     auth,
+		bare:     &contestant{name: "bare net/http", target: startBare(t, command), ask: get},
+		ours:     &contestant{name: "token-sidecar", target: sidecar, ask: get},
+		oursPost: &contestant{name: "token-sidecar, POST", target: sidecar, ask: post},
+		nginx:    &contestant{name: "nginx", target: nginx, ask: get}, nginxPost: &contestant{
+			name: "nginx, POST", target: nginx,
+			ask: post,
+		},
 	}
 }
 
@@ -156,8 +170,8 @@ func (h *hits) compare(t *testing.T, prefix string, also func(requests [][]byte)
 	return median(peaks)
 }
 
-// shuffle puts all in a random order: who comes next has it a little easier or harder, by what the one before left of the
-// machine.
+// shuffle puts all in a random order: who comes next has it a little easier or harder, by what the one before left of
+// the machine.
 func shuffle(all []*contestant) {
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 }
@@ -185,10 +199,14 @@ func typical(results []Result, see func(Result) float64) float64 {
 	return median(all)
 }
 
-// drawThroughput draws what is answered over the number of connections, as a share of what the bare handler does with 64.
+// drawThroughput draws what is answered over the number of connections, as a share of what the bare handler does with
+// 64.
 func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
-	p := Plot{Title: "Throughput over connections, closed loop, 10,000 users", X: "connections", Y: "requests a second, as a share of the bare handler's at 64", LogX: true}
+	p := Plot{
+		Title: "Throughput over connections, closed loop, 10,000 users", X: "connections",
+		Y: "requests a second, as a share of the bare handler's at 64", LogX: true,
+	}
 	p.Lines = linesOf(all)
 	asked := requests(get, names(scaled(10_000)))
 	for conns := 1; conns <= 1000; conns *= 10 {
@@ -204,13 +222,24 @@ func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 func drawLoad(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
 	var unit float64
-	p99 := Plot{Title: "Latency (p99) over load, open loop, 64 connections", X: "requests a second, as a share of the bare handler's peak", Y: "p99, in medians of the bare handler at a tenth", LogY: true}
-	p50 := Plot{Title: "Latency (median) over load, open loop, 64 connections", X: p99.X, Y: "median, in medians of the bare handler at a tenth"}
+	p99 := Plot{
+		Title: "Latency (p99) over load, open loop, 64 connections",
+		X:     "requests a second, as a share of the bare handler's peak",
+		Y:     "p99, in medians of the bare handler at a tenth",
+		LogY:  true,
+	}
+	p50 := Plot{
+		Title: "Latency (median) over load, open loop, 64 connections", X: p99.X,
+		Y: "median, in medians of the bare handler at a tenth",
+	}
 	p99.Lines, p50.Lines = linesOf(all), linesOf(all)
 	asked := requests(get, names(scaled(10_000)))
 	for tenths := 1; tenths <= 7; tenths++ {
 		share := float64(tenths) / 10
-		seen := inTurns(t, all, Load{Conns: 64, Requests: asked, For: max(*length/2, 20*time.Millisecond), Rate: share * peak})
+		seen := inTurns(t, all, Load{
+			Conns: 64, Requests: asked, For: max(*length/2, 20*time.Millisecond),
+			Rate: share * peak,
+		})
 		for i, c := range all {
 			usual := typical(seen[c], func(r Result) float64 { return r.Quantile(.5).Seconds() })
 			slow := typical(seen[c], func(r Result) float64 { return r.Quantile(.99).Seconds() })

@@ -8,14 +8,14 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
-	"token-sidecar/internal/testbed"
-	"token-sidecar/upstream/sandbox"
 
 	"golang.org/x/sys/unix"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
 )
 
-// TestMemoryLimit: the memory that the chart gives is enough for as many callers as MAX_CONCURRENT_REQUESTS lets in, each with a
-// user whose token is not known.
+// TestMemoryLimit: the memory that the chart gives is enough for as many callers as MAX_CONCURRENT_REQUESTS lets in,
+// each with a user whose token is not known.
 func TestMemoryLimit(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	s, g := startSidecar(t, limited(t, chartLimit(t), program(t)), auth)

@@ -114,13 +114,16 @@ func (p Plot) SVG() []byte {
 	y := newAxis(ys, p.LogY, plotHeight-plotUnder, plotTop)
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13" role="img">`+"\n", plotWidth, plotHeight)
-	fmt.Fprintf(&b, "<title>%s</title>\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", html.EscapeString(p.Title))
+	fmt.Fprintf(&b, "<title>%s</title>\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+		html.EscapeString(p.Title))
 	text := func(x, y float64, anchor, content string) {
-		fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">%s</text>\n", x, y, anchor, html.EscapeString(content))
+		fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">%s</text>\n", x, y, anchor,
+			html.EscapeString(content))
 	}
 	text(plotLeft, 25, "start", p.Title)
 	text((plotLeft+plotWidth-plotRight)/2, plotHeight-plotUnder+40, "middle", p.X)
-	fmt.Fprintf(&b, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n", (plotTop+plotHeight-plotUnder)/2, html.EscapeString(p.Y))
+	fmt.Fprintf(&b, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n",
+		(plotTop+plotHeight-plotUnder)/2, html.EscapeString(p.Y))
 	for _, tick := range x.ticks() {
 		fmt.Fprintf(&b, "<path d=\"M%.1f %dV%d\" stroke=\"#e4e4e4\"/>\n", x.at(tick), plotTop, plotHeight-plotUnder)
 		text(x.at(tick), plotHeight-plotUnder+18, "middle", tickText(tick))
@@ -136,9 +139,11 @@ func (p Plot) SVG() []byte {
 			fmt.Fprintf(&path, "%c%.1f %.1f", "ML"[min(j, 1)], x.at(point.X), y.at(point.Y))
 			fmt.Fprintf(&b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", x.at(point.X), y.at(point.Y), colour)
 		}
-		fmt.Fprintf(&b, "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\"/>\n", path.String(), colour, dash)
+		fmt.Fprintf(&b, "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\"/>\n",
+			path.String(), colour, dash)
 		at := plotLeft + float64(i)*(plotWidth-plotLeft)/float64(max(3, len(p.Lines)))
-		fmt.Fprintf(&b, "<path d=\"M%.1f %dh28\" stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\"/>\n", at, plotHeight-20, colour, dash)
+		fmt.Fprintf(&b, "<path d=\"M%.1f %dh28\" stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\"/>\n", at,
+			plotHeight-20, colour, dash)
 		text(at+34, plotHeight-16, "start", line.Name)
 	}
 	b.WriteString("</svg>\n")

@@ -12,6 +12,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
@@ -19,9 +22,6 @@ import (
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 )
 
 // sink is a ResponseWriter that costs nothing.
@@ -55,7 +55,8 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 	t.Helper()
 	clientSecret := secret.Fixed(sandbox.DefaultClientSecret)
 	opts := cache.Options{
-		MemorySize: 32 << 20, Trust: trust, StepLimit: 5 * time.Second, LockLife: 5 * time.Second, FetchLimit: 20 * time.Second,
+		MemorySize: 32 << 20, Trust: trust, StepLimit: 5 * time.Second, LockLife: 5 * time.Second,
+		FetchLimit: 20 * time.Second,
 		Registerer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	}
 	if redisURL != "" {
@@ -64,7 +65,10 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 			t.Fatal(err)
 		}
 	}
-	source := upstream.New(upstream.Options{URL: auth.URL, ClientID: sandbox.DefaultClientID, Secret: clientSecret, Registerer: prometheus.NewRegistry()})
+	source := upstream.New(upstream.Options{
+		URL: auth.URL, ClientID: sandbox.DefaultClientID, Secret: clientSecret,
+		Registerer: prometheus.NewRegistry(),
+	})
 	l := &local{tokens: cache.New(opts)}
 	l.handler = proxy.New(proxy.Options{
 		Broker: vend.NewBroker(vend.Options{
@@ -151,8 +155,14 @@ func TestRedisHits(t *testing.T) {
 	if len(bare) != len(ours) {
 		t.Fatalf("%d of %d tokens are in Redis", len(bare), len(ours))
 	}
-	throughput := &goal{name: "redis", what: "Redis hit, requests a second, 64 callers", against: "bare go-redis GET", limit: 0.85}
-	latency := &goal{name: "redis-median", what: "Redis hit, speed of the median, 64 callers", against: "bare go-redis GET", limit: 0.85}
+	throughput := &goal{
+		name: "redis", what: "Redis hit, requests a second, 64 callers", against: "bare go-redis GET",
+		limit: 0.85,
+	}
+	latency := &goal{
+		name: "redis-median", what: "Redis hit, speed of the median, 64 callers",
+		against: "bare go-redis GET", limit: 0.85,
+	}
 	for range *rounds {
 		theirs, theirMedian := together(bare, *length)
 		mine, median := together(ours, *length)
@@ -181,10 +191,16 @@ func TestUsers(t *testing.T) {
 	for _, n := range numbers {
 		stored += scaled(n)
 	}
-	memory := &goal{name: "users-memory", what: "memory of Redis for a token, all told", limit: 1024, atMost: true, unit: " B"}
+	memory := &goal{
+		name: "users-memory", what: "memory of Redis for a token, all told", limit: 1024, atMost: true,
+		unit: " B",
+	}
 	memory.add(usedMemory(t, server) / float64(stored))
 	memory.record(t)
-	growth := &goal{name: "users", what: "median of a Redis hit, 1,000,000 users", against: "1,000 users", limit: 1.15, atMost: true}
+	growth := &goal{
+		name: "users", what: "median of a Redis hit, 1,000,000 users", against: "1,000 users", limit: 1.15,
+		atMost: true,
+	}
 	medians := make([][]float64, len(numbers))
 	for range *rounds {
 		for _, i := range rand.Perm(len(sidecars)) {
@@ -200,7 +216,10 @@ func TestUsers(t *testing.T) {
 	for i, n := range numbers {
 		cost.Points = append(cost.Points, Point{float64(n), median(medians[i]) / median(medians[0])})
 	}
-	draw(t, "performance-users.svg", Plot{Title: "Cost of a Redis hit over the number of users", X: "users", Y: "median, in medians at 1,000 users", LogX: true, Lines: []Line{cost}})
+	draw(t, "performance-users.svg", Plot{
+		Title: "Cost of a Redis hit over the number of users", X: "users",
+		Y: "median, in medians at 1,000 users", LogX: true, Lines: []Line{cost},
+	})
 }
 
 // usedMemory is what a Redis uses, in bytes.

@@ -14,10 +14,10 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"token-sidecar/internal/testbed"
-	"token-sidecar/upstream/sandbox"
 
 	"go.uber.org/goleak"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
 )
 
 // runBare makes the test binary serve the bare handler at the address it holds.
@@ -35,7 +35,8 @@ func TestMain(m *testing.M) {
 // writes them to all who ask for the same path together, as late as the auth service would answer the first of them.
 func serveBare(addr string) {
 	body := []byte(`{"access_token":"sbx.0123456789abcdef.1796000000000.ABCDEFGHIJKLMNOPQRSTUVWXYZ","expires_in":86399,"refresh_token":"atrt-ABCDEFGHIJKLMNOPQRSTUVWXYZ","token_type":"Bearer"}` + "\n")
-	json, noStore, status := []string{"application/json"}, []string{"no-store"}, []string{"token-sidecar; hit; ttl=86399; detail=memory"}
+	json, noStore, status := []string{"application/json"}, []string{"no-store"},
+		[]string{"token-sidecar; hit; ttl=86399; detail=memory"}
 	var cold sync.Map
 	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/cold/") {
@@ -63,12 +64,15 @@ type target struct {
 const callerToken = "a-token-that-the-callers-of-the-benchmark-show"
 
 func get(user string) []byte {
-	return fmt.Appendf(nil, "GET /token?client_user_id=%s HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: bench\r\nAccept: application/json\r\nAuthorization: Bearer %s\r\n\r\n", user, callerToken)
+	return fmt.Appendf(nil,
+		"GET /token?client_user_id=%s HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: bench\r\nAccept: application/json\r\nAuthorization: Bearer %s\r\n\r\n", user, callerToken)
 }
 
 func post(user string) []byte {
-	body := fmt.Sprintf(`{"client_user_id":%q,"type":"access","client_id":%q,"client_secret":%q}`, user, sandbox.DefaultClientID, sandbox.DefaultClientSecret)
-	return fmt.Appendf(nil, "POST /v1/connect/token HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: bench\r\nAccept: application/json\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", callerToken, len(body), body)
+	body := fmt.Sprintf(`{"client_user_id":%q,"type":"access","client_id":%q,"client_secret":%q}`, user,
+		sandbox.DefaultClientID, sandbox.DefaultClientSecret)
+	return fmt.Appendf(nil,
+		"POST /v1/connect/token HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: bench\r\nAccept: application/json\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", callerToken, len(body), body)
 }
 
 // names are the users user-0 to user-(n-1).
@@ -110,7 +114,8 @@ func own() []string {
 func program(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token-sidecar")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w",
+		"-o", path, ".")
 	build.Dir = ".." // with the versions that it is shipped with
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -123,7 +128,8 @@ func program(t testing.TB) string {
 func startSidecar(t testing.TB, command []string, auth *testbed.Auth, environ ...string) (*testbed.Sidecar, target) {
 	t.Helper()
 	token := testbed.WriteFile(t, "caller", callerToken)
-	s := testbed.LaunchBuilt(t, command, auth.Environ(append([]string{"CALLER_TOKEN_FILE=" + token, "LOG_LEVEL=info"}, environ...)...)...)
+	s := testbed.LaunchBuilt(t, command,
+		auth.Environ(append([]string{"CALLER_TOKEN_FILE=" + token, "LOG_LEVEL=info"}, environ...)...)...)
 	s.AwaitReady()
 	return s, target{addr: s.Addr, pids: []int{s.PID()}}
 }
@@ -206,7 +212,8 @@ func startNginx(t testing.TB, command []string, auth *testbed.Auth, directive st
 	if len(command) == 0 {
 		workers = runtime.NumCPU()
 	}
-	conf := fmt.Sprintf(nginxConf, dir, addr, auth.URL, callerToken, sandbox.DefaultClientID, sandbox.DefaultClientSecret, workers, directive)
+	conf := fmt.Sprintf(nginxConf, dir, addr, auth.URL, callerToken, sandbox.DefaultClientID, sandbox.DefaultClientSecret,
+		workers, directive)
 	if os.Getuid() == 0 {
 		conf = "user root;" + conf
 	}

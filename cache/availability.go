@@ -17,14 +17,15 @@ const (
 	// failuresUntilDown is how many exchanges in a row must fail, over no less than a span: one lost packet is no outage,
 	// and what fails at the same time is one event.
 	failuresUntilDown = 3
-	// probeInterval is about how often a Redis that fails is tried, idleInterval how often one that nobody asks, unless it is told otherwise.
+	// probeInterval is about how often a Redis that fails is tried, idleInterval how often one that nobody asks, unless it
+	// is told otherwise.
 	probeInterval = 400 * time.Millisecond
 	idleInterval  = 5 * time.Second
 )
 
-// availability decides whether Redis is asked at all: for reading and for writing apart, because a replica, a full Redis or
-// one whose ACL lacks a command can be read. While it is down nobody waits for it; a prober finds out when it is back, and
-// keeps an eye on a Redis that nobody asks.
+// availability decides whether Redis is asked at all: for reading and for writing apart, because a replica, a full
+// Redis or one whose ACL lacks a command can be read. While it is down nobody waits for it; a prober finds out when it
+// is back, and keeps an eye on a Redis that nobody asks.
 type availability struct {
 	probe func(context.Context)
 	log   *slog.Logger

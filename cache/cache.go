@@ -1,9 +1,10 @@
 // Package cache keeps tokens: in memory, in Redis, and in both together.
 //
-// It promises: what [Cache.Peek] and [Cache.Look] return was published under that very key, was not forgotten since, and
-// is before its margin by every clock asked, so neither a stepped clock nor a late answer yields a dead token; an older
-// token never replaces a newer one. Redis sees sealed values under names that tell nothing; it may fail at any time, which
-// costs speed and never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a key.
+// It promises: what [Cache.Peek] and [Cache.Look] return was published under that very key, was not forgotten since,
+// and is before its margin by every clock asked, so neither a stepped clock nor a late answer yields a dead token; an
+// older token never replaces a newer one. Redis sees sealed values under names that tell nothing; it may fail at any
+// time, which costs speed and never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a
+// key.
 package cache
 
 import (
@@ -27,7 +28,8 @@ const (
 	FromRedis  Source = "redis"
 )
 
-// Options configure a [Cache]. MemorySize is required; with Client, so are Keys, Trust, StepLimit, LockLife and FetchLimit.
+// Options configure a [Cache]. MemorySize is required; with Client, so are Keys, Trust, StepLimit, LockLife and
+// FetchLimit.
 type Options struct {
 	// MemorySize bounds the memory, in bytes, refusals included.
 	MemorySize int64
@@ -145,8 +147,8 @@ func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
 	return entry, from
 }
 
-// LookShared asks Redis first, and makes memory and Redis agree on the token of key: the newer one stays in both. The error
-// is that Redis could not be asked or told; then memory counts, and what is returned is good all the same.
+// LookShared asks Redis first, and makes memory and Redis agree on the token of key: the newer one stays in both. The
+// error is that Redis could not be asked or told; then memory counts, and what is returned is good all the same.
 func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error) {
 	mine := c.memory.entry(key, time.Now())
 	if c.shared == nil {
@@ -193,8 +195,8 @@ func (c *Cache) Refusal(key Key) (Refusal, bool) { return c.memory.refusal(key) 
 func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
 
 // keep puts entry in memory, unless something was forgotten since epoch: what Redis told may be older than that. It
-// returns what memory holds then: when that is the same token already, that object stays, with the marks of its renewal,
-// and is trusted anew.
+// returns what memory holds then: when that is the same token already, that object stays, with the marks of its
+// renewal, and is trusted anew.
 func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
 	kept := c.memory.put(key, entry, generation)
 	if c.epoch(key) != epoch {

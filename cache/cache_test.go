@@ -6,10 +6,11 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"token-sidecar/internal/secret"
-	"token-sidecar/internal/testbed"
 
 	"pgregory.net/rapid"
+
+	"token-sidecar/internal/secret"
+	"token-sidecar/internal/testbed"
 )
 
 // newEntry makes a token that may be kept for that long.
@@ -39,8 +40,9 @@ func newKeys(t testing.TB, secrets ...string) *Keyring {
 func newCache(t testing.TB, url string, change func(*Options)) *Cache {
 	t.Helper()
 	opts := Options{
-		MemorySize: 4 << 20, Trust: time.Minute, StepLimit: 2 * time.Second, LockLife: 2 * time.Second, FetchLimit: time.Minute,
-		Keys: newKeys(t, "s"),
+		MemorySize: 4 << 20, Trust: time.Minute, StepLimit: 2 * time.Second, LockLife: 2 * time.Second,
+		FetchLimit: time.Minute,
+		Keys:       newKeys(t, "s"),
 	}
 	if url != "" {
 		client, err := Connect(Server{URL: secret.Hide(url), Mode: "single", Timeout: 2 * time.Second})
@@ -121,7 +123,8 @@ func cacheIsAMap(t *testing.T, c *Cache) {
 			"": func(rt *rapid.T) {
 				for _, name := range []string{"a", "b", "", "c"} {
 					e, w := get(t, c, key(name)), want[name]
-					if (e == nil) != (w == nil) || w != nil && (e.ID != w.ID || string(e.Body.Reveal()) != string(w.Body.Reveal()) || e.Holes()[0] != w.Holes()[0]) {
+					if (e == nil) != (w == nil) || w != nil && (e.ID != w.ID || string(e.Body.Reveal()) != string(w.Body.Reveal()) ||
+						e.Holes()[0] != w.Holes()[0]) {
 						rt.Fatalf("%q: got %v, want %v", name, e, w)
 					}
 				}

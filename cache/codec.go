@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -18,14 +19,15 @@ import (
 //	T fence (16 decimal digits) id (16 hex digits) marks (2 decimal digits, how many; then 16 hex digits each) sealed
 //	F fence scope (* or -) marks
 //
-// The head is in the clear, for the scripts, which compare it. A mark is a keyed hash of a token's hash: with it a script
-// forgets by comparison without opening anything. A tombstone of scope * forgets every token with a smaller fence than its
-// own, one of scope - only those whose marks it has. The sealed part is
+// The head is in the clear, for the scripts, which compare it. A mark is a keyed hash of a token's hash: with it a
+// script forgets by comparison without opening anything. A tombstone of scope * forgets every token with a smaller
+// fence than its own, one of scope - only those whose marks it has. The sealed part is
 //
 //	key id (4 bytes) nonce (12) AES-256-GCM of header and body
 //
-// with the value's name in Redis, the id and the marks as additional data, so that a value that was moved to another name
-// cannot be opened. A lock is a fence and its owner; a refusal and a refresh token are described where they are written.
+// with the value's name in Redis, the id and the marks as additional data, so that a value that was moved to another
+// name cannot be opened. A lock is a fence and its owner; a refusal and a refresh token are described where they are
+// written.
 //
 // This is the only place that knows the layout: the scripts get it from luaLayout.
 const (

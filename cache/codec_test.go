@@ -3,9 +3,10 @@ package cache
 import (
 	"testing"
 	"time"
-	"token-sidecar/internal/secret"
 
 	"pgregory.net/rapid"
+
+	"token-sidecar/internal/secret"
 )
 
 // FuzzValue: whatever lies in Redis is an entry that can be served, or unreadable; never a panic. The plain
@@ -47,7 +48,8 @@ func TestCodecIsLossless(t *testing.T) {
 	keys := newKeys(t, "s")
 	sealer := keys.all()[0]
 	rapid.Check(t, func(t *rapid.T) {
-		e := newEntry(rapid.StringN(1, 50, 100).Draw(t, "token"), time.Duration(rapid.Int64Range(1, int64(1000*time.Hour)).Draw(t, "keep")))
+		e := newEntry(rapid.StringN(1, 50, 100).Draw(t, "token"),
+			time.Duration(rapid.Int64Range(1, int64(1000*time.Hour)).Draw(t, "keep")))
 		age := time.Duration(rapid.Int64Range(0, int64(e.KeepFor)).Draw(t, "age"))
 		e.Sent = e.Sent.Add(-age)
 		now := time.Now()
@@ -57,7 +59,8 @@ func TestCodecIsLossless(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.ID != e.ID || got.Fence != e.Fence || string(got.Body.Reveal()) != string(e.Body.Reveal()) || got.Holes()[0] != e.Holes()[0] || got.Hashes()[0] != e.Hashes()[0] ||
+		if got.ID != e.ID || got.Fence != e.Fence || string(got.Body.Reveal()) != string(e.Body.Reveal()) ||
+			got.Holes()[0] != e.Holes()[0] || got.Hashes()[0] != e.Hashes()[0] ||
 			got.Life != e.Life || got.KeepFor != e.KeepFor || got.Sent.Sub(e.Sent).Abs() > time.Second {
 			t.Fatalf("%+v became %+v", e, got)
 		}

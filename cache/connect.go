@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"token-sidecar/internal/secret"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"token-sidecar/internal/secret"
 )
 
 // A Server tells where Redis is and how it is reached.
@@ -67,7 +68,8 @@ func parseURL(raw, mode string) (*redis.UniversalOptions, error) {
 			return nil, bad
 		}
 		return &redis.UniversalOptions{
-			IsClusterMode: true, Addrs: o.Addrs, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig, PoolSize: o.PoolSize,
+			IsClusterMode: true, Addrs: o.Addrs, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig,
+			PoolSize: o.PoolSize,
 		}, nil
 	case "sentinel":
 		o, err := redis.ParseFailoverURL(raw)
@@ -79,7 +81,8 @@ func parseURL(raw, mode string) (*redis.UniversalOptions, error) {
 		}
 		return &redis.UniversalOptions{
 			MasterName: o.MasterName, Addrs: o.SentinelAddrs, DB: o.DB, Username: o.Username, Password: o.Password,
-			SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword, TLSConfig: o.TLSConfig, PoolSize: o.PoolSize,
+			SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword, TLSConfig: o.TLSConfig,
+			PoolSize: o.PoolSize,
 		}, nil
 	case "single":
 		o, err := redis.ParseURL(raw)
@@ -87,7 +90,8 @@ func parseURL(raw, mode string) (*redis.UniversalOptions, error) {
 			return nil, bad
 		}
 		return &redis.UniversalOptions{
-			Addrs: []string{o.Addr}, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig, PoolSize: o.PoolSize,
+			Addrs: []string{o.Addr}, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig,
+			PoolSize: o.PoolSize,
 		}, nil
 	default:
 		return nil, fmt.Errorf("REDIS_MODE: %q is unknown; use single, cluster or sentinel", mode)

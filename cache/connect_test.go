@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 )
@@ -43,7 +44,8 @@ func worksAsAFleet(t *testing.T, a, b *Cache) {
 		}
 		newer := newEntry("newer", time.Hour)
 		lease.Publish(t.Context(), newer)
-		if !a.Claim(t.Context(), key, newer, time.Minute, time.Hour) || b.Claim(t.Context(), key, newer, time.Minute, time.Hour) {
+		if !a.Claim(t.Context(), key, newer, time.Minute, time.Hour) || b.Claim(t.Context(), key, newer, time.Minute,
+			time.Hour) {
 			t.Errorf("key %d: a renewal is not claimed once", i)
 		}
 		a.Forget(t.Context(), key, &newer.Hashes()[0])
@@ -113,7 +115,8 @@ func TestSentinel(t *testing.T) {
 func TestTLSAndPasswordFile(t *testing.T) {
 	cert, key := testbed.Certificate(t)
 	_, port, _ := strings.Cut(testbed.FreeAddr(t), ":")
-	server := testbed.StartRedis(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert,
+	server := testbed.StartRedis(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key,
+		"--tls-ca-cert-file", cert,
 		"--tls-auth-clients", "no", "--requirepass", "right")
 	pem, err := os.ReadFile(cert)
 	if err != nil {
@@ -131,7 +134,8 @@ func TestTLSAndPasswordFile(t *testing.T) {
 	if _, err := c.shared.look(t.Context(), NewKey("u")); err != nil {
 		t.Errorf("with its own CA: %v", err)
 	}
-	if _, err := newCacheOn(t, Server{URL: url, Mode: "single", Password: password}).shared.look(t.Context(), NewKey("u")); err == nil {
+	if _, err := newCacheOn(t, Server{URL: url, Mode: "single", Password: password}).shared.look(t.Context(),
+		NewKey("u")); err == nil {
 		t.Error("an unknown CA was trusted")
 	}
 

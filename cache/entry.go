@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -32,8 +33,8 @@ type Hash [sha256.Size]byte
 // HashOf returns the hash of token.
 func HashOf(token secret.Text) Hash { return sha256.Sum256([]byte(token.Reveal())) }
 
-// A Fence orders the tokens and tombstones of one key: what Redis gave the larger fence is newer. It is the time of Redis
-// in microseconds when the lease to fetch the token was acquired; 0 where Redis was not asked.
+// A Fence orders the tokens and tombstones of one key: what Redis gave the larger fence is newer. It is the time of
+// Redis in microseconds when the lease to fetch the token was acquired; 0 where Redis was not asked.
 type Fence uint64
 
 // An Entry is one token, an immutable snapshot but for the marks of its renewal.
@@ -141,7 +142,8 @@ func (e *Entry) EndWith(former *Entry) {
 	}
 }
 
-// newerThan reports whether e replaces other: by their fences where Redis gave both one, else by when they were asked for.
+// newerThan reports whether e replaces other: by their fences where Redis gave both one, else by when they were asked
+// for.
 func (e *Entry) newerThan(other *Entry) bool {
 	switch {
 	case other == nil:

@@ -53,8 +53,8 @@ func (c *Cache) flushOnce() bool {
 	return c.flushing
 }
 
-// shareLater takes note that the token of key, which is in memory, could not be given to Redis. When too many wait, it is
-// shared when memory next looks in Redis.
+// shareLater takes note that the token of key, which is in memory, could not be given to Redis. When too many wait, it
+// is shared when memory next looks in Redis.
 func (c *Cache) shareLater(key Key) {
 	c.mu.Lock()
 	if len(c.unshared) < maxPending {

@@ -11,9 +11,9 @@ import (
 // maxPending bounds how many forgets wait for Redis, and how many refresh tokens and tokens.
 const maxPending = 10_000
 
-// Forget forgets the tokens of key, or only the one of that hash, in the whole fleet. told is false while Redis cannot be
-// told: this sidecar has forgotten already, and goes on telling until Redis has taken it. A fetch that is under way is not
-// kept, unless hash is given.
+// Forget forgets the tokens of key, or only the one of that hash, in the whole fleet. told is false while Redis cannot
+// be told: this sidecar has forgotten already, and goes on telling until Redis has taken it. A fetch that is under way
+// is not kept, unless hash is given.
 func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
 	// Where nobody is known to have a token, what is remembered need only outlive a fetch that is under way: whoever
 	// forgets ever new users must not fill Redis.
@@ -34,8 +34,8 @@ func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
 	return false
 }
 
-// drop forgets in memory, and makes what is being fetched not be kept. The epoch comes first, so that of a concurrent keep
-// either is undone by the other.
+// drop forgets in memory, and makes what is being fetched not be kept. The epoch comes first, so that of a concurrent
+// keep either is undone by the other.
 func (c *Cache) drop(key Key, hash *Hash) {
 	if hash == nil {
 		c.mu.Lock()

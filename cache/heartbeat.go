@@ -7,8 +7,8 @@ import (
 
 // beat starts the heartbeats, which keep the locks of all leases that are held, unless they run already. c.mu is held.
 //
-// A lock is short, so that a holder that dies costs the fleet little, and extended, so that a slow fetch is not made twice.
-// All are extended in one exchange: under load, one each would wait behind everything else, and the locks end.
+// A lock is short, so that a holder that dies costs the fleet little, and extended, so that a slow fetch is not made
+// twice. All are extended in one exchange: under load, one each would wait behind everything else, and the locks end.
 func (c *Cache) beat() {
 	if c.beating {
 		return

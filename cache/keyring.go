@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -160,7 +161,8 @@ func (k *Keyring) open(sealed, context string) ([]byte, error) {
 		if sealed[:len(key.id)] != string(key.id[:]) {
 			continue
 		}
-		plain, err := key.aead.Open(nil, []byte(sealed[len(key.id):sealedHead]), []byte(sealed[sealedHead:]), append(key.id[:], context...))
+		plain, err := key.aead.Open(nil, []byte(sealed[len(key.id):sealedHead]), []byte(sealed[sealedHead:]),
+			append(key.id[:], context...))
 		if err == nil {
 			return plain, nil
 		}

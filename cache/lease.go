@@ -57,8 +57,8 @@ type Offer struct {
 }
 
 // Acquire waits for the right to fetch the token of key. If meanwhile a token turns up that is wanted, it offers that
-// instead, or the refusal that another sidecar got. The error is ctx's. Without Redis, and when it fails, the lease holds
-// in this process alone.
+// instead, or the refusal that another sidecar got. The error is ctx's. Without Redis, and when it fails, the lease
+// holds in this process alone.
 func (c *Cache) Acquire(ctx context.Context, key Key, want Want) (Offer, error) {
 	lease, err := c.acquireLocal(ctx, key)
 	if err != nil {
@@ -137,8 +137,8 @@ func (l *Lease) avoid(e *Entry) {
 	}
 }
 
-// wants reports whether e is a token to be content with: none that is to be avoided, nor one from before that, which may
-// still stand under another name.
+// wants reports whether e is a token to be content with: none that is to be avoided, nor one from before that, which
+// may still stand under another name.
 func (l *Lease) wants(e *Entry) bool {
 	return !l.cache.pending.forgets(l.key, e) &&
 		!slices.ContainsFunc(l.avoided, func(a *Entry) bool { return a.ID == e.ID || !e.newerThan(a) })
@@ -195,9 +195,9 @@ func (l *Lease) hold(name, fence string) {
 	l.cache.beat()
 }
 
-// Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the lease began or a newer one
-// is there, and ends the lease. It does not fail: a token that could not be shared is still kept here, and shared when
-// memory next looks in Redis.
+// Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the lease began or a newer
+// one is there, and ends the lease. It does not fail: a token that could not be shared is still kept here, and shared
+// when memory next looks in Redis.
 func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	if l.over.Swap(true) {
 		return

@@ -10,9 +10,10 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-	"token-sidecar/internal/testbed"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"token-sidecar/internal/testbed"
 )
 
 // TestOneFetchPerKey: of many who want a token at once, over several sidecars, one gets the lease and all get
@@ -152,33 +153,6 @@ func TestLeaseOfTheDeadEnds(t *testing.T) {
 	}
 }
 
-// TestAFrozenHolderDoesNotUndoAForget: it wakes after everything was forgotten and fetched anew, and publishes.
-func TestAFrozenHolderDoesNotUndoAForget(t *testing.T) {
-	server := testbed.StartRedis(t)
-	brief := func(o *Options) { o.LockLife = 200 * time.Millisecond }
-	for name, anew := range map[string]bool{"nothing fetched since": false, "fetched anew": true} {
-		t.Run(name, func(t *testing.T) {
-			frozen, b := newCache(t, server.URL(), brief), newCache(t, server.URL(), brief)
-			key := NewKey(name)
-			lease := acquire(t, frozen, key)
-			stops(frozen)
-			b.Forget(t.Context(), key, nil)
-			var newer *Entry
-			if anew {
-				newer = fetchOnce(t, b, key, nil)
-			}
-			lease.over.Store(false)
-			lease.voided.Store(false) // it has not heard
-			lease.Publish(t.Context(), newEntry("from before the forget", time.Hour))
-			for _, c := range []*Cache{frozen, b, newCache(t, server.URL(), nil)} {
-				if e := get(t, c, key); (e == nil) != (newer == nil) || e != nil && e.ID != newer.ID {
-					t.Errorf("%v is served", e)
-				}
-			}
-		})
-	}
-}
-
 func TestHeartbeatKeepsALongTurn(t *testing.T) {
 	server := testbed.StartRedis(t)
 	brief := func(o *Options) { o.LockLife = 300 * time.Millisecond }
@@ -232,36 +206,6 @@ func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
 	}
 }
 
-// TestForgetFencesAFetchUnderWay: what was asked for before everything was forgotten is not kept after.
-func TestForgetFencesAFetchUnderWay(t *testing.T) {
-	server := testbed.StartRedis(t)
-	for name, urls := range map[string][2]string{
-		"memory only": {}, "same sidecar": {server.URL()}, "another sidecar": {server.URL(), server.URL()},
-	} {
-		t.Run(name, func(t *testing.T) {
-			fetching := newCache(t, urls[0], nil)
-			forgetting := fetching
-			if urls[1] != "" {
-				forgetting = newCache(t, urls[1], nil)
-			}
-			key := NewKey("u", name)
-			lease := acquire(t, fetching, key)
-			forgetting.Forget(t.Context(), key, nil)
-			lease.Publish(t.Context(), newEntry("stale", time.Hour))
-			if e := get(t, fetching, key); e != nil {
-				t.Error("kept here")
-			}
-			if e := get(t, forgetting, key); e != nil {
-				t.Error("kept there")
-			}
-			fetchOnce(t, fetching, key, nil)
-			if e := get(t, fetching, key); e == nil {
-				t.Error("what is fetched after is not kept")
-			}
-		})
-	}
-}
-
 // TestRedisLostWhileWaiting: losing Redis turns waiting into fetching.
 func TestRedisLostWhileWaiting(t *testing.T) {
 	server := testbed.StartRedis(t)
@@ -309,73 +253,6 @@ func TestRenewalIsClaimedOnce(t *testing.T) {
 	if !b.Claim(t.Context(), key, renewed, time.Minute, time.Hour) {
 		t.Error("a new token cannot be claimed: the old claim outlived it")
 	}
-}
-
-// TestStaleSightsAreNotKept: what was read from Redis before a forget does not come back to memory after it,
-// nor what Redis still holds because it could not be told.
-func TestStaleSightsAreNotKept(t *testing.T) {
-	c := newCache(t, testbed.StartRedis(t).URL(), nil)
-	key := NewKey("u")
-	e := fetchOnce(t, c, key, nil)
-	epoch := c.epoch(key)
-	c.Forget(t.Context(), key, nil)
-	c.keep(key, e, epoch, 1)
-	if c.Peek(key, time.Now()) != nil {
-		t.Error("what was read before a forget is served after it")
-	}
-
-	e = fetchOnce(t, c, key, nil)
-	c.memory.forget(key, nil)
-	c.pending.add(key, &e.Hashes()[0])
-	if get(t, c, key) != nil {
-		t.Error("Redis was believed though it is yet to be told of a forget")
-	}
-	fetchOnce(t, c, key, nil) // and the lease of it is to be had
-}
-
-// TestLostNews: a tombstone in Redis tells what the news failed to, once memory is not trusted any more.
-func TestLostNews(t *testing.T) {
-	c := newCache(t, testbed.StartRedis(t).URL(), nil)
-	untilListening(t, c)
-	key := NewKey("u")
-	e := fetchOnce(t, c, key, nil)
-	c.Forget(t.Context(), key, nil)
-	c.memory.put(key, e, c.generation.Load())
-	if c.Peek(key, time.Now()) == nil {
-		t.Fatal("the test does not test anything")
-	}
-	c.distrust()
-	if get(t, c, key) != nil || c.Peek(key, time.Now()) != nil {
-		t.Error("a token that the fleet forgot is served")
-	}
-}
-
-// TestForgettingAFormerTokenLeavesTheNewOne: that the one before is forgotten while a token is published does not lose it,
-// without Redis either.
-func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
-	c := newCache(t, "", nil)
-	key, former := NewKey("u"), newEntry("former", time.Hour)
-	stop := make(chan struct{})
-	var forgetting sync.WaitGroup
-	forgetting.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				c.Forget(t.Context(), key, &former.Hashes()[0])
-			}
-		}
-	})
-	for range 20_000 {
-		e := fetchOnce(t, c, key, c.Peek(key, time.Now()))
-		if held := c.Peek(key, time.Now()); held != e {
-			t.Errorf("what was published is not there, but %v", held)
-			break
-		}
-	}
-	close(stop)
-	forgetting.Wait()
 }
 
 // TestFetchedKeysLeaveNothingBehind: what is kept of ever new keys is bounded by the entries, on all paths.

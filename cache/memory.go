@@ -3,9 +3,10 @@ package cache
 import (
 	"sync/atomic"
 	"time"
-	"token-sidecar/internal/secret"
 
 	"github.com/maypok86/otter/v2"
+
+	"token-sidecar/internal/secret"
 )
 
 const (
@@ -40,8 +41,8 @@ type refused struct {
 	until time.Time
 }
 
-// untickedClock is the wall clock without otter's clean-up every second: what has expired goes at the next write, and is
-// never served.
+// untickedClock is the wall clock without otter's clean-up every second: what has expired goes at the next write, and
+// is never served.
 type untickedClock struct{}
 
 func (untickedClock) NowNano() int64                      { return time.Now().UnixNano() }

@@ -30,12 +30,12 @@ type command struct {
 	err   error
 }
 
-// A pipeline sends commands to Redis. What is asked while all lanes are waiting for Redis goes out together with the next
-// exchange: nobody waits for others to come, but a crowd costs a fraction of the system calls, here and in Redis, and a
-// burst never waits for connections.
+// A pipeline sends commands to Redis. What is asked while all lanes are waiting for Redis goes out together with the
+// next exchange: nobody waits for others to come, but a crowd costs a fraction of the system calls, here and in Redis,
+// and a burst never waits for connections.
 //
-// go-redis' AutoPipeline was measured and left: it gives up no command at its deadline, sends a batch again as a whole, and
-// one silent connection holds up everybody.
+// go-redis' AutoPipeline was measured and left: it gives up no command at its deadline, sends a batch again as a whole,
+// and one silent connection holds up everybody.
 type pipeline struct {
 	client  redis.UniversalClient
 	limit   time.Duration // of an exchange
@@ -62,8 +62,8 @@ type group struct {
 	done     chan struct{}
 }
 
-// do carries out commands together, within the limit, waiting included. The error is the first of theirs; after an error
-// of ctx the commands must not be looked at.
+// do carries out commands together, within the limit, waiting included. The error is the first of theirs; after an
+// error of ctx the commands must not be looked at.
 func (p *pipeline) do(ctx context.Context, commands ...*command) error {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
@@ -76,9 +76,9 @@ func (p *pipeline) do(ctx context.Context, commands ...*command) error {
 	}
 }
 
-// twice is do for steps that others depend on: when the first try has failed, or has not been answered in half the limit,
-// the same commands go out once more, by another connection. make is called for each try; the commands of the one that
-// was answered are returned.
+// twice is do for steps that others depend on: when the first try has failed, or has not been answered in half the
+// limit, the same commands go out once more, by another connection. make is called for each try; the commands of the
+// one that was answered are returned.
 func (p *pipeline) twice(ctx context.Context, build func() []*command) ([]*command, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
@@ -188,8 +188,8 @@ func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	}
 }
 
-// exchange sends a batch and takes the replies. Its time limit begins here: what was spent in our own queue says nothing
-// about Redis.
+// exchange sends a batch and takes the replies. Its time limit begins here: what was spent in our own queue says
+// nothing about Redis.
 func (p *pipeline) exchange(batch []*group) {
 	// The first one's trace is continued, not its end.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), p.limit)

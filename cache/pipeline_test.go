@@ -5,9 +5,10 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"token-sidecar/internal/testbed"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/internal/testbed"
 )
 
 // TestACrowdSharesExchanges: many who look at once cost Redis few exchanges, and each gets its own token.

@@ -8,9 +8,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// News is what the sidecars of a fleet tell each other, by Redis pub/sub: that a key's tokens were forgotten, or that the
-// lease of it has ended. It may be lost: then MEMORY_CACHE_TTL bounds how long a forgotten token is served elsewhere, and
-// waiting sidecars look again by themselves.
+// News is what the sidecars of a fleet tell each other, by Redis pub/sub: that a key's tokens were forgotten, or that
+// the lease of it has ended. It may be lost: then MEMORY_CACHE_TTL bounds how long a forgotten token is served
+// elsewhere, and waiting sidecars look again by themselves.
 //
 // go-redis' client-side caching would do the first half, but in version 9.23 it serves neither cluster nor
 // sentinel clients, and empties itself when Redis is lost, which is when memory is needed most.
@@ -59,7 +59,8 @@ func (s *shared) listen(ctx context.Context, hear func(news), lost func()) {
 	// Subscribed lazily by the library, which also connects again for ever.
 	sub := s.client.Subscribe(ctx, newsChannel, s.ownChannel())
 	defer func() { _ = sub.Close() }()
-	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(s.newsCheck), redis.WithChannelSize(1024))
+	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(s.newsCheck),
+		redis.WithChannelSize(1024))
 	for {
 		select {
 		case <-ctx.Done():

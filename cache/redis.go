@@ -6,9 +6,10 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"token-sidecar/internal/secret"
 
 	"github.com/redis/go-redis/v9"
+
+	"token-sidecar/internal/secret"
 )
 
 const (
@@ -66,7 +67,10 @@ func newShared(opts Options, m *metrics) *shared {
 // probe tries what the steps need: a script that writes, and a look.
 func (s *shared) probe(ctx context.Context) {
 	key := keyPrefix + "{probe}"
-	_ = s.pipeline.do(ctx, &command{step: "probe", script: probeScript, keys: []string{key}, args: []any{time.Minute.Milliseconds()}},
+	_ = s.pipeline.do(ctx, &command{
+		step: "probe", script: probeScript, keys: []string{key},
+		args: []any{time.Minute.Milliseconds()},
+	},
 		&command{step: "probe", keys: []string{key}})
 }
 
@@ -166,8 +170,12 @@ func (s *shared) acquire(ctx context.Context, n name, l *Lease) (grant, error) {
 	for range 2 {
 		commands, err := s.pipeline.twice(ctx, func() []*command {
 			return []*command{{
-				step: "acquire", script: acquireScript, keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix},
-				args: []any{l.owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoid, s.ownChannel(), anyway, s.fetchLimit.Microseconds()},
+				step: "acquire", script: acquireScript,
+				keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix},
+				args: []any{
+					l.owner, lockLife.Milliseconds(), waitLife.Milliseconds(), avoid, s.ownChannel(), anyway,
+					s.fetchLimit.Microseconds(),
+				},
 			}}
 		})
 		if err != nil {
@@ -275,7 +283,8 @@ func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration
 	for _, l := range leases {
 		for text, fence := range l.fences {
 			commands = append(commands, &command{
-				step: "extend", script: extendScript, keys: []string{text + lockSuffix}, args: []any{l.owner, life.Milliseconds(), fence},
+				step: "extend", script: extendScript, keys: []string{text + lockSuffix},
+				args: []any{l.owner, life.Milliseconds(), fence},
 			})
 		}
 	}
@@ -299,7 +308,10 @@ func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Dura
 			}
 			commands = append(commands, &command{
 				step: "forget", script: forgetScript, keys: []string{n.text, n.text + refusalSuffix},
-				args: []any{mark, tombstoneLife.Milliseconds(), life.Milliseconds(), newsChannel, n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender)},
+				args: []any{
+					mark, tombstoneLife.Milliseconds(), life.Milliseconds(), newsChannel,
+					n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender),
+				},
 			})
 		}
 		return commands
@@ -328,14 +340,19 @@ func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) e
 }
 
 // claim reserves the renewal of a key; when somebody has it already, it tells for how long still. See claimScript.
-func (s *shared) claim(ctx context.Context, key Key, first, longest time.Duration) (ok bool, left time.Duration, err error) {
+func (s *shared) claim(
+	ctx context.Context, key Key, first, longest time.Duration,
+) (ok bool, left time.Duration, err error) {
 	if !s.up.writable() {
 		return false, 0, errUnavailable
 	}
 	owner := strconv.FormatUint(NewID(), 36)
 	name := s.keys.names(key)[0].text + renewSuffix
 	commands, err := s.pipeline.twice(ctx, func() []*command {
-		return []*command{{step: "claim", script: claimScript, keys: []string{name}, args: []any{owner, first.Milliseconds(), longest.Milliseconds()}}}
+		return []*command{{
+			step: "claim", script: claimScript, keys: []string{name},
+			args: []any{owner, first.Milliseconds(), longest.Milliseconds()},
+		}}
 	})
 	if err != nil {
 		return false, 0, err

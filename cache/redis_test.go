@@ -8,10 +8,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"token-sidecar/internal/secret"
-	"token-sidecar/internal/testbed"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"token-sidecar/internal/secret"
+	"token-sidecar/internal/testbed"
 )
 
 func TestTimeToLiveEndsAtTheMargin(t *testing.T) {
@@ -135,7 +136,8 @@ func TestRotatedKeysStillOpen(t *testing.T) {
 func TestKeysFile(t *testing.T) {
 	line := base64.StdEncoding.EncodeToString(make([]byte, 32))
 	for content, wrong := range map[string]bool{
-		line: false, line + "\n\n " + line + "\n": false, "": true, "\n": true, "abc": true, line + "\nabc": true, line[:20]: true,
+		line: false, line + "\n\n " + line + "\n": false, "": true, "\n": true, "abc": true, line + "\nabc": true,
+		line[:20]: true,
 	} {
 		if err := CheckKeys(content); (err != nil) != wrong {
 			t.Errorf("%q: %v", content, err)

@@ -8,11 +8,12 @@ import (
 	"maps"
 	"strconv"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
-// A refreshToken is one that Redis holds, or is yet to be given. Its value in Redis is a stamp, when it was asked for in
-// microseconds, of 16 decimal digits, and the sealed token.
+// A refreshToken is one that Redis holds, or is yet to be given. Its value in Redis is a stamp, when it was asked for
+// in microseconds, of 16 decimal digits, and the sealed token.
 type refreshToken struct {
 	token secret.Text
 	stamp int64
@@ -20,8 +21,8 @@ type refreshToken struct {
 
 const stampDigits = 16
 
-// KeepRefreshToken keeps the newest refresh token of key in Redis, without end; sent is when it was asked for. When Redis
-// cannot be asked, it is written as soon as Redis takes it. Without Redis it does nothing.
+// KeepRefreshToken keeps the newest refresh token of key in Redis, without end; sent is when it was asked for. When
+// Redis cannot be asked, it is written as soon as Redis takes it. Without Redis it does nothing.
 func (c *Cache) KeepRefreshToken(ctx context.Context, key Key, token secret.Text, sent time.Time) {
 	if c.shared == nil {
 		return
@@ -39,7 +40,8 @@ func (c *Cache) KeepRefreshToken(ctx context.Context, key Key, token secret.Text
 	c.mu.Unlock()
 	if full {
 		c.metrics.lostRefresh.Inc()
-		c.log.Error("a refresh token was not kept: too many others wait to be written to Redis", slog.Int("waiting", maxPending))
+		c.log.Error("a refresh token was not kept: too many others wait to be written to Redis",
+			slog.Int("waiting", maxPending))
 		return
 	}
 	c.flush()

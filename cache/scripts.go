@@ -13,9 +13,9 @@ func newScript(source string) *script {
 	return &script{source: source, hash: hex.EncodeToString(sum[:])}
 }
 
-// Each script works on the names of one token, which are in one cluster slot, and does the whole of one step, so that no
-// other sidecar sees the middle of it. Each may be carried out twice, when its first reply was lost, without harm. A key of
-// a wrong type reads as a value that cannot be read, so that somebody else's key there cannot stop us.
+// Each script works on the names of one token, which are in one cluster slot, and does the whole of one step, so that
+// no other sidecar sees the middle of it. Each may be carried out twice, when its first reply was lost, without harm. A
+// key of a wrong type reads as a value that cannot be read, so that somebody else's key there cannot stop us.
 
 // luaCommon is what the scripts share.
 var luaCommon = luaLayout + `
@@ -94,13 +94,13 @@ return {'got', value, left, fence}
 `)
 
 // endScript ends the lease of owner: with a token, with a refusal, or with nothing. A token is stored unless there is a
-// newer one by now, or everything was forgotten since the lease began; both are told by the fence. A lease that Redis was
-// not heard to grant has none: its token is stored over nothing, or over the one it was to replace. Only those who wait
-// are woken: in a large fleet that starts cold, news of each token to everybody would be most of what Redis does.
+// newer one by now, or everything was forgotten since the lease began; both are told by the fence. A lease that Redis
+// was not heard to grant has none: its token is stored over nothing, or over the one it was to replace. Only those who
+// wait are woken: in a large fleet that starts cold, news of each token to everybody would be most of what Redis does.
 //
 //	KEYS token, lock, wait, refusal, renewal
-//	ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token behind its fence or the refusal, its life ms,
-//	     id of the token to replace (or empty), news, longest fetch µs
+//	ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token behind its fence or the refusal,
+//	     its life ms, id of the token to replace (or empty), news, longest fetch µs
 //	returns 1 when stored, 0 when superseded, -1 when forgotten; and the fence it has
 var endScript = newScript(luaCommon + `
 local value = get(KEYS[1])
@@ -186,8 +186,8 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 return format(fence)
 `)
 
-// seedScript stores a token that this sidecar still holds in the place of what it saw there: nothing, an older token, or
-// the tombstone of its own forget.
+// seedScript stores a token that this sidecar still holds in the place of what it saw there: nothing, an older token,
+// or the tombstone of its own forget.
 //
 //	KEYS token   ARGV the token behind its fence, its fence (or empty), its life ms, the fence it saw (or empty: nothing)
 //	returns the fence it has, empty when something else was there

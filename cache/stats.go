@@ -29,7 +29,8 @@ func bands() []Band {
 
 // State is what a status page tells of the caches.
 type State struct {
-	// Redis is up, read-only, write-only, down, or off when none is set; Reason is why it is not up, Since when that began.
+	// Redis is up, read-only, write-only, down, or off when none is set; Reason is why it is not up, Since when that
+	// began.
 	Redis, Reason string
 	Since         time.Time
 	// PendingForgets is how many forgets Redis is yet to be told of.

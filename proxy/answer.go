@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
 	"token-sidecar/cache"
 	"token-sidecar/proxy/vend"
 )

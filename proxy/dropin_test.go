@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
 )
@@ -48,7 +49,8 @@ func post(path, kind, body string, lines ...string) string {
 	if kind != "" {
 		lines = append(lines, "Content-Type: "+kind)
 	}
-	return "POST " + path + " HTTP/1.1\r\nHost: localhost:8080\r\n" + strings.Join(append(lines, fmt.Sprint("Content-Length: ", len(body)), "", body), "\r\n")
+	return "POST " + path + " HTTP/1.1\r\nHost: localhost:8080\r\n" + strings.Join(append(lines,
+		fmt.Sprint("Content-Length: ", len(body)), "", body), "\r\n")
 }
 
 const (
@@ -190,7 +192,8 @@ func TestHIPAsksForTheClient(t *testing.T) {
 					t.Errorf("%s\n%s, want %s", text, said, want)
 				}
 			}
-			if asks := strings.HasSuffix(want, "_token"); asks != (l.world.calls() == 1) || asks && seen.paths[len(seen.paths)-1] != upstream.AdminPath {
+			if asks := strings.HasSuffix(want, "_token"); asks != (l.world.calls() == 1) || asks &&
+				seen.paths[len(seen.paths)-1] != upstream.AdminPath {
 				t.Errorf("%s\n%d calls, to %v", text, l.world.calls(), seen.paths)
 			}
 		})
@@ -208,14 +211,18 @@ func TestAllowedTypes(t *testing.T) {
 		return method + " /token?" + query + " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 	}
 	for text, allowed := range map[string]bool{
-		plainGet("a"): true, plainPost("a"): true, query("GET", "client_user_id=a&type=id"): true, query("DELETE", "client_user_id=a"): true,
-		query("GET", "client_user_id=a&type=id_token"): false, query("GET", "type=client"): false, query("GET", "client_user_id=a&type=session"): false,
-		post(adminToken, asJSON, `{"type":"client"}`): false, post("/token", asForm, "type=client"): false, query("DELETE", "type=client"): false,
+		plainGet("a"): true, plainPost("a"): true, query("GET", "client_user_id=a&type=id"): true,
+		query("DELETE", "client_user_id=a"):            true,
+		query("GET", "client_user_id=a&type=id_token"): false, query("GET", "type=client"): false,
+		query("GET", "client_user_id=a&type=session"): false,
+		post(adminToken, asJSON, `{"type":"client"}`): false, post("/token", asForm, "type=client"): false,
+		query("DELETE", "type=client"): false,
 	} {
 		bothPaths(t, only, func(t *testing.T, l *line) {
 			for range 2 {
 				status, said := l.ask(t, text)
-				if allowed != (status == 200 || status == 204) || allowed == strings.Contains(said, "TYPE_NOT_ALLOWED") || !allowed && status != http.StatusForbidden {
+				if allowed != (status == 200 || status == 204) || allowed == strings.Contains(said, "TYPE_NOT_ALLOWED") ||
+					!allowed && status != http.StatusForbidden {
 					t.Errorf("%s\n%d %s", text, status, said)
 				}
 			}
@@ -232,7 +239,8 @@ func TestHabitsOfClients(t *testing.T) {
 	for path, calls := range map[string]int{"/token": 3, connectToken: 1, adminToken: 1} {
 		bothPaths(t, nil, func(t *testing.T, l *line) {
 			for range 3 {
-				if status, said := l.ask(t, post(path, asJSON, body, "Cache-Control: no-cache", "Pragma: no-cache")); status != 200 {
+				if status, said := l.ask(t, post(path, asJSON, body, "Cache-Control: no-cache",
+					"Pragma: no-cache")); status != 200 {
 					t.Errorf("%d %s", status, said)
 				}
 			}
@@ -269,14 +277,18 @@ func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 			waiting = append(waiting, other)
 		}
 		synctest.Wait()
-		for _, text := range []string{plainGet("a"), post("/token", asJSON, `{"client_user_id":"a"}`), chunkedPost("/token", chunks(`{"client_user_id":"a"}`, 5), "Content-Type: application/json")} {
+		for _, text := range []string{
+			plainGet("a"), post("/token", asJSON, `{"client_user_id":"a"}`),
+			chunkedPost("/token", chunks(`{"client_user_id":"a"}`, 5), "Content-Type: application/json"),
+		} {
 			if status, said := l.ask(t, text); status != 200 {
 				t.Errorf("a hit beside them: %d %s", status, said)
 			}
 		}
 		for _, text := range []string{
 			plainGet("b"), strings.Replace(plainGet("a"), "Accept: */*", "Cache-Control: no-cache", 1),
-			"GET /token?client_user_id=a&type=session HTTP/1.1\r\nHost: localhost\r\n\r\n", "DELETE /token?client_user_id=a HTTP/1.1\r\nHost: localhost\r\n\r\n",
+			"GET /token?client_user_id=a&type=session HTTP/1.1\r\nHost: localhost\r\n\r\n",
+			"DELETE /token?client_user_id=a HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		} {
 			if status, said := l.ask(t, text); status != 503 || !strings.Contains(said, "OVERLOADED") {
 				t.Errorf("one more that would wait: %d %s", status, said)
@@ -293,7 +305,8 @@ func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 	})
 }
 
-// TestBusyCallersAreToldToLeave: whoever goes on asking on a connection that is kept is told that it ends, before it does.
+// TestBusyCallersAreToldToLeave: whoever goes on asking on a connection that is kept is told that it ends, before it
+// does.
 func TestBusyCallersAreToldToLeave(t *testing.T) {
 	bothPaths(t, nil, func(t *testing.T, l *line) {
 		callers := []*line{l, l.another(t), l.another(t)}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 )
@@ -31,20 +32,44 @@ const (
 )
 
 var (
-	errTokenType = &apiError{http.StatusBadRequest, "INVALID_TOKEN_TYPE", "type is unknown; use access, client, id_token, id or session"}
-	errMediaType = &apiError{http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", "send Content-Type: application/json or application/x-www-form-urlencoded, in UTF-8 and not compressed"}
-	errBodySize  = &apiError{http.StatusRequestEntityTooLarge, "BODY_TOO_LARGE", "the body is larger than 16 KiB"}
-	errNotFound  = &apiError{http.StatusNotFound, "NOT_FOUND", "there is no such call; see GET /token"}
-	errMethod    = &apiError{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "the call is not made with this method; see the Allow header"}
-	errStopping  = &apiError{http.StatusServiceUnavailable, "SHUTTING_DOWN", "the sidecar is shutting down"}
-	errOverload  = &apiError{http.StatusServiceUnavailable, "OVERLOADED", "MAX_CONCURRENT_REQUESTS requests are waiting already"}
-	errTooLate   = &apiError{http.StatusGatewayTimeout, "UPSTREAM_TIMEOUT", "the auth service did not answer in time"}
-	errClientID  = &apiError{http.StatusUnauthorized, "INVALID_CLIENT_ID", "client_id is not the sidecar's; leave it out"}
-	errHash      = &apiError{http.StatusBadRequest, codeInvalid, "X-Rejected-Token-Hash must be sent once, as the SHA-256 of the access token in 64 hexadecimal digits"}
-	errInternal  = &apiError{http.StatusInternalServerError, "INTERNAL_ERROR", "a defect in the sidecar; its log tells more"}
+	errTokenType = &apiError{
+		http.StatusBadRequest, "INVALID_TOKEN_TYPE",
+		"type is unknown; use access, client, id_token, id or session",
+	}
+	errMediaType = &apiError{
+		http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE",
+		"send Content-Type: application/json or application/x-www-form-urlencoded, in UTF-8 and not compressed",
+	}
+	errBodySize = &apiError{http.StatusRequestEntityTooLarge, "BODY_TOO_LARGE", "the body is larger than 16 KiB"}
+	errNotFound = &apiError{http.StatusNotFound, "NOT_FOUND", "there is no such call; see GET /token"}
+	errMethod   = &apiError{
+		http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED",
+		"the call is not made with this method; see the Allow header",
+	}
+	errStopping = &apiError{http.StatusServiceUnavailable, "SHUTTING_DOWN", "the sidecar is shutting down"}
+	errOverload = &apiError{
+		http.StatusServiceUnavailable, "OVERLOADED",
+		"MAX_CONCURRENT_REQUESTS requests are waiting already",
+	}
+	errTooLate  = &apiError{http.StatusGatewayTimeout, "UPSTREAM_TIMEOUT", "the auth service did not answer in time"}
+	errClientID = &apiError{http.StatusUnauthorized, "INVALID_CLIENT_ID", "client_id is not the sidecar's; leave it out"}
+	errHash     = &apiError{
+		http.StatusBadRequest, codeInvalid,
+		"X-Rejected-Token-Hash must be sent once, as the SHA-256 of the access token in 64 hexadecimal digits",
+	}
+	errInternal = &apiError{
+		http.StatusInternalServerError, "INTERNAL_ERROR",
+		"a defect in the sidecar; its log tells more",
+	}
 
-	errTypeNotAllowed = &apiError{http.StatusForbidden, "TYPE_NOT_ALLOWED", "the sidecar may not vend this type; see its setting ALLOWED_TYPES"}
-	errSmuggling      = &apiError{http.StatusBadRequest, codeInvalid, "it is not certain where the body ends; send Content-Length or, with HTTP/1.1, Transfer-Encoding: chunked, and that once"}
+	errTypeNotAllowed = &apiError{
+		http.StatusForbidden, "TYPE_NOT_ALLOWED",
+		"the sidecar may not vend this type; see its setting ALLOWED_TYPES",
+	}
+	errSmuggling = &apiError{
+		http.StatusBadRequest, codeInvalid,
+		"it is not certain where the body ends; send Content-Length or, with HTTP/1.1, Transfer-Encoding: chunked, and that once",
+	}
 )
 
 // errForgetPending is no error of the caller's: the token is forgotten here, and will be in the fleet.

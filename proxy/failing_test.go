@@ -11,10 +11,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/internal/secret"
-	"token-sidecar/upstream/sandbox"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/internal/secret"
+	"token-sidecar/upstream/sandbox"
 )
 
 // TestEveryFaultOfTheAuthService: the contract's error, in time, nothing kept, memory bounded, and the next
@@ -107,7 +108,8 @@ func TestDocumentedRefusals(t *testing.T) {
 		t.Run(want.code, func(t *testing.T) {
 			inWorld(t, nil, func(t *testing.T, w *world) {
 				got := w.get(user)
-				if got.status != want.status || got.code() != want.code || got.fields["statusCode"] != float64(want.status) || got.header.Get("X-Humanapi-Request-Id") == "" {
+				if got.status != want.status || got.code() != want.code || got.fields["statusCode"] != float64(want.status) ||
+					got.header.Get("X-Humanapi-Request-Id") == "" {
 					t.Errorf("%d %v %s", got.status, got.header, got.raw)
 				}
 				for range 100 {
@@ -136,7 +138,8 @@ func TestDocumentedRefusals(t *testing.T) {
 	t.Run("client tokens", func(t *testing.T) {
 		inWorld(t, nil, func(t *testing.T, w *world) {
 			w.auth.Set(sandbox.Mood{RefuseClientTokens: true})
-			if got := w.do(request("GET", "/token?type=client", "")); got.status != 403 || got.code() != "CLIENT_TOKEN_GENERATION_NOT_ALLOWED" {
+			if got := w.do(request("GET", "/token?type=client", "")); got.status != 403 ||
+				got.code() != "CLIENT_TOKEN_GENERATION_NOT_ALLOWED" {
 				t.Errorf("%d %s", got.status, got.raw)
 			}
 		})
@@ -221,7 +224,8 @@ func TestBreaker(t *testing.T) {
 		before := w.calls()
 		for i := range 50 {
 			got := w.get(fmt.Sprint("open-", i))
-			if got.status != 503 || got.code() != "UPSTREAM_UNAVAILABLE" || got.header.Get("Retry-After") == "" || got.took != 0 {
+			if got.status != 503 || got.code() != "UPSTREAM_UNAVAILABLE" || got.header.Get("Retry-After") == "" ||
+				got.took != 0 {
 				t.Fatalf("%d after %v: %s", got.status, got.took, got.raw)
 			}
 		}
@@ -321,7 +325,8 @@ func TestDraining(t *testing.T) {
 		callers.Go(func() { w.mustGet("alice") })
 		synctest.Wait()
 		w.handler.Drain()
-		if got := w.get("bob"); got.status != 503 || got.code() != "SHUTTING_DOWN" || got.header.Get("Connection") != "close" {
+		if got := w.get("bob"); got.status != 503 || got.code() != "SHUTTING_DOWN" ||
+			got.header.Get("Connection") != "close" {
 			t.Errorf("%d %v %s", got.status, got.header, got.raw)
 		}
 		callers.Wait()
@@ -348,7 +353,14 @@ func TestNoAnswerOutlivesTheBound(t *testing.T) {
 
 // TestFailuresAreNotRemembered: only definitive refusals are. A key that failed is left alone for half a second.
 func TestFailuresAreNotRemembered(t *testing.T) {
-	for _, mood := range []sandbox.Mood{{Status: 500}, {Status: 408}, {Fault: "html"}, {Fault: "cut"}, {Fault: "hang"}, {Fault: "negative_lifetime"}} {
+	for _, mood := range []sandbox.Mood{
+		{Status: 500},
+		{Status: 408},
+		{Fault: "html"},
+		{Fault: "cut"},
+		{Fault: "hang"},
+		{Fault: "negative_lifetime"},
+	} {
 		inWorld(t, nil, func(t *testing.T, w *world) {
 			w.auth.Set(mood)
 			if got := w.get("alice"); got.status < 500 {

@@ -7,10 +7,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/internal/secret"
-	"token-sidecar/upstream/sandbox"
 
 	"pgregory.net/rapid"
+
+	"token-sidecar/internal/secret"
+	"token-sidecar/upstream/sandbox"
 )
 
 // TestFastPath: callers cannot tell a server with the fast path from one without it.
@@ -38,8 +39,8 @@ func TestFastPath(t *testing.T) {
 	}
 }
 
-// TestEmptyLineBeforeRequest: net/http ignores it if the last request was a POST, and refuses it otherwise. Requests that
-// were answered on the fast path count.
+// TestEmptyLineBeforeRequest: net/http ignores it if the last request was a POST, and refuses it otherwise. Requests
+// that were answered on the fast path count.
 func TestEmptyLineBeforeRequest(t *testing.T) {
 	for name, before := range map[string][]string{
 		"after GETs":             {plainGet("a"), plainGet("a"), plainGet("a")},
@@ -149,13 +150,19 @@ func TestFastPathIsLeft(t *testing.T) {
 	}
 }
 
-// TestEagerCaller: a request that comes while another is in progress is answered by net/http, but the next takes the fast path.
+// TestEagerCaller: a request that comes while another is in progress is answered by net/http, but the next takes the
+// fast path.
 func TestEagerCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(t, true, nil)
 		l.ask(t, plainGet("a"))
 		l.world.auth.Set(sandbox.Mood{LatencyMS: 1000})
-		said, _ := l.play([]piece{{0, plainGet("b")}, {0, plainGet("a")}, {2 * time.Second, plainGet("b")}, {time.Second, plainGet("a")}})
+		said, _ := l.play([]piece{
+			{0, plainGet("b")},
+			{0, plainGet("a")},
+			{2 * time.Second, plainGet("b")},
+			{time.Second, plainGet("a")},
+		})
 		if strings.Count(said, "HTTP/1.1 200 OK") != 4 || l.seen.Load() != 3 {
 			t.Errorf("net/http saw %d requests, and these were the answers:\n%s", l.seen.Load(), said)
 		}

@@ -10,10 +10,10 @@ import (
 	"sync/atomic"
 )
 
-// A framing finds where the requests on a connection begin and end (RFC 9112, section 6), from the bytes that net/http is
-// given. net/http does so itself, but says nothing of what an attacker writes to make two parsers disagree (section 11.2):
-// it drops a Content-Length beside a Transfer-Encoding, one that is repeated, and the Transfer-Encoding of an HTTP/1.0
-// request. Whatever is not certain ends the connection: from there on no request is vouched for.
+// A framing finds where the requests on a connection begin and end (RFC 9112, section 6), from the bytes that net/http
+// is given. net/http does so itself, but says nothing of what an attacker writes to make two parsers disagree (section
+// 11.2): it drops a Content-Length beside a Transfer-Encoding, one that is repeated, and the Transfer-Encoding of an
+// HTTP/1.0 request. Whatever is not certain ends the connection: from there on no request is vouched for.
 type framing struct {
 	part part
 	skip int64  // bytes of content, up to the next line
@@ -98,8 +98,8 @@ func (f *framing) take(line []byte) {
 	}
 }
 
-// takeField takes in a line of a head. A folded one, which begins with white space, has none of these names; where it would
-// add to one of their values, net/http refuses the sum.
+// takeField takes in a line of a head. A folded one, which begins with white space, has none of these names; where it
+// would add to one of their values, net/http refuses the sum.
 func (f *framing) takeField(line []byte) {
 	name, value, _ := bytes.Cut(line, []byte(":"))
 	value = bytes.Trim(value, " \t")
@@ -171,8 +171,8 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// wellFramed reports whether it is certain where r ends. It is to be called once for each request, in their order, which
-// is that of their heads: net/http reads one after the other, and ends the connection where it cannot read one.
+// wellFramed reports whether it is certain where r ends. It is to be called once for each request, in their order,
+// which is that of their heads: net/http reads one after the other, and ends the connection where it cannot read one.
 func wellFramed(r *http.Request) bool {
 	conn, ok := r.Context().Value(connKey{}).(*framedConn)
 	if !ok { // of a server that is not ours

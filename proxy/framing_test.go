@@ -42,7 +42,8 @@ func chunks(body string, size int) string {
 }
 
 func chunkedPost(path, body string, lines ...string) string {
-	return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + strings.Join(append(lines, "", body), "\r\n")
+	return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + strings.Join(append(lines,
+		"", body), "\r\n")
 }
 
 // TestChunkedBodies: clients that write the body while they send it do not know its length.
@@ -76,7 +77,8 @@ func TestChunkedBodies(t *testing.T) {
 				l.ask(t, plainGet("a"))
 				began := time.Now()
 				go func() { _, _ = io.WriteString(l.Conn, c.text) }()
-				if status, said := l.read(t); status != c.status || !strings.Contains(said, c.part) || time.Since(began) > time.Second {
+				if status, said := l.read(t); status != c.status || !strings.Contains(said, c.part) ||
+					time.Since(began) > time.Second {
 					t.Errorf("after %v %d %s; want %d with %q", time.Since(began), status, said, c.status, c.part)
 				}
 				if c.status != 200 {
@@ -92,8 +94,8 @@ func TestChunkedBodies(t *testing.T) {
 	}
 }
 
-// TestSmuggling: what two parsers could read as different requests is refused, also where net/http drops what is wrong, and
-// its connection ends.
+// TestSmuggling: what two parsers could read as different requests is refused, also where net/http drops what is wrong,
+// and its connection ends.
 func TestSmuggling(t *testing.T) {
 	const length, body = "Content-Length: 22", `{"client_user_id":"a"}`
 	hidden := "GET /token?client_user_id=hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -134,7 +136,8 @@ func TestSmuggling(t *testing.T) {
 						t.Fatalf("%d answers:\n%s", len(answers), said)
 					}
 					last := answers[len(answers)-1]
-					if !strings.HasPrefix(last, fmt.Sprint(c.status)) || !strings.Contains(last, c.code) || !strings.Contains(last, "Connection: close") || ended > 10*time.Second {
+					if !strings.HasPrefix(last, fmt.Sprint(c.status)) || !strings.Contains(last, c.code) || !strings.Contains(last,
+						"Connection: close") || ended > 10*time.Second {
 						t.Errorf("want %d %s and the end; after %v:\n%s", c.status, c.code, ended, last)
 					}
 					if l.world.auth.CallsOf("hidden") != 0 {
@@ -156,15 +159,21 @@ func TestFramingIsForOurServer(t *testing.T) {
 	}
 }
 
-// FuzzFraming: a request is vouched for if net/http reads it and there is only one thing in its head that tells its length.
+// FuzzFraming: a request is vouched for if net/http reads it and there is only one thing in its head that tells its
+// length.
 func FuzzFraming(f *testing.F) {
 	for _, seed := range []string{
 		plainGet("a") + plainPost("b"), chunkedPost("/token", chunks("abcdef", 4)) + plainGet("a"), "\r\n" + plainGet("a"),
-		chunkedPost("/token", "0\r\nA: b\r\n\r\n") + plainGet("a"), chunkedPost("/token", chunks("a", 1), "Content-Length: 5"),
-		"POST / HTTP/1.1\nHost: a\nContent-Length: 3\n\nabc" + plainGet("a"), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc" + plainGet("a"),
-		"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "POST / HTTP/1.2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n \r\n\r\nabc" + plainGet("a"), "GET / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n 3\r\n\r\nabc",
-		chunkedPost("/", "3;a=b\r\nabc\r\n0\r\n\r\n") + plainGet("a"), chunkedPost("/", "3 \r\nabcd\r\n0\r\n\r\n") + plainGet("a"), "GET / HTTP/1.1\r\nHost: a\r\n b: c\r\n\r\n",
+		chunkedPost("/token", "0\r\nA: b\r\n\r\n") + plainGet("a"),
+		chunkedPost("/token", chunks("a", 1), "Content-Length: 5"),
+		"POST / HTTP/1.1\nHost: a\nContent-Length: 3\n\nabc" + plainGet("a"),
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc" + plainGet("a"),
+		"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"POST / HTTP/1.2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n \r\n\r\nabc" + plainGet("a"),
+		"GET / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n 3\r\n\r\nabc",
+		chunkedPost("/", "3;a=b\r\nabc\r\n0\r\n\r\n") + plainGet("a"),
+		chunkedPost("/", "3 \r\nabcd\r\n0\r\n\r\n") + plainGet("a"), "GET / HTTP/1.1\r\nHost: a\r\n b: c\r\n\r\n",
 		plainPost("a") + "\r\r\n\n" + plainGet("a") + chunkedPost("/token", chunks("a", 1), "Content-Length: 5"),
 	} {
 		f.Add([]byte(seed), uint8(7))
@@ -190,7 +199,8 @@ func FuzzFraming(f *testing.F) {
 			}
 			head := stream[begin:offset()]
 			chunked := r.TransferEncoding != nil || r.Header["Content-Length"] == nil && telling.Match(head)
-			bad := len(telling.FindAll(head, -1)) > 1 || folded.Match(head) || chunked && (r.ProtoMajor != 1 || r.ProtoMinor != 1)
+			bad := len(telling.FindAll(head, -1)) > 1 || folded.Match(head) || chunked &&
+				(r.ProtoMajor != 1 || r.ProtoMinor != 1)
 			if vouched := framing.clean.Load() >= n; vouched == bad {
 				t.Fatalf("request %d, vouched for: %v\n%q", n, vouched, head)
 			}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strings"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -30,7 +31,10 @@ func (g guard) check(r *http.Request) error {
 	if shown := h["Authorization"]; g.token == nil || len(shown) == 1 && g.trusts([]byte(shown[0])) {
 		return nil
 	}
-	return &apiError{http.StatusUnauthorized, codeTokenRequired, "send Authorization: Bearer with the token of CALLER_TOKEN_FILE"}
+	return &apiError{
+		http.StatusUnauthorized, codeTokenRequired,
+		"send Authorization: Bearer with the token of CALLER_TOKEN_FILE",
+	}
 }
 
 // admits reports whether check would let a request pass that has these headers, and none of those that are refused.
@@ -40,7 +44,8 @@ func (g guard) admits(host, authorization []byte) bool {
 
 // trusts reports whether authorization, a header, shows the caller token.
 func (g guard) trusts(authorization []byte) bool {
-	return len(authorization) > 7 && strings.EqualFold(string(authorization[:7]), "Bearer ") && secret.Equal(g.token.Text(), authorization[7:])
+	return len(authorization) > 7 && strings.EqualFold(string(authorization[:7]), "Bearer ") &&
+		secret.Equal(g.token.Text(), authorization[7:])
 }
 
 func notAllowed(message string) error {

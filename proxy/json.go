@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+
 	"token-sidecar/internal/jsonobject"
 )
 
@@ -40,8 +41,8 @@ func (f *fields) setJSON(name string, value jsonobject.Value) error {
 	}
 }
 
-// textOf returns the text that value stands for. The auth service's own clients send numbers, and null for a field that is
-// not set.
+// textOf returns the text that value stands for. The auth service's own clients send numbers, and null for a field that
+// is not set.
 func (f *fields) textOf(name string, value jsonobject.Value) (text string, ok bool) {
 	if text, ok = value.Text(); ok || !f.dropIn {
 		return text, ok

@@ -6,9 +6,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/upstream/sandbox"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"token-sidecar/upstream/sandbox"
 )
 
 // TestThreeStates follows one token through its life.

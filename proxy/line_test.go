@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 

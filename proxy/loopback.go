@@ -9,8 +9,11 @@ import (
 	"syscall"
 )
 
-// listenTCP listens on where, host:port. Localhost stands for both loopback addresses: clients try [::1] first, or only it.
-func listenTCP(ctx context.Context, where string, listen func(ctx context.Context, network, addr string) (net.Listener, error)) (net.Listener, error) {
+// listenTCP listens on where, host:port. Localhost stands for both loopback addresses: clients try [::1] first, or only
+// it.
+func listenTCP(ctx context.Context, where string, listen func(ctx context.Context, network, addr string) (net.Listener,
+	error),
+) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(where)
 	if err != nil || !strings.EqualFold(host, "localhost") {
 		return listen(ctx, "tcp", where)

@@ -45,7 +45,8 @@ func TestLocalhostIsBothLoopbacks(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	if _, err := Listen(t.Context(), "localhost:"+port); err == nil || !strings.Contains(err.Error(), "is in use by another program") {
+	if _, err := Listen(t.Context(), "localhost:"+port); err == nil || !strings.Contains(err.Error(),
+		"is in use by another program") {
 		t.Errorf("a second one: %v", err)
 	}
 	// Some that nobody accepts any more.

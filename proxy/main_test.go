@@ -10,15 +10,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

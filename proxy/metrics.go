@@ -8,13 +8,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"token-sidecar/cache"
-	"token-sidecar/proxy/vend"
-	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	dto "github.com/prometheus/client_model/go"
+
+	"token-sidecar/cache"
+	"token-sidecar/proxy/vend"
+	"token-sidecar/upstream"
 )
 
 // outcome is how a request ended, as the metrics and the log name it.
@@ -37,7 +38,8 @@ const (
 
 func (o outcome) String() string {
 	return [outcomes]string{
-		"hit_memory", "hit_redis", "miss", "collapsed", "forgotten", "refused", "failed", "rejected", "guarded", "shed", "abandoned",
+		"hit_memory", "hit_redis", "miss", "collapsed", "forgotten", "refused", "failed", "rejected", "guarded", "shed",
+		"abandoned",
 	}[o]
 }
 
@@ -58,7 +60,8 @@ func outcomeOfError(err error) outcome {
 	var theirs *upstream.Error
 	var own *apiError
 	switch {
-	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.Unauthorized || theirs.Kind == upstream.ClientRefused):
+	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.Unauthorized ||
+		theirs.Kind == upstream.ClientRefused):
 		return refused
 	case !errors.As(err, &own):
 		return failed
@@ -86,9 +89,12 @@ func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
 		Help: "Requests on LISTEN_ADDR by outcome.",
 	}, []string{"outcome"})
 	durations := factory.NewHistogramVec(prometheus.HistogramOpts{
-		Name:                        "token_sidecar_request_duration_seconds",
-		Help:                        "Duration of requests on LISTEN_ADDR by outcome.",
-		Buckets:                     []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
+		Name: "token_sidecar_request_duration_seconds",
+		Help: "Duration of requests on LISTEN_ADDR by outcome.",
+		Buckets: []float64{
+			.0001, .00025, .0005, .001, .0025, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10,
+			20,
+		},
 		NativeHistogramBucketFactor: 1.1,
 	}, []string{"outcome"})
 	m := &metrics{errors: factory.NewCounterVec(prometheus.CounterOpts{

@@ -8,11 +8,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
+
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
-
-	"pgregory.net/rapid"
 )
 
 // A step is one thing that happens in the model test.
@@ -46,11 +47,18 @@ func steps() *rapid.Generator[[]step] {
 	}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			kind:     rapid.SampledFrom([]string{"get", "get", "get", "get", "fresh", "forget", "reject", "wait", "wait", "mood"}).Draw(t, "kind"),
-			user:     rapid.IntRange(0, 2).Draw(t, "user"),
-			patience: rapid.SampledFrom([]time.Duration{0, 0, 0, time.Millisecond, 200 * time.Millisecond, 6 * time.Second}).Draw(t, "patience"),
+			kind: rapid.SampledFrom([]string{
+				"get", "get", "get", "get", "fresh", "forget", "reject", "wait", "wait",
+				"mood",
+			}).Draw(t, "kind"),
+			user: rapid.IntRange(0, 2).Draw(t, "user"),
+			patience: rapid.SampledFrom([]time.Duration{
+				0, 0, 0, time.Millisecond, 200 * time.Millisecond,
+				6 * time.Second,
+			}).Draw(t, "patience"),
 			wait: rapid.SampledFrom([]time.Duration{
-				time.Millisecond, 50 * time.Millisecond, time.Second, 4 * time.Second, 13 * time.Second, 40 * time.Second, time.Hour, 23*time.Hour + 48*time.Minute,
+				time.Millisecond, 50 * time.Millisecond, time.Second, 4 * time.Second, 13 * time.Second, 40 * time.Second,
+				time.Hour, 23*time.Hour + 48*time.Minute,
 			}).Draw(t, "wait"),
 			mood: rapid.SampledFrom(moods).Draw(t, "mood"),
 		}
@@ -99,7 +107,8 @@ func (m *model) problem(format string, args ...any) {
 // known reports whether s is surely kept for those who ask from began on. A token that the newest has replaced may not
 // be, nor one whose callers all had asked before everything was forgotten.
 func (m *model) known(s *seen, began, now time.Time) bool {
-	return s.token == m.newest[name(s.user)] && s.forgotten.IsZero() && s.given.Before(began) && now.Before(s.servable.Add(-time.Second)) &&
+	return s.token == m.newest[name(s.user)] && s.forgotten.IsZero() && s.given.Before(began) &&
+		now.Before(s.servable.Add(-time.Second)) &&
 		s.asked.After(m.forgets[name(s.user)])
 }
 
@@ -216,7 +225,8 @@ func play(t *testing.T, script []step) []string {
 		case "reject":
 			if last := m.latest(s.user); last != nil {
 				m.during(func(now time.Time) { last.forgotten = now }, func() {
-					w.do(request(http.MethodDelete, "/token?client_user_id="+name(s.user), "", "X-Rejected-Token-Hash", fmt.Sprintf("%x", hashOf(last.token))))
+					w.do(request(http.MethodDelete, "/token?client_user_id="+name(s.user), "", "X-Rejected-Token-Hash",
+						fmt.Sprintf("%x", hashOf(last.token))))
 				})
 			}
 		case "wait":

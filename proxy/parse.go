@@ -26,7 +26,10 @@ func (f *fields) parseQuery(raw string) error {
 		name, nameErr := unescape(name)
 		value, valueErr := unescape(value)
 		if nameErr != nil || valueErr != nil || strings.IndexByte(pair, ';') >= 0 {
-			return &apiError{http.StatusBadRequest, codeInvalid, "the query or form is badly escaped; escape ; as %3B and use %XX"}
+			return &apiError{
+				http.StatusBadRequest, codeInvalid,
+				"the query or form is badly escaped; escape ; as %3B and use %XX",
+			}
 		}
 		if err := f.set(name, value); err != nil {
 			return err
@@ -71,7 +74,10 @@ func (f *fields) parseBody(r *http.Request) error {
 	case kind == jsonMedia:
 		return f.parseJSON(string(*buffer))
 	case bytes.HasPrefix(bytes.TrimLeft(*buffer, " \t\r\n"), []byte("{")):
-		return &apiError{http.StatusBadRequest, codeInvalid, "the body is JSON, but was sent as a form; send Content-Type: application/json"}
+		return &apiError{
+			http.StatusBadRequest, codeInvalid,
+			"the body is JSON, but was sent as a form; send Content-Type: application/json",
+		}
 	default:
 		return f.parseQuery(string(*buffer))
 	}
@@ -107,7 +113,8 @@ const (
 
 // isJSON reports whether a Content-Type is JSON in one of the spellings that nearly everybody uses.
 func isJSON(contentType string) bool {
-	return contentType == jsonMedia || strings.EqualFold(contentType, jsonMedia+"; charset=utf-8") || strings.EqualFold(contentType, jsonMedia+";charset=utf-8")
+	return contentType == jsonMedia || strings.EqualFold(contentType, jsonMedia+"; charset=utf-8") ||
+		strings.EqualFold(contentType, jsonMedia+";charset=utf-8")
 }
 
 // mediaType is which of the two the body is.

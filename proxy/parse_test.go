@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"token-sidecar/proxy/vend"
-	"token-sidecar/upstream"
 
 	"pgregory.net/rapid"
+
+	"token-sidecar/proxy/vend"
+	"token-sidecar/upstream"
 )
 
 const (
@@ -149,7 +150,8 @@ func TestKeysTellRequestsApart(t *testing.T) {
 				t.Fatal(err)
 			}
 			same := []string{url, client, req.Path, req.Type, req.UserID.Reveal()}
-			return vend.NewBroker(vend.Options{AuthURL: url, ClientID: client}), req, strings.Join(append(same, req.Scopes...), "\x00")
+			return vend.NewBroker(vend.Options{AuthURL: url, ClientID: client}), req,
+				strings.Join(append(same, req.Scopes...), "\x00")
 		}
 		b1, r1, same1 := draw()
 		b2, r2, same2 := draw()
@@ -161,7 +163,10 @@ func TestKeysTellRequestsApart(t *testing.T) {
 
 // FuzzQuery: parsing never panics, and what it accepts holds what the contract allows.
 func FuzzQuery(f *testing.F) {
-	for _, seed := range []string{"client_user_id=a", "client_user_id=a&type=id&extra_scopes=b", "%", "a=b;c", "client_user_id=%ff", "&&=&"} {
+	for _, seed := range []string{
+		"client_user_id=a", "client_user_id=a&type=id&extra_scopes=b", "%", "a=b;c",
+		"client_user_id=%ff", "&&=&",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
@@ -172,7 +177,10 @@ func FuzzQuery(f *testing.F) {
 
 // FuzzJSON does the same for JSON, which encoding/json must read in the same way.
 func FuzzJSON(f *testing.F) {
-	for _, seed := range []string{`{"client_user_id":"a"}`, `{"extra_scopes":["a",1]}`, `{`, `{"a":{}}`, `{"type":"\ud800"}`, `{"client_user_id":"a"} x`} {
+	for _, seed := range []string{
+		`{"client_user_id":"a"}`, `{"extra_scopes":["a",1]}`, `{`, `{"a":{}}`,
+		`{"type":"\ud800"}`, `{"client_user_id":"a"} x`,
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -184,7 +192,8 @@ func FuzzJSON(f *testing.F) {
 				Type   string   `json:"type"`
 				Scopes []string `json:"extra_scopes"`
 			}
-			if err := json.Unmarshal(raw, &same); err != nil || same.User != f.userID || same.Type != f.tokenType || !slices.Equal(same.Scopes, f.scopes) {
+			if err := json.Unmarshal(raw, &same); err != nil || same.User != f.userID || same.Type != f.tokenType ||
+				!slices.Equal(same.Scopes, f.scopes) {
 				t.Fatalf("%q was read as %+v, encoding/json says %+v, %v", raw, f, same, err)
 			}
 		}
@@ -284,7 +293,8 @@ func TestCallerToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(s *settings) { s.proxy.CallerToken = fixed("right") })
 			got := w.do(request("GET", "/token?client_user_id=alice", "", c.header...))
-			if got.status != c.status || (c.status == 401) != (got.code() == "CALLER_TOKEN_REQUIRED" && got.header.Get("WWW-Authenticate") != "") {
+			if got.status != c.status || (c.status == 401) != (got.code() == "CALLER_TOKEN_REQUIRED" &&
+				got.header.Get("WWW-Authenticate") != "") {
 				t.Errorf("%d %s", got.status, got.raw)
 			}
 		})
@@ -294,11 +304,13 @@ func TestCallerToken(t *testing.T) {
 func TestHashHeader(t *testing.T) {
 	w := newWorld(t, nil)
 	for _, value := range []string{"", "zz", strings.Repeat("z", 64), strings.Repeat("a", 63), strings.Repeat("a", 66)} {
-		if got := w.do(request("DELETE", "/token?client_user_id=a", "", "X-Rejected-Token-Hash", value)); got.status != http.StatusBadRequest {
+		if got := w.do(request("DELETE", "/token?client_user_id=a", "", "X-Rejected-Token-Hash",
+			value)); got.status != http.StatusBadRequest {
 			t.Errorf("%q: %d", value, got.status)
 		}
 	}
-	if got := w.do(request("DELETE", "/token?client_user_id=a", "", "X-Rejected-Token-Hash", strings.Repeat("aB", 32))); got.status != http.StatusNoContent {
+	if got := w.do(request("DELETE", "/token?client_user_id=a", "", "X-Rejected-Token-Hash",
+		strings.Repeat("aB", 32))); got.status != http.StatusNoContent {
 		t.Errorf("a good hash: %d %s", got.status, got.raw)
 	}
 }

@@ -15,14 +15,15 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"token-sidecar/cache"
-	"token-sidecar/internal/secret"
-	"token-sidecar/proxy/vend"
-	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
+	"token-sidecar/proxy/vend"
+	"token-sidecar/upstream"
 )
 
 // Options configure a [Handler]. Broker, ClientID, Path and MaxConcurrent are required.
@@ -128,7 +129,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 	}
 }
 
-// handle does what is asked. What it returns is written outside of it, so that callers who do not read are not in progress.
+// handle does what is asked. What it returns is written outside of it, so that callers who do not read are not in
+// progress.
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
 	defer h.inUse.Add(-1)
 	h.inUse.Add(1)
@@ -208,8 +210,8 @@ func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (
 	return h.broker.Vend(r.Context(), now, req, fresh)
 }
 
-// enter lets one more request wait, unless MAX_CONCURRENT_REQUESTS do already. What memory can answer does not wait, and
-// so is never refused.
+// enter lets one more request wait, unless MAX_CONCURRENT_REQUESTS do already. What memory can answer does not wait,
+// and so is never refused.
 func (h *Handler) enter() bool {
 	if h.waiting.Add(1) > int64(h.opts.MaxConcurrent) {
 		h.waiting.Add(-1)

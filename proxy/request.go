@@ -3,9 +3,10 @@ package proxy
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
+
 	"token-sidecar/internal/secret"
 	"token-sidecar/upstream"
-	"unicode/utf8"
 )
 
 // The fields that are not like the others.
@@ -31,7 +32,8 @@ type fields struct {
 
 	scopes []string
 	seen   uint8
-	// dropIn is for the auth service's own calls, whose clients send more fields, leave them empty, or have no use for them.
+	// dropIn is for the auth service's own calls, whose clients send more fields, leave them empty, or have no use for
+	// them.
 	dropIn bool
 }
 
@@ -44,7 +46,8 @@ const (
 	seenClientSecret
 )
 
-// place returns where the text of a field is kept, nil if nowhere, and the bit that stands for it, 0 for an unknown name.
+// place returns where the text of a field is kept, nil if nowhere, and the bit that stands for it, 0 for an unknown
+// name.
 func (f *fields) place(name string) (text *string, bit uint8) {
 	switch {
 	case name == "client_user_id":

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/http"
+
 	"token-sidecar/proxy/fastpath"
 	"token-sidecar/proxy/vend"
 )

@@ -8,11 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pgregory.net/rapid"
+
 	"token-sidecar/internal/secret"
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
-
-	"pgregory.net/rapid"
 )
 
 // A padder makes what the auth service says of a user named bytes-N or unknown-bytes-N as long as N bytes.
@@ -41,11 +42,13 @@ func (p padder) Token(ctx context.Context, req upstream.Request) (*upstream.Answ
 func pad(body secret.Value[[]byte], length int) secret.Value[[]byte] {
 	object := bytes.TrimRight(body.Reveal(), "}\n")
 	const field, end = `,"scope":"`, `"}`
-	return secret.Hide(fmt.Appendf(object, "%s%s%s", field, strings.Repeat("x", max(0, length-len(object)-len(field)-len(end))), end))
+	return secret.Hide(fmt.Appendf(object, "%s%s%s", field,
+		strings.Repeat("x", max(0, length-len(object)-len(field)-len(end))), end))
 }
 
 func plainGet(user string) string {
-	return "GET /token?client_user_id=" + user + " HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer the-right-one\r\nAccept: */*\r\n\r\n"
+	return "GET /token?client_user_id=" + user +
+		" HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer the-right-one\r\nAccept: */*\r\n\r\n"
 }
 
 func plainPost(user string) string {
@@ -55,19 +58,28 @@ func plainPost(user string) string {
 
 // linesOfHeads are further header fields of a request.
 var linesOfHeads = []string{
-	"Accept: */*", "user-agent: x", "Connection: keep-alive", "Authorization: Bearer the-right-one", "authorization: bearer the-right-one",
-	"AUTHORIZATION: Bearer the-right-one", "Authorization: Bearer a-wrong-one", "Authorization: Basic the-right-one", "Authorization:",
-	"Connection: close", "Pragma: no-cache", "Cache-Control: no-cache", "Host: localhost", "host: evil.example", "HOST: localhost",
-	"X-Forwarded-For: a", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: cors", "Content-Length: 3", "Content-Length: 0",
-	"CONTENT-LENGTH: 3", "Content-Type: text/plain", "Content-Type: application/json", "Transfer-Encoding: chunked", "transfer-encoding: x",
-	"Expect: 100-continue", " folded: yes", "Accept : a", "Accept: \x01", "Accept: \x80", "X-Rejected-Token-Hash: 00", "Upgrade: h2c",
+	"Accept: */*", "user-agent: x", "Connection: keep-alive", "Authorization: Bearer the-right-one",
+	"authorization: bearer the-right-one",
+	"AUTHORIZATION: Bearer the-right-one", "Authorization: Bearer a-wrong-one", "Authorization: Basic the-right-one",
+	"Authorization:",
+	"Connection: close", "Pragma: no-cache", "Cache-Control: no-cache", "Host: localhost", "host: evil.example",
+	"HOST: localhost",
+	"X-Forwarded-For: a", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: cors", "Content-Length: 3",
+	"Content-Length: 0",
+	"CONTENT-LENGTH: 3", "Content-Type: text/plain", "Content-Type: application/json", "Transfer-Encoding: chunked",
+	"transfer-encoding: x",
+	"Expect: 100-continue", " folded: yes", "Accept : a", "Accept: \x01", "Accept: \x80", "X-Rejected-Token-Hash: 00",
+	"Upgrade: h2c",
 }
 
 var (
 	targetsOfCalls = []string{
-		"/token?client_user_id=%61", "/token?client_user_id=a&client_user_id=a", "/token?client_user_id=a#b", "/token?", "/token", "/tokens?client_user_id=a", "/tokens",
-		"/token?client_user_id=unknown-a", "/token?client_user_id=a&type=session&client_user_email=b", "/token?type=client", "//token?client_user_id=a",
-		"/token?client_user_id=a&extra_scopes=b", "/v1/connect/token?client_user_id=a", "/v1/connect/token", "/v1/admin/token", "http://localhost/token?client_user_id=a", "*", "",
+		"/token?client_user_id=%61", "/token?client_user_id=a&client_user_id=a", "/token?client_user_id=a#b", "/token?",
+		"/token", "/tokens?client_user_id=a", "/tokens",
+		"/token?client_user_id=unknown-a", "/token?client_user_id=a&type=session&client_user_email=b", "/token?type=client",
+		"//token?client_user_id=a",
+		"/token?client_user_id=a&extra_scopes=b", "/v1/connect/token?client_user_id=a", "/v1/connect/token",
+		"/v1/admin/token", "http://localhost/token?client_user_id=a", "*", "",
 	}
 	hostsOfCalls  = []string{"host: 127.0.0.1:8080", "Host: evil.example", "Host: a/b", "Host:", "Accept: y"}
 	bodiesOfCalls = []string{
@@ -135,35 +147,48 @@ type piece struct {
 // scripts are what callers send: plain requests and odd ones, alone, joined or in parts.
 func scripts() *rapid.Generator[[]piece] {
 	return rapid.Custom(func(t *rapid.T) []piece {
-		user := rapid.SampledFrom([]string{"b", "b", "bytes-2048", "bytes-2049", "bytes-4000", "bytes-10000", "unknown-bytes-2047", "unknown-bytes-3000"}).Draw(t, "user")
+		user := rapid.SampledFrom([]string{
+			"b", "b", "bytes-2048", "bytes-2049", "bytes-4000", "bytes-10000",
+			"unknown-bytes-2047", "unknown-bytes-3000",
+		}).Draw(t, "user")
 		script := []piece{{0, plainGet("a")}, {0, plainGet(user)}}
 		for range rapid.IntRange(1, 5).Draw(t, "times") {
-			wait := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, 503 * time.Millisecond, 503 * time.Millisecond, 1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond}).Draw(t, "wait")
+			wait := rapid.SampledFrom([]time.Duration{
+				0, 0, 0, 0, 0, 503 * time.Millisecond, 503 * time.Millisecond,
+				1003 * time.Millisecond, 6007 * time.Millisecond, 70011 * time.Millisecond, 300013 * time.Millisecond,
+			}).Draw(t,
+				"wait")
 			text := plainGet("a")
 			switch rapid.IntRange(0, 6).Draw(t, "kind") {
 			case 0:
 			case 1:
 				text = plainPost(user)
 			case 2:
-				text = chunkedPost("/token", chunks(`{"client_user_id":"a"}`, 9), "Authorization: Bearer the-right-one", "Content-Type: application/json")
+				text = chunkedPost("/token", chunks(`{"client_user_id":"a"}`, 9), "Authorization: Bearer the-right-one",
+					"Content-Type: application/json")
 			default:
 				text = oddRequests().Draw(t, "odd")
 			}
 			// net/http puts up with empty lines before a request, if the last one was a POST.
-			text = rapid.SampledFrom([]string{"", "", "", "\r\n", "\n", "\r\n\r\n", "\r\n\r\n\r\n"}).Draw(t, "empty lines") + text
+			text = rapid.SampledFrom([]string{"", "", "", "\r\n", "\n", "\r\n\r\n", "\r\n\r\n\r\n"}).Draw(t,
+				"empty lines") + text
 			switch rapid.IntRange(0, 5).Draw(t, "how") {
 			case 0:
 				script = append(script, piece{wait, text + plainGet(user) + plainPost("a")})
 			case 1:
 				cut := rapid.IntRange(1, len(text)).Draw(t, "cut")
-				script = append(script, piece{0, text[:cut]}, piece{wait, text[cut:] + plainGet(user)[:cut%40]}, piece{0, plainGet(user)[cut%40:]})
+				script = append(script, piece{0, text[:cut]}, piece{wait, text[cut:] + plainGet(user)[:cut%40]},
+					piece{0, plainGet(user)[cut%40:]})
 			case 2:
 				lines := strings.SplitAfter(text+plainGet(user), "\n")
 				cut := rapid.IntRange(1, len(lines)).Draw(t, "lines")
-				script = append(script, piece{0, plainGet("a") + strings.Join(lines[:cut], "")}, piece{wait, strings.Join(lines[cut:], "")})
+				script = append(script, piece{0, plainGet("a") + strings.Join(lines[:cut], "")},
+					piece{wait, strings.Join(lines[cut:], "")})
 			case 3: // a body that is not a request, though it comes alone and looks like one
 				hidden := plainGet(user)
-				script = append(script, piece{wait, text + fmt.Sprintf("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", len(hidden))}, piece{0, hidden})
+				script = append(script,
+					piece{wait, text + fmt.Sprintf("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n",
+						len(hidden))}, piece{0, hidden})
 			default:
 				script = append(script, piece{wait, text})
 			}

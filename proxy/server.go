@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
 	"token-sidecar/proxy/fastpath"
 )
 
@@ -75,8 +76,8 @@ func (s *Server) Serve(listener net.Listener) error {
 const farewell = 500 * time.Millisecond
 
 // Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
-// answered, within the limit of ctx; every answer says that its connection ends, so that busy callers see no reset; then
-// the listener closes. The error is that of ctx if an answer was cut off.
+// answered, within the limit of ctx; every answer says that its connection ends, so that busy callers see no reset;
+// then the listener closes. The error is that of ctx if an answer was cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.handler.Drain()
 	tick := time.NewTicker(5 * time.Millisecond)

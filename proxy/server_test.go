@@ -112,7 +112,8 @@ func TestShutdown(t *testing.T) {
 		l.ask(t, plainGet("a"))
 		l.ask(t, plainGet("a"))
 		l.world.handler.Drain()
-		if status, body := l.ask(t, plainGet("a")); status != http.StatusServiceUnavailable || !strings.Contains(body, "SHUTTING_DOWN") {
+		if status, body := l.ask(t, plainGet("a")); status != http.StatusServiceUnavailable || !strings.Contains(body,
+			"SHUTTING_DOWN") {
 			t.Errorf("%d %s after the end began", status, body)
 		}
 		l.close()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
@@ -49,7 +50,8 @@ func TestCallersOfAColdKeyShareOneCall(t *testing.T) {
 		first, leave := context.WithCancel(t.Context())
 		var callers sync.WaitGroup
 		callers.Go(func() {
-			if got := w.do(request(http.MethodGet, "/token?client_user_id=alice", "").WithContext(first)); got.status != http.StatusGatewayTimeout {
+			if got := w.do(request(http.MethodGet, "/token?client_user_id=alice",
+				"").WithContext(first)); got.status != http.StatusGatewayTimeout {
 				t.Errorf("a caller that left was answered %d %s", got.status, got.raw)
 			}
 		})
@@ -158,8 +160,11 @@ func TestSessionsAreNeverSharedOrKept(t *testing.T) {
 func TestProductsAndDropInPathsAreKeptApart(t *testing.T) {
 	inWorld(t, func(s *settings) { s.proxy.Path = upstream.AdminPath }, func(t *testing.T, w *world) {
 		hip := w.mustGet("alice").token()
-		admin := w.do(request("POST", "/v1/admin/token", `{"client_user_id":"alice","type":"access","client_id":"sandbox-client","client_secret":"whatever"}`, "Content-Type", "application/json"))
-		connect := w.do(request("POST", "/v1/connect/token", "client_user_id=alice&type=access", "Content-Type", "application/x-www-form-urlencoded"))
+		admin := w.do(request("POST", "/v1/admin/token",
+			`{"client_user_id":"alice","type":"access","client_id":"sandbox-client","client_secret":"whatever"}`, "Content-Type",
+			"application/json"))
+		connect := w.do(request("POST", "/v1/connect/token", "client_user_id=alice&type=access", "Content-Type",
+			"application/x-www-form-urlencoded"))
 		if admin.token() != hip {
 			t.Errorf("the drop-in call got another token than /token: %s", admin.raw)
 		}
@@ -187,7 +192,8 @@ func TestScopesArePartOfTheKeyInAnyOrder(t *testing.T) {
 		if ask("&extra_scopes=b&extra_scopes=a&extra_scopes=a") != ab {
 			t.Error("the order of scopes matters")
 		}
-		posted := w.do(request("POST", "/token", `{"client_user_id":"alice","extra_scopes":["b","a"]}`, "Content-Type", "application/json"))
+		posted := w.do(request("POST", "/token", `{"client_user_id":"alice","extra_scopes":["b","a"]}`, "Content-Type",
+			"application/json"))
 		if posted.token() != ab {
 			t.Error("scopes in JSON are not those of a query")
 		}
@@ -237,7 +243,8 @@ func TestForget(t *testing.T) {
 		first := w.mustGet("alice").token()
 		del := func(headers ...string) {
 			t.Helper()
-			if got := w.do(request("DELETE", "/token?client_user_id=alice", "", headers...)); got.status != 204 || got.raw != "" {
+			if got := w.do(request("DELETE", "/token?client_user_id=alice", "", headers...)); got.status != 204 ||
+				got.raw != "" {
 				t.Fatalf("%d %s", got.status, got.raw)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -25,7 +26,8 @@ func TestAttacks(t *testing.T) {
 	const ask = "GET /token?client_user_id=alice HTTP/1.1\r\n"
 	get := func(headers ...string) string { return ask + strings.Join(headers, "\r\n") + "\r\n\r\n" }
 	post := func(body string, headers ...string) string {
-		return "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + strings.Join(headers, "\r\n") + "\r\n\r\n" + body
+		return "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + strings.Join(headers,
+			"\r\n") + "\r\n\r\n" + body
 	}
 	json := func(body string) string { return post(body, fmt.Sprint("Content-Length: ", len(body))) }
 	query := func(q string) string { return "GET /token?" + q + " HTTP/1.1\r\nHost: localhost\r\n\r\n" }
@@ -136,8 +138,8 @@ func TestAttacks(t *testing.T) {
 	})
 }
 
-// attack sends so many good requests, then bytes, and returns the answer to those; the status is 0 when the connection is
-// closed without one.
+// attack sends so many good requests, then bytes, and returns the answer to those; the status is 0 when the connection
+// is closed without one.
 func attack(t *testing.T, addr string, good int, what any) (status int, body string) {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(context.WithoutCancel(t.Context()), "tcp", addr)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -89,6 +90,7 @@ func TestEmulatorAlone(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	s := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL=http://"+addr, "HUMANAPI_CLIENT_ID=sandbox-client", "HUMANAPI_CLIENT_SECRET=sandbox-secret")
+	s := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL=http://"+addr, "HUMANAPI_CLIENT_ID=sandbox-client",
+		"HUMANAPI_CLIENT_SECRET=sandbox-secret")
 	testbed.Until(t, "it answers", func() bool { return s.Get("alice").Status == 200 })
 }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -68,7 +69,9 @@ func TestFleet(t *testing.T) {
 			t.Errorf("user %d has %d tokens", u, kinds)
 		}
 	}
-	testbed.Record(t, *recordTo, "fleet", fmt.Sprintf("| 20 sidecars, 200 cold users, 20 callers of each at once | %d | 0 | %d |", users*callersEach, counts.Calls))
+	testbed.Record(t, *recordTo, "fleet",
+		fmt.Sprintf("| 20 sidecars, 200 cold users, 20 callers of each at once | %d | 0 | %d |", users*callersEach,
+			counts.Calls))
 }
 
 // TestFleetLosesAHolder: the sidecar that fetches is killed; that costs one more call for each key it held, and
@@ -100,7 +103,9 @@ func TestFleetLosesAHolder(t *testing.T) {
 	if n := auth.Counts().Calls; n > 2*users {
 		t.Errorf("%d calls for %d users, one of which may be lost each", n, users)
 	}
-	testbed.Record(t, *recordTo, "holder", fmt.Sprintf("| the same, 10 users, the lock holder killed with SIGKILL while it fetches | %d | 0 | %d |", users*len(others), auth.Counts().Calls))
+	testbed.Record(t, *recordTo, "holder",
+		fmt.Sprintf("| the same, 10 users, the lock holder killed with SIGKILL while it fetches | %d | 0 | %d |",
+			users*len(others), auth.Counts().Calls))
 }
 
 // mustGetSoon is mustGet for goroutines.

@@ -11,13 +11,14 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
 	"token-sidecar/internal/app"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy"
 	"token-sidecar/upstream/sandbox"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A stage is a fleet of three sidecars under traffic, with TCP proxies before Redis and the auth service.
@@ -52,10 +53,14 @@ const (
 
 // newStage starts a fleet whose limits are short, to see every one of them pass.
 func newStage(t *testing.T, url func(*stage) string, more ...string) *stage {
-	s := &stage{t: t, auth: testbed.StartAuth(t), warm: 100, stop: make(chan struct{}), wall: make([]atomic.Int64, fleetSize)}
+	s := &stage{
+		t: t, auth: testbed.StartAuth(t), warm: 100, stop: make(chan struct{}),
+		wall: make([]atomic.Int64, fleetSize),
+	}
 	s.authProxy = testbed.StartProxy(t, strings.TrimPrefix(s.auth.URL, "http://"))
 	environ := s.auth.Environ(append([]string{
-		"HUMANAPI_AUTH_URL=http://" + s.authProxy.Addr, "REDIS_URL=" + url(s), "UPSTREAM_TIMEOUT=600ms", "UPSTREAM_MAX_ATTEMPTS=2",
+		"HUMANAPI_AUTH_URL=http://" + s.authProxy.Addr, "REDIS_URL=" + url(s), "UPSTREAM_TIMEOUT=600ms",
+		"UPSTREAM_MAX_ATTEMPTS=2",
 		"BREAKER_OPEN_FOR=500ms",
 	}, more...)...)
 	conf, err := settings.Load(environ)
@@ -200,9 +205,18 @@ func TestOutageLadder(t *testing.T) {
 		disturb     func(*stage)
 	}{
 		{"auth service down", true, redisByProxy, func(s *stage) { s.authProxy.Down(); s.during(some); s.authProxy.Up() }},
-		{"auth service slow", false, redisByProxy, func(s *stage) { s.authProxy.Slow(250); s.during(some); s.authProxy.Heal() }},
-		{"auth service slower than UPSTREAM_TIMEOUT", true, redisByProxy, func(s *stage) { s.authProxy.Slow(5000); s.during(some); s.authProxy.Heal() }},
-		{"auth service black-holed", true, redisByProxy, func(s *stage) { s.authProxy.BlackHole(); s.during(some); s.authProxy.Heal() }},
+		{
+			"auth service slow", false, redisByProxy,
+			func(s *stage) { s.authProxy.Slow(250); s.during(some); s.authProxy.Heal() },
+		},
+		{
+			"auth service slower than UPSTREAM_TIMEOUT", true, redisByProxy,
+			func(s *stage) { s.authProxy.Slow(5000); s.during(some); s.authProxy.Heal() },
+		},
+		{
+			"auth service black-holed", true, redisByProxy,
+			func(s *stage) { s.authProxy.BlackHole(); s.during(some); s.authProxy.Heal() },
+		},
 		{"auth service flapping", true, redisByProxy, func(s *stage) {
 			for range 5 {
 				s.authProxy.Down()
@@ -211,12 +225,24 @@ func TestOutageLadder(t *testing.T) {
 				s.during(some / 10)
 			}
 		}},
-		{"auth service resets", true, redisByProxy, func(s *stage) { s.authProxy.Reset(); s.during(some); s.authProxy.Heal() }},
-		{"auth service stops mid-body", true, redisByProxy, func(s *stage) { s.authProxy.CutAfter(250); s.during(some); s.authProxy.Heal() }},
+		{
+			"auth service resets", true, redisByProxy,
+			func(s *stage) { s.authProxy.Reset(); s.during(some); s.authProxy.Heal() },
+		},
+		{
+			"auth service stops mid-body", true, redisByProxy,
+			func(s *stage) { s.authProxy.CutAfter(250); s.during(some); s.authProxy.Heal() },
+		},
 		{"Redis down", false, redisByProxy, func(s *stage) { s.redisProxy.Down(); s.during(some); s.redisProxy.Up() }},
 		{"Redis slow", false, redisByProxy, func(s *stage) { s.redisProxy.Slow(50); s.during(some); s.redisProxy.Heal() }},
-		{"Redis slower than REDIS_TIMEOUT", false, redisByProxy, func(s *stage) { s.redisProxy.Slow(1000); s.during(some); s.redisProxy.Heal() }},
-		{"Redis black-holed", false, redisByProxy, func(s *stage) { s.redisProxy.BlackHole(); s.during(some); s.redisProxy.Heal() }},
+		{
+			"Redis slower than REDIS_TIMEOUT", false, redisByProxy,
+			func(s *stage) { s.redisProxy.Slow(1000); s.during(some); s.redisProxy.Heal() },
+		},
+		{
+			"Redis black-holed", false, redisByProxy,
+			func(s *stage) { s.redisProxy.BlackHole(); s.during(some); s.redisProxy.Heal() },
+		},
 		{"Redis flapping", false, redisByProxy, func(s *stage) {
 			for range 5 {
 				s.redisProxy.Down()
@@ -226,8 +252,14 @@ func TestOutageLadder(t *testing.T) {
 			}
 		}},
 		{"Redis resets", false, redisByProxy, func(s *stage) { s.redisProxy.Reset(); s.during(some); s.redisProxy.Heal() }},
-		{"Redis stops mid-answer", false, redisByProxy, func(s *stage) { s.redisProxy.CutAfter(100); s.during(some); s.redisProxy.Heal() }},
-		{"Redis killed and empty again", false, redisByProxy, func(s *stage) { s.redis.Kill(); s.during(some); s.redis.Start() }},
+		{
+			"Redis stops mid-answer", false, redisByProxy,
+			func(s *stage) { s.redisProxy.CutAfter(100); s.during(some); s.redisProxy.Heal() },
+		},
+		{
+			"Redis killed and empty again", false, redisByProxy,
+			func(s *stage) { s.redis.Kill(); s.during(some); s.redis.Start() },
+		},
 		{"both down", true, redisByProxy, func(s *stage) {
 			s.redisProxy.Down()
 			s.authProxy.Down()
@@ -235,8 +267,14 @@ func TestOutageLadder(t *testing.T) {
 			s.redisProxy.Up()
 			s.authProxy.Up()
 		}},
-		{"one wall clock an hour ahead", false, redisByProxy, func(s *stage) { s.wall[0].Store(int64(time.Hour)); s.during(some) }},
-		{"one wall clock an hour behind", false, redisByProxy, func(s *stage) { s.wall[0].Store(-int64(time.Hour)); s.during(some) }},
+		{
+			"one wall clock an hour ahead", false, redisByProxy,
+			func(s *stage) { s.wall[0].Store(int64(time.Hour)); s.during(some) },
+		},
+		{
+			"one wall clock an hour behind", false, redisByProxy,
+			func(s *stage) { s.wall[0].Store(-int64(time.Hour)); s.during(some) },
+		},
 	} {
 		t.Run(rung.name, func(t *testing.T) {
 			s := newStage(t, rung.url, "MEMORY_CACHE_TTL=50ms")
@@ -280,8 +318,10 @@ func climb(t *testing.T, s *stage, name string, coldMayFail bool, disturb func(*
 		t.Errorf("the slowest answer took %v, the bound is %v", slowest, s.bound)
 	}
 	calls := s.auth.Counts().Calls - s.callsBefore
-	testbed.Record(s.t, *recordTo, name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(), c.warmFailures.Load(), c.coldFailures.Load(),
+	testbed.Record(s.t, *recordTo, name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(),
+		c.warmFailures.Load(), c.coldFailures.Load(),
 		c.wrongUser.Load(), c.insideMargin.Load(), calls, s.cold.Load()))
-	t.Logf("%s: %d requests, %d + %d failures, %d calls for %d new users, slowest %v", name, c.requests.Load(), c.warmFailures.Load(),
+	t.Logf("%s: %d requests, %d + %d failures, %d calls for %d new users, slowest %v", name, c.requests.Load(),
+		c.warmFailures.Load(),
 		c.coldFailures.Load(), calls, s.cold.Load(), time.Duration(c.slowest.Load()))
 }

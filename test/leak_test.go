@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -48,15 +49,20 @@ func TestNothingLeaks(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	stopWatching := watchRedis(t, redis.Addr)
 	keys := testbed.WriteFile(t, "keys", base64.StdEncoding.EncodeToString([]byte("0123456789-encryption-key-012345")))
-	environ := auth.Environ("REDIS_URL="+redis.URL(), "LOG_LEVEL=debug", "UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=3", "BREAKER_OPEN_FOR=100ms",
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "LOG_LEVEL=debug", "UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=3",
+		"BREAKER_OPEN_FOR=100ms",
 		"NEGATIVE_TTL=100ms", "ENCRYPTION_KEYS_FILE="+keys, "KEEP_REFRESH_TOKENS=true",
 		"CALLER_TOKEN_FILE="+testbed.WriteFile(t, "caller", "the-caller-token-4711"))
 	a, b := testbed.StartSidecar(t, environ...), testbed.StartSidecar(t, environ...)
-	hidden := map[string]string{"client secret": sandbox.DefaultClientSecret, "caller token": "the-caller-token-4711", "encryption key": "0123456789-encryption-key-012345"}
+	hidden := map[string]string{
+		"client secret": sandbox.DefaultClientSecret, "caller token": "the-caller-token-4711",
+		"encryption key": "0123456789-encryption-key-012345",
+	}
 	var told strings.Builder // what callers were told but tokens
 	ask := func(s *testbed.Sidecar, user, more string, header ...string) {
 		hidden["user "+user] = user
-		r := s.Do("GET", "client_user_id="+url.QueryEscape(user)+more, append([]string{"Authorization", "Bearer the-caller-token-4711"}, header...)...)
+		r := s.Do("GET", "client_user_id="+url.QueryEscape(user)+more,
+			append([]string{"Authorization", "Bearer the-caller-token-4711"}, header...)...)
 		if r.Token != "" {
 			hidden[fmt.Sprint("token ", len(hidden))] = r.Token
 			_, rest, _ := strings.Cut(r.Body, `"refresh_token":"`)
@@ -134,7 +140,10 @@ func encodings(s string) map[string]string {
 	}
 	for shift := range 3 { // base64 looks different at each of three places
 		padded := strings.Repeat("x", shift) + s
-		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
+		for name, encoding := range map[string]*base64.Encoding{
+			"base64":    base64.RawStdEncoding,
+			"base64url": base64.RawURLEncoding,
+		} {
 			encoded := encoding.EncodeToString([]byte(padded))
 			all[fmt.Sprint(name, shift)] = encoded[4 : len(encoded)-4]
 		}
@@ -164,7 +173,8 @@ func TestRefreshTokensAreKept(t *testing.T) {
 	bob := refreshOf(mustGet(t, s, "bob"))
 	expect("alice", second)
 	expect("bob", bob)
-	if out, errs, code := tool(t, environ, "refresh-token", "--user", "carol"); code != 1 || out != "" || !strings.Contains(errs, "none was kept") {
+	if out, errs, code := tool(t, environ, "refresh-token", "--user", "carol"); code != 1 || out != "" ||
+		!strings.Contains(errs, "none was kept") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	// The key rotates: a new first line, the former one stays to open.
@@ -249,7 +259,8 @@ func TestSecretRotationUnderLoad(t *testing.T) {
 		write(secret)
 		auth.Set(sandbox.Mood{ClientSecret: secret})
 		testbed.Until(t, "both have noticed", func() bool {
-			return strings.Count(fleet[0].Log(), "secret file changed") > i && strings.Count(fleet[1].Log(), "secret file changed") > i
+			return strings.Count(fleet[0].Log(), "secret file changed") > i && strings.Count(fleet[1].Log(),
+				"secret file changed") > i
 		})
 	}
 	stop()

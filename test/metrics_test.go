@@ -7,11 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
 	"token-sidecar/internal/app"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // descriptions is a Registerer that writes down what is registered.
@@ -26,7 +27,8 @@ func (d *descriptions) Register(c prometheus.Collector) error {
 		if m == nil {
 			return fmt.Errorf("not understood: %s", desc)
 		}
-		labels := strings.FieldsFunc(regexp.MustCompile(`="[^"]*"`).ReplaceAllString(m[3], ""), func(r rune) bool { return r == ',' })
+		labels := strings.FieldsFunc(regexp.MustCompile(`="[^"]*"`).ReplaceAllString(m[3], ""),
+			func(r rune) bool { return r == ',' })
 		labels = append(labels, strings.FieldsFunc(m[4], func(r rune) bool { return r == ',' })...)
 		d.rows[m[1]] = fmt.Sprintf("| `%s` | %s | %s |", m[1], strings.Join(labels, ", "), m[2])
 	}

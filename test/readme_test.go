@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
 )
@@ -30,7 +31,8 @@ func TestReadme(t *testing.T) {
 		}
 	})
 	tools := testbed.InPath(t, "token-sidecar")
-	sidecar := testbed.Command(t.Context(), []string{"UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=100"}, "serve", "--sandbox")
+	sidecar := testbed.Command(t.Context(), []string{"UPSTREAM_TIMEOUT=300ms", "BREAKER_FAILURES=100"}, "serve",
+		"--sandbox")
 	var log strings.Builder
 	sidecar.Stdout, sidecar.Stderr = &log, &log
 	if err := sidecar.Start(); err != nil {

@@ -11,11 +11,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
+
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
-
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -62,7 +63,8 @@ func TestTwoSidecarsShareATokenAndARestartedOneAsksRedis(t *testing.T) {
 		if strings.HasSuffix(name, "{probe}") {
 			continue
 		}
-		if left := client.PTTL(t.Context(), name).Val(); left > 24*time.Hour-time.Minute || left < 24*time.Hour-2*time.Minute {
+		if left := client.PTTL(t.Context(), name).Val(); left > 24*time.Hour-time.Minute ||
+			left < 24*time.Hour-2*time.Minute {
 			t.Errorf("a key lives for %v, which is not shortly before expires_in", left)
 		}
 	}
@@ -98,17 +100,20 @@ func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
 	after(500)
 	redis.Kill()
 	after(500)
-	testbed.Until(t, "the outage is noticed", func() bool { return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 0\n") })
+	testbed.Until(t, "the outage is noticed",
+		func() bool { return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 0\n") })
 	after(500)
 	redis.Start()
-	testbed.Until(t, "Redis is used again", func() bool { return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 1\n") })
+	testbed.Until(t, "Redis is used again",
+		func() bool { return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 1\n") })
 	after(200)
 	close(stop)
 	traffic.Wait()
 	other := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	mustGet(t, s, "after")
 	if r := mustGet(t, other, "after"); !strings.HasSuffix(r.CacheStatus, "detail=redis") {
-		t.Errorf("not shared after Redis came back: %s\n%s", r.CacheStatus, grep(s.Metrics()+other.Metrics(), "redis_step_duration_seconds_count"))
+		t.Errorf("not shared after Redis came back: %s\n%s", r.CacheStatus,
+			grep(s.Metrics()+other.Metrics(), "redis_step_duration_seconds_count"))
 	}
 }
 
@@ -157,8 +162,8 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	}
 }
 
-// TestBusyCallersAtTheEnd: with SHUTDOWN_DELAY everything is served for a while; then whoever goes on asking on a connection
-// that is kept is told SHUTTING_DOWN, and meets no reset.
+// TestBusyCallersAtTheEnd: with SHUTDOWN_DELAY everything is served for a while; then whoever goes on asking on a
+// connection that is kept is told SHUTTING_DOWN, and meets no reset.
 func TestBusyCallersAtTheEnd(t *testing.T) {
 	for name, environ := range map[string][]string{"no delay": nil, "delay": {"SHUTDOWN_DELAY=1s"}} {
 		t.Run(name, func(t *testing.T) {
@@ -247,7 +252,8 @@ func TestLocalhost(t *testing.T) {
 // TestRemoteCallersAreNoReasonToTakeAnyHost on loopback, where nothing else would keep a web page out.
 func TestRemoteCallersAreNoReasonToTakeAnyHost(t *testing.T) {
 	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("ALLOW_REMOTE_CALLERS=true")...)
-	if status, body := attack(t, s.Addr, 1, "GET /token?client_user_id=alice HTTP/1.1\r\nHost: evil.example\r\n\r\n"); status != 421 {
+	if status, body := attack(t, s.Addr, 1,
+		"GET /token?client_user_id=alice HTTP/1.1\r\nHost: evil.example\r\n\r\n"); status != 421 {
 		t.Errorf("%d %s", status, body)
 	}
 }

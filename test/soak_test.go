@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -35,15 +36,20 @@ func footprintOf(t *testing.T, s *testbed.Sidecar) (f footprint) {
 		}
 		return v
 	}
-	return footprint{memory: value("process_resident_memory_bytes"), goroutines: value("go_goroutines"), files: value("process_open_fds")}
+	return footprint{
+		memory: value("process_resident_memory_bytes"), goroutines: value("go_goroutines"),
+		files: value("process_open_fds"),
+	}
 }
 
 // TestSoak breaks things at random for a long time; memory, goroutines and file descriptors are flat after it.
 func TestSoak(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	authProxy, redisProxy := testbed.StartProxy(t, strings.TrimPrefix(auth.URL, "http://")), testbed.StartProxy(t, redis.Addr)
+	authProxy, redisProxy := testbed.StartProxy(t, strings.TrimPrefix(auth.URL, "http://")),
+		testbed.StartProxy(t, redis.Addr)
 	auth.Set(sandbox.Mood{ExpiresIn: 20})
-	fleet := startFleet(t, 3, auth.Environ("HUMANAPI_AUTH_URL=http://"+authProxy.Addr, "REDIS_URL=redis://"+redisProxy.Addr, "LOG_LEVEL=warn",
+	fleet := startFleet(t, 3, auth.Environ("HUMANAPI_AUTH_URL=http://"+authProxy.Addr,
+		"REDIS_URL=redis://"+redisProxy.Addr, "LOG_LEVEL=warn",
 		"MEMORY_CACHE_SIZE=1MiB", "MEMORY_CACHE_TTL=1s", "UPSTREAM_TIMEOUT=500ms", "BREAKER_OPEN_FOR=1s", "NEGATIVE_TTL=1s"))
 	var requests, wrong atomic.Int64
 	stop := make(chan struct{})
@@ -118,7 +124,8 @@ func TestSoak(t *testing.T) {
 	for i, s := range fleet {
 		after := footprintOf(t, s)
 		t.Logf("sidecar %d after %d requests: %+v, before %+v", i, requests.Load(), after, before[i])
-		if after.memory > 1.5*before[i].memory+32<<20 || after.goroutines > before[i].goroutines+50 || after.files > before[i].files+50 {
+		if after.memory > 1.5*before[i].memory+32<<20 || after.goroutines > before[i].goroutines+50 ||
+			after.files > before[i].files+50 {
 			t.Errorf("sidecar %d grew: %+v, before %+v", i, after, before[i])
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -39,7 +40,8 @@ func marked(addr string) (all []string) {
 	for _, target := range []string{
 		"/token?client_user_id=" + marker, "/token?" + marker + "=" + marker, "/token?client_user_id=unknown-" + marker,
 		"/token?client_user_id=a&type=" + marker, "/v1/connect/token?" + marker, "/v1/admin/token?client_user_id=" + marker,
-		"/token/" + marker, "/" + marker, "//" + marker + "/token", "/%6darker4711x", "/token;" + marker, "/../" + marker, "/readyz/" + marker,
+		"/token/" + marker, "/" + marker, "//" + marker + "/token", "/%6darker4711x", "/token;" + marker, "/../" + marker,
+		"/readyz/" + marker,
 		"http://" + addr + "/" + marker, "http://" + marker + "/token?client_user_id=a",
 	} {
 		for _, method := range []string{"GET", "POST", "DELETE", "get", "PATCH", "HEAD", marker, strings.ToUpper(marker)} {
@@ -48,7 +50,8 @@ func marked(addr string) (all []string) {
 	}
 	request("OPTIONS", "*", "", "X-"+marker+": "+marker)
 	json := "Content-Type: application/json"
-	request("POST", "/token", `{"client_user_id":"`+marker+`","type":"session","client_user_email":"`+marker+`@example.com"}`, json)
+	request("POST", "/token",
+		`{"client_user_id":"`+marker+`","type":"session","client_user_email":"`+marker+`@example.com"}`, json)
 	for _, path := range []string{"/token", "/v1/connect/token", "/v1/admin/token"} {
 		request("POST", path, `{"client_user_id":"`+marker+`"}`, json)
 		request("POST", path, `{"`+marker+`":"`+marker+`"}`, json)
@@ -57,12 +60,18 @@ func marked(addr string) (all []string) {
 		request("POST", path, marker, "Content-Type: text/"+marker)
 	}
 	for _, header := range []string{
-		"User-Agent: " + marker, "Tracestate: " + marker + "=" + marker, "Baggage: user=" + marker, "Baggage: " + marker + "=a;" + marker,
-		"Host: " + marker, "Host: " + marker + ":1", "X-Forwarded-For: " + marker, "X-Forwarded-Host: " + marker, "Forwarded: for=" + marker,
-		"X-Real-Ip: " + marker, "Origin: http://" + marker, "Referer: http://" + marker, "Cookie: a=" + marker, "Authorization: Bearer " + marker,
-		"Authorization: Basic " + marker, "X-Request-Id: " + marker, "X-B3-Traceid: " + marker, "Uber-Trace-Id: " + marker, "Via: " + marker,
-		"X-" + marker + ": " + marker, "Cache-Control: " + marker, "Accept: " + marker, "Expect: " + marker, "Sec-Fetch-Site: " + marker,
-		"X-Rejected-Token-Hash: " + marker, "Upgrade: " + marker, "X-Http-Method-Override: " + marker, "X-Original-Url: /" + marker,
+		"User-Agent: " + marker, "Tracestate: " + marker + "=" + marker, "Baggage: user=" + marker,
+		"Baggage: " + marker + "=a;" + marker,
+		"Host: " + marker, "Host: " + marker + ":1", "X-Forwarded-For: " + marker, "X-Forwarded-Host: " + marker,
+		"Forwarded: for=" + marker,
+		"X-Real-Ip: " + marker, "Origin: http://" + marker, "Referer: http://" + marker, "Cookie: a=" + marker,
+		"Authorization: Bearer " + marker,
+		"Authorization: Basic " + marker, "X-Request-Id: " + marker, "X-B3-Traceid: " + marker, "Uber-Trace-Id: " + marker,
+		"Via: " + marker,
+		"X-" + marker + ": " + marker, "Cache-Control: " + marker, "Accept: " + marker, "Expect: " + marker,
+		"Sec-Fetch-Site: " + marker,
+		"X-Rejected-Token-Hash: " + marker, "Upgrade: " + marker, "X-Http-Method-Override: " + marker,
+		"X-Original-Url: /" + marker,
 		"Traceparent: " + marker, "Traceparent: 01-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01-" + marker,
 	} {
 		for _, target := range []string{"/token?client_user_id=alice", "/token", "/v1/connect/token", "/nowhere"} {
@@ -116,7 +125,8 @@ func TestATraceHoldsNothingOfTheCaller(t *testing.T) {
 		auth.ServeHTTP(w, r)
 	}))
 	defer spy.Close()
-	s := testbed.StartSidecar(t, auth.Environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
+	s := testbed.StartSidecar(t, auth.Environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
+		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
 	all := marked(s.Addr)
 	answers := map[int]int{}
 	for _, request := range all {
@@ -162,7 +172,8 @@ func TestATraceHoldsNothingOfTheCaller(t *testing.T) {
 	}
 	told := strings.ToLower(received.raw.String())
 	if i := strings.Index(told, marker); i >= 0 {
-		t.Errorf("the collector was sent the marker %d times, first in %q", strings.Count(told, marker), told[max(0, i-60):i+60])
+		t.Errorf("the collector was sent the marker %d times, first in %q", strings.Count(told, marker),
+			told[max(0, i-60):i+60])
 	}
 	mu.Lock()
 	defer mu.Unlock()

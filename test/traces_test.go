@@ -10,10 +10,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"token-sidecar/internal/testbed"
 
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
+
+	"token-sidecar/internal/testbed"
 )
 
 // A collector receives traces by OTLP, and keeps all that it was sent in raw.
@@ -71,7 +72,8 @@ func TestTraces(t *testing.T) {
 	const asked = 3 // hits are part of a trace too
 	token := ""
 	for range asked {
-		token = mustGet(t, s, "policy-4711-0815", "Traceparent", "00-"+traceID+"-00f067aa0ba902b7-01", "Baggage", "user=policy-4711-0815").Token
+		token = mustGet(t, s, "policy-4711-0815", "Traceparent", "00-"+traceID+"-00f067aa0ba902b7-01", "Baggage",
+			"user=policy-4711-0815").Token
 	}
 	if got := <-seen; !strings.HasPrefix(got, "00-"+traceID) || strings.Contains(got, "policy") {
 		t.Errorf("the auth service was told %q", got)
@@ -89,7 +91,8 @@ func TestTraces(t *testing.T) {
 			names[span.GetName()]++
 		}
 	}
-	if names["GET /token"] != asked || names["HTTP POST"] == 0 || names["redis.pipeline evalsha"]+names["redis.pipeline eval"] == 0 {
+	if names["GET /token"] != asked || names["HTTP POST"] == 0 ||
+		names["redis.pipeline evalsha"]+names["redis.pipeline eval"] == 0 {
 		t.Errorf("not all spans are in the trace: %v", names)
 	}
 	for _, hidden := range []string{"policy-4711-0815", token, "sandbox-secret"} {
@@ -103,16 +106,21 @@ func TestTraces(t *testing.T) {
 }
 
 func TestTracesAreOffUnlessAskedFor(t *testing.T) {
-	for _, value := range []string{"OTEL_TRACES_EXPORTER=zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_ENDPOINT=nowhere", "OTEL_EXPORTER_OTLP_TIMEOUT=1s"} {
+	for _, value := range []string{
+		"OTEL_TRACES_EXPORTER=zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=nowhere", "OTEL_EXPORTER_OTLP_TIMEOUT=1s",
+	} {
 		name, _, _ := strings.Cut(value, "=")
-		if out, errs, code := tool(t, testbed.StartAuth(t).Environ(value), "config"); code != 1 || !strings.Contains(errs, name+": ") {
+		if out, errs, code := tool(t, testbed.StartAuth(t).Environ(value), "config"); code != 1 || !strings.Contains(errs,
+			name+": ") {
 			t.Errorf("%s: exit %d %s%s", value, code, out, errs)
 		}
 	}
 	received := &collector{}
 	server := httptest.NewServer(received)
 	defer server.Close()
-	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("OTEL_SDK_DISABLED=true", "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
+	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("OTEL_SDK_DISABLED=true",
+		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)...)
 	mustGet(t, s, "alice")
 	s.Signal(syscall.SIGTERM)
 	if s.Wait() != 0 || len(received.spans) != 0 {

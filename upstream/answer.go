@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
 	"token-sidecar/internal/jsonobject"
 	"token-sidecar/internal/secret"
 )
@@ -45,7 +46,8 @@ var (
 
 // parseAnswer reads the body of a 2xx. Its errors are of kind BadResponse.
 func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
-	answer := &Answer{Body: secret.Hide(bytes.Clone(body)), Sent: sent} // without the room that reading left: it is kept for a day
+	// without the room that reading left: it is kept for a day
+	answer := &Answer{Body: secret.Hide(bytes.Clone(body)), Sent: sent}
 	seen := make(map[string]bool)
 	problem := eachField(body, func(name string, value jsonobject.Value) string {
 		if seen[name] {
@@ -85,8 +87,8 @@ func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
 	return answer, nil
 }
 
-// eachField calls visit for each member of the JSON object in body. It stops at the first problem that visit returns, and
-// returns it.
+// eachField calls visit for each member of the JSON object in body. It stops at the first problem that visit returns,
+// and returns it.
 func eachField(body []byte, visit func(name string, value jsonobject.Value) string) string {
 	s := jsonobject.New(string(body))
 	for s.Next() {

@@ -58,7 +58,8 @@ func TestAnswers(t *testing.T) {
 				return
 			}
 			got := answer.Lifetimes[0]
-			if got.Life != c.life || c.body[got.Start:got.End] != c.digits || answer.RefreshToken.Reveal() != c.refresh || answer.Tokens[0].Reveal() != "x" {
+			if got.Life != c.life || c.body[got.Start:got.End] != c.digits || answer.RefreshToken.Reveal() != c.refresh ||
+				answer.Tokens[0].Reveal() != "x" {
 				t.Errorf("%+v", got)
 			}
 		})
@@ -124,7 +125,8 @@ func TestRefusals(t *testing.T) {
 
 // TestErrorsTellNothingOfBodies: an error's text may reach a log.
 func TestErrorsTellNothingOfBodies(t *testing.T) {
-	e := parseRefusal(404, http.Header{"X-Humanapi-Request-Id": {"id"}}, []byte(`{"errorCode":"user 4711","message":"no user 4711"}`))
+	e := parseRefusal(404, http.Header{"X-Humanapi-Request-Id": {"id"}},
+		[]byte(`{"errorCode":"user 4711","message":"no user 4711"}`))
 	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
 		if text := fmt.Sprintf(form, e.Body) + e.Error(); strings.Contains(text, "4711") {
 			t.Errorf("%s prints %q", form, text)

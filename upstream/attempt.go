@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -137,7 +138,10 @@ func refusalOf(res *http.Response, body []byte, now time.Time) *Error {
 		}
 		return e
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly:
-		return &Error{Kind: Unavailable, Status: status, RequestID: requestID(res.Header, body), RetryAfter: retryAfter(res.Header, now)}
+		return &Error{
+			Kind: Unavailable, Status: status, RequestID: requestID(res.Header, body),
+			RetryAfter: retryAfter(res.Header, now),
+		}
 	default:
 		return parseRefusal(status, res.Header, body)
 	}

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -17,8 +18,8 @@ const (
 // A tokenKey identifies a token that may be asked for.
 type tokenKey = [32]byte
 
-// backoffs leave each key alone for a while that fails, and no other: one user whose calls fail must not cost the others
-// anything, and is not to be asked for again and again either.
+// backoffs leave each key alone for a while that fails, and no other: one user whose calls fail must not cost the
+// others anything, and is not to be asked for again and again either.
 type backoffs struct {
 	longest time.Duration // BREAKER_OPEN_FOR
 
@@ -37,8 +38,8 @@ func newBackoffs(longest time.Duration) *backoffs {
 	return &backoffs{longest: longest, keys: map[tokenKey]*failing{}}
 }
 
-// check returns how the last call of key failed while it is left alone, else nil. again reports whether the key is known
-// to fail, so that one attempt is enough to find out whether it still does.
+// check returns how the last call of key failed while it is left alone, else nil. again reports whether the key is
+// known to fail, so that one attempt is enough to find out whether it still does.
 func (b *backoffs) check(key tokenKey, now time.Time) (held *Error, again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -52,7 +53,8 @@ func (b *backoffs) check(key tokenKey, now time.Time) (held *Error, again bool) 
 	return nil, f.times > 0
 }
 
-// failed leaves key alone after a failure, for the backoff or until the time that the auth service named, if that is later.
+// failed leaves key alone after a failure, for the backoff or until the time that the auth service named, if that is
+// later.
 func (b *backoffs) failed(key tokenKey, why *Error, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -70,8 +72,8 @@ func (b *backoffs) failed(key tokenKey, why *Error, now time.Time) {
 	f.until, f.last = now.Add(max(d, why.RetryAfter)), why.kept()
 }
 
-// duration is the backoff after that many failures before: up to a quarter of it is left out at random, so that those who
-// failed together do not come back together.
+// duration is the backoff after that many failures before: up to a quarter of it is left out at random, so that those
+// who failed together do not come back together.
 func (b *backoffs) duration(before int) time.Duration {
 	d := b.longest
 	if doubled := firstBackoff << min(before, 20); doubled < d {

@@ -10,7 +10,10 @@ import (
 // TestAFailingKeyIsLeftAlone: its callers get the last failure, without its body and with a Retry-After, and the auth
 // service is asked once per backoff; nobody else notices.
 func TestAFailingKeyIsLeftAlone(t *testing.T) {
-	for name, m := range map[string]mood{"500": down, "hangs": hangs, "nonsense": page, "bare 401": bare, "no network": {err: fmt.Errorf("refused")}} {
+	for name, m := range map[string]mood{
+		"500": down, "hangs": hangs, "nonsense": page, "bare 401": bare,
+		"no network": {err: fmt.Errorf("refused")},
+	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, s *service) {
 				s.is("poisoned", m)

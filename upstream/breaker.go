@@ -9,8 +9,8 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// A breaker keeps calls from one path of the auth service while it fails: after so many failed calls in a row it is open,
-// and after BREAKER_OPEN_FOR one trial tells whether it closes.
+// A breaker keeps calls from one path of the auth service while it fails: after so many failed calls in a row it is
+// open, and after BREAKER_OPEN_FOR one trial tells whether it closes.
 //
 // Failures of one key alone open it too, but then the bad thing may be that key and not the auth service. So a call of
 // another key is let through at once, as a detour around the open breaker: its success closes the breaker, its failure
@@ -144,7 +144,8 @@ func (b *breaker) tryEnter(key tokenKey) (*passage, <-chan struct{}) {
 func (b *breaker) peek(key tokenKey) *Error {
 	b.mu.Lock()
 	state := b.cb.State()
-	free := state == gobreaker.StateClosed || (state == gobreaker.StateHalfOpen && b.trial == nil) || b.row.blamesOther(key)
+	free := state == gobreaker.StateClosed || (state == gobreaker.StateHalfOpen && b.trial == nil) ||
+		b.row.blamesOther(key)
 	b.mu.Unlock()
 	if free {
 		return nil
@@ -209,7 +210,8 @@ func (b *breaker) onStateChange(to gobreaker.State) {
 		b.trialAt = b.openedAt.Add(b.openFor)
 		b.cause = causeOf(b.row.last)
 		b.opened()
-		log := b.log.With(slog.String("cause", b.cause), slog.Bool("one_token_alone", !b.row.several), slog.Duration("trial_in", b.openFor))
+		log := b.log.With(slog.String("cause", b.cause), slog.Bool("one_token_alone", !b.row.several),
+			slog.Duration("trial_in", b.openFor))
 		if b.row.several {
 			log.Warn("circuit breaker open: the auth service fails; cached tokens are still served, others get 503 until a trial succeeds")
 		} else {

@@ -58,7 +58,8 @@ func TestOneKeyAloneOpensTheBreaker(t *testing.T) {
 				if n := testutil.ToFloat64(c.metrics.opened.WithLabelValues(ConnectPath)); n != 1 {
 					t.Errorf("%v openings counted", n)
 				}
-				if cause := c.State().Paths[0].Cause; cause == "" || !strings.Contains(log.String(), fmt.Sprintf("cause=%q", cause)) ||
+				if cause := c.State().Paths[0].Cause; cause == "" || !strings.Contains(log.String(),
+					fmt.Sprintf("cause=%q", cause)) ||
 					!strings.Contains(log.String(), "one_token_alone=true") {
 					t.Errorf("cause %q in:\n%s", cause, &log)
 				}
@@ -141,7 +142,8 @@ func TestSeveralKeysOpenItForAll(t *testing.T) {
 		for range 5 {
 			before := s.count()
 			for i := range 29 {
-				if e := ask(t, c, named(fmt.Sprint("user-", i))); e == nil || !e.Held() || e.Kind != Unavailable || e.RetryAfter <= 0 {
+				if e := ask(t, c, named(fmt.Sprint("user-", i))); e == nil || !e.Held() || e.Kind != Unavailable ||
+					e.RetryAfter <= 0 {
 					t.Fatalf("%v", e)
 				}
 				time.Sleep(time.Second)
@@ -272,7 +274,8 @@ func TestALateSuccessClosesIt(t *testing.T) {
 	})
 }
 
-// TestWhatIsNoFailure: refusals, cancelled calls and those that were held back neither open the breaker nor hide failures.
+// TestWhatIsNoFailure: refusals, cancelled calls and those that were held back neither open the breaker nor hide
+// failures.
 func TestWhatIsNoFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)

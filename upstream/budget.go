@@ -19,7 +19,8 @@ type budget struct {
 
 func newBudget() *budget { return &budget{left: freeRetries * callsPerRetry} }
 
-// call notes that a call has gone out. What is earned beyond freeRetries is not kept, or a good day would pay for a storm.
+// call notes that a call has gone out. What is earned beyond freeRetries is not kept, or a good day would pay for a
+// storm.
 func (b *budget) call() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -242,7 +243,10 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 
 // putOff is what a call is told that cannot start in time.
 func (c *Client) putOff(background bool, why string, after time.Duration) error {
-	e := &Error{Kind: Unavailable, RetryAfter: max(after, time.Second), detail: "not asked in time, " + why, notAsked: true}
+	e := &Error{
+		Kind: Unavailable, RetryAfter: max(after, time.Second), detail: "not asked in time, " + why,
+		notAsked: true,
+	}
 	if background {
 		e.detail = "put off, " + why + " and callers come first"
 	}
@@ -255,7 +259,8 @@ func (c *Client) startBy(ctx context.Context) time.Time {
 	return deadline.Add(-c.opts.Timeout)
 }
 
-// worthWaiting reports whether a call waits for the end of a hold: only if that is soon, or the next trial will be over soon.
+// worthWaiting reports whether a call waits for the end of a hold: only if that is soon, or the next trial will be over
+// soon.
 func (c *Client) worthWaiting(pass Pass, startBy time.Time, background bool) bool {
 	return !background && pass.error().Kind == Unavailable &&
 		pass.Held <= c.opts.Timeout+time.Second && time.Now().Add(pass.Held).Before(startBy)

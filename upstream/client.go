@@ -1,8 +1,8 @@
 // Package upstream asks the auth service for tokens.
 //
-// It promises: every call ends within UPSTREAM_TIMEOUT × UPSTREAM_MAX_ATTEMPTS plus a second of backoff; the
-// secret goes to AuthURL and nowhere else, redirects are never followed, and no answer that contains it is passed on; at
-// most 256 KiB of an answer are read; an answer is a token with a lifetime, or an [*Error] that tells which way it failed.
+// It promises: every call ends within UPSTREAM_TIMEOUT × UPSTREAM_MAX_ATTEMPTS plus a second of backoff; the secret
+// goes to AuthURL and nowhere else, redirects are never followed, and no answer that contains it is passed on; at most
+// 256 KiB of an answer are read; an answer is a token with a lifetime, or an [*Error] that tells which way it failed.
 //
 // It keeps one bad thing from becoming everybody's, each in a file of its own. A call passes them in this order:
 //
@@ -23,9 +23,10 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-	"token-sidecar/internal/secret"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"token-sidecar/internal/secret"
 )
 
 // The auth service's calls.
@@ -75,7 +76,8 @@ type Request struct {
 	UserID secret.Text
 	Email  secret.Text
 	Scopes []string
-	// Key identifies the token that is asked for, so that it can be told which fails. Zero: it is made of the other fields.
+	// Key identifies the token that is asked for, so that it can be told which fails. Zero: it is made of the other
+	// fields.
 	Key [32]byte
 	// Background is set on a renewal, which gives way to calls that somebody waits for.
 	Background bool

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -19,7 +20,10 @@ var anyRequest = Request{Path: ConnectPath, Type: "access", UserID: secret.Hide(
 
 func newClient(t *testing.T, url string, change func(*Options)) *Client {
 	t.Helper()
-	opts := Options{URL: url, ClientID: "id", Secret: secret.Fixed("the-secret"), RefusalPause: time.Minute, MaxAttempts: 2, Timeout: 2 * time.Second}
+	opts := Options{
+		URL: url, ClientID: "id", Secret: secret.Fixed("the-secret"), RefusalPause: time.Minute,
+		MaxAttempts: 2, Timeout: 2 * time.Second,
+	}
 	if change != nil {
 		change(&opts)
 	}
@@ -37,7 +41,11 @@ func TestTheSecretGoesNowhereElse(t *testing.T) {
 	thief := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
 	defer thief.Close()
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, thief.URL, status) }))
+		auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+			r *http.Request,
+		) {
+			http.Redirect(w, r, thief.URL, status)
+		}))
 		_, err := newClient(t, auth.URL, nil).Token(t.Context(), anyRequest)
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != BadResponse {
@@ -110,7 +118,8 @@ func TestTLS(t *testing.T) {
 	defer auth.Close()
 	own := NewTransport(TransportOptions{Roots: auth.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	defer own.CloseIdleConnections()
-	if _, err := newClient(t, auth.URL, func(o *Options) { o.Transport = own }).Token(t.Context(), anyRequest); err != nil {
+	if _, err := newClient(t, auth.URL, func(o *Options) { o.Transport = own }).Token(t.Context(),
+		anyRequest); err != nil {
 		t.Errorf("with its own CA: %v", err)
 	}
 	_, err := newClient(t, auth.URL, nil).Token(t.Context(), anyRequest)
@@ -125,7 +134,8 @@ func TestTLS(t *testing.T) {
 	defer old.Close()
 	oldRoots := NewTransport(TransportOptions{Roots: old.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	defer oldRoots.CloseIdleConnections()
-	if _, err := newClient(t, old.URL, func(o *Options) { o.Transport = oldRoots }).Token(t.Context(), anyRequest); !errors.As(err, &e) || e.Kind != Unavailable {
+	if _, err := newClient(t, old.URL, func(o *Options) { o.Transport = oldRoots }).Token(t.Context(),
+		anyRequest); !errors.As(err, &e) || e.Kind != Unavailable {
 		t.Errorf("TLS 1.1: %v", err)
 	}
 }

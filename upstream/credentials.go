@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// bareKeys is how many keys must get a 401 without an errorCode, with no success between them, to mean that it is our own
-// credentials that are refused. With fewer it is taken for a matter of those keys.
+// bareKeys is how many keys must get a 401 without an errorCode, with no success between them, to mean that it is our
+// own credentials that are refused. With fewer it is taken for a matter of those keys.
 const bareKeys = 3
 
-// credentials hold all calls back, at both paths, when the auth service refuses our client_id or client_secret: the same
-// would be refused again, and too many might lock the client out.
+// credentials hold all calls back, at both paths, when the auth service refuses our client_id or client_secret: the
+// same would be refused again, and too many might lock the client out.
 type credentials struct {
 	pause time.Duration // 0: never hold back
 	log   *slog.Logger
@@ -47,8 +47,8 @@ func (c *credentials) peek(now time.Time) *Error {
 	return nil
 }
 
-// settle takes in how a call of key ended, and returns the error that it means: a bare 401 too many becomes a refusal of
-// our credentials.
+// settle takes in how a call of key ended, and returns the error that it means: a bare 401 too many becomes a refusal
+// of our credentials.
 func (c *credentials) settle(key tokenKey, trial uint64, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,7 +87,8 @@ func (c *credentials) refused(now time.Time, trial uint64, why *Error) {
 	}
 	if !c.hold.on() {
 		c.log.Error("the auth service refused our client_id or client_secret: no new tokens for any user; set the right secret",
-			slog.Int("status", why.Status), slog.Bool("named_by_error_code", why.Code != ""), slog.Duration("asks_again_every", c.pause))
+			slog.Int("status", why.Status), slog.Bool("named_by_error_code", why.Code != ""),
+			slog.Duration("asks_again_every", c.pause))
 	}
 	c.hold.extend(now, c.pause, trial)
 	c.why = why.kept()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -43,7 +44,8 @@ func TestBare401(t *testing.T) {
 		}
 		before := s.count()
 		for i := range 50 {
-			if e := ask(t, c, named(fmt.Sprint("user-", i))); e == nil || e.Kind != ClientRefused || e.Status != 401 || !e.Held() {
+			if e := ask(t, c, named(fmt.Sprint("user-", i))); e == nil || e.Kind != ClientRefused || e.Status != 401 ||
+				!e.Held() {
 				t.Errorf("others are told %v", e)
 			}
 		}

@@ -6,9 +6,10 @@ import (
 	"encoding/hex"
 	"html"
 	"strconv"
-	"token-sidecar/internal/secret"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"token-sidecar/internal/secret"
 )
 
 const (
@@ -19,8 +20,9 @@ const (
 	minEncoded = 6
 )
 
-// echoes reports whether body contains the client secret: as it is, in JSON's escapes (RFC 8259, section 7), percent-encoded
-// (RFC 3986, section 2.1, and as forms do), in HTML's character references, in base64, or in up to three layers of those.
+// echoes reports whether body contains the client secret: as it is, in JSON's escapes (RFC 8259, section 7),
+// percent-encoded (RFC 3986, section 2.1, and as forms do), in HTML's character references, in base64, or in up to
+// three layers of those.
 func echoes(body []byte, clientSecret secret.Text) bool {
 	wanted := []byte(clientSecret.Reveal())
 	if len(wanted) == 0 || len(body) == 0 {
@@ -48,7 +50,8 @@ func containsAny(text []byte, patterns [][]byte, layers int) bool {
 }
 
 // base64Forms returns what a text of base64 (RFC 4648, sections 4 and 5) contains if the secret is anywhere in what it
-// encodes: it may begin at each of the three places in a group, and its first and last characters depend on its neighbours.
+// encodes: it may begin at each of the three places in a group, and its first and last characters depend on its
+// neighbours.
 func base64Forms(wanted []byte) (forms [][]byte) {
 	if len(wanted) < minEncoded {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -58,7 +59,10 @@ func percent(s, form string) (out string) {
 	return out
 }
 
-var someSecrets = []string{"s3cr3t-of-the-client", `a"b\c/d+e f%41&<g>`, "пароль-密码-🔑-x", "+++ %% \\\\ ///", "\\u0041bcdefg"}
+var someSecrets = []string{
+	"s3cr3t-of-the-client", `a"b\c/d+e f%41&<g>`, "пароль-密码-🔑-x", "+++ %% \\\\ ///",
+	"\\u0041bcdefg",
+}
 
 func TestEchoes(t *testing.T) {
 	for _, s := range someSecrets {
@@ -74,7 +78,10 @@ func TestEchoes(t *testing.T) {
 			}
 		}
 	}
-	for _, harmless := range []string{"", `{"access_token":"x","expires_in":60}`, `\`, `\u`, `\u00`, `%`, `%4`, `\ud800`, `\ud800\u`, "&#x110000;"} {
+	for _, harmless := range []string{
+		"", `{"access_token":"x","expires_in":60}`, `\`, `\u`, `\u00`, `%`, `%4`, `\ud800`,
+		`\ud800\u`, "&#x110000;",
+	} {
 		if echoes([]byte(harmless), secret.Hide("s3cr3t")) {
 			t.Errorf("found in %q", harmless)
 		}
@@ -105,9 +112,15 @@ func TestNoEchoIsPassedOn(t *testing.T) {
 	const s = "the-client-secret" // as in service.client
 	for name, form := range forms {
 		inBubble(t, func(t *testing.T, service *service) {
-			service.is("token", mood{body: `{"access_token":"x","expires_in":60,"debug":"` + strings.ReplaceAll(form(s), `"`, "") + `"}`})
-			service.is("refused", mood{status: 403, body: `{"errorCode":"NOT_AUTHORIZED","message":"` + form(s) + `","x-humanapi-request-id":"id-1"}`})
-			service.is("code", mood{status: 403, body: `{"errorCode":"` + form(s) + `"}`, header: map[string][]string{"X-Humanapi-Request-Id": {form(s)}}})
+			service.is("token", mood{body: `{"access_token":"x","expires_in":60,"debug":"` + strings.ReplaceAll(form(s), `"`,
+				"") + `"}`})
+			service.is("refused",
+				mood{status: 403, body: `{"errorCode":"NOT_AUTHORIZED","message":"` + form(s) +
+					`","x-humanapi-request-id":"id-1"}`})
+			service.is("code", mood{
+				status: 403, body: `{"errorCode":"` + form(s) + `"}`,
+				header: map[string][]string{"X-Humanapi-Request-Id": {form(s)}},
+			})
 			c := service.client(func(o *Options) { o.MaxAttempts = 1 })
 			if e := ask(t, c, named("token")); e == nil || e.Kind != BadResponse || strings.Contains(e.Error(), s) {
 				t.Errorf("%s: a token was %v", name, e)

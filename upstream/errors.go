@@ -9,6 +9,7 @@ import (
 	"net"
 	"syscall"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 

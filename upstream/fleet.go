@@ -12,7 +12,8 @@ import (
 const (
 	// fleetTrust is how long what the shared gate said of a hold is believed without asking it again.
 	fleetTrust = time.Second
-	// tellLimit bounds telling the shared gate how an attempt ended: the answer is there already, and somebody waits for it.
+	// tellLimit bounds telling the shared gate how an attempt ended: the answer is there already, and somebody waits for
+	// it.
 	tellLimit = 500 * time.Millisecond
 )
 
@@ -37,7 +38,10 @@ type seen struct {
 }
 
 func newFleet(shared Gate, longest time.Duration, log *slog.Logger, failed func()) *fleet {
-	return &fleet{shared: shared, local: NewLocalGate(), longest: longest, log: log, failed: failed, seen: map[string]seen{}}
+	return &fleet{
+		shared: shared, local: NewLocalGate(), longest: longest, log: log, failed: failed,
+		seen: map[string]seen{},
+	}
 }
 
 // A ticket lets one attempt out. It ends with settle.
@@ -129,7 +133,8 @@ func (t ticket) settle(ctx context.Context, err error) {
 	}
 }
 
-// hold tells both gates, so that the local one knows when the shared one cannot be asked. The trial is known to one of them.
+// hold tells both gates, so that the local one knows when the shared one cannot be asked. The trial is known to one of
+// them.
 func (t ticket) hold(ctx context.Context, h Hold) {
 	f := t.fleet
 	here, there := h, h
@@ -153,7 +158,10 @@ func (t ticket) release(ctx context.Context, success bool) {
 
 // error is what a call is told that is held back by p.
 func (p Pass) error() *Error {
-	e := &Error{Kind: Unavailable, Status: p.Status, RetryAfter: p.Held, detail: "not asked, it asked for a pause", notAsked: true}
+	e := &Error{
+		Kind: Unavailable, Status: p.Status, RetryAfter: p.Held, detail: "not asked, it asked for a pause",
+		notAsked: true,
+	}
 	if p.Status == http.StatusTooManyRequests {
 		e.Kind = RateLimited
 	}

@@ -117,7 +117,8 @@ func TestAFleetKeepsOnePause(t *testing.T) {
 		}
 		s.is("", mood{status: 429, retryAfter: "20"})
 		for i := range 12 * 65 {
-			if e := ask(t, fleet[i%12], named(fmt.Sprint(i))); e == nil || e.Kind != RateLimited || e.RetryAfter > 20*time.Second {
+			if e := ask(t, fleet[i%12], named(fmt.Sprint(i))); e == nil || e.Kind != RateLimited ||
+				e.RetryAfter > 20*time.Second {
 				t.Fatalf("%v", e)
 			}
 			time.Sleep(time.Second / 12)
@@ -246,8 +247,8 @@ func TestWithoutItsGateASidecarKeepsToItself(t *testing.T) {
 	})
 }
 
-// TestOnlyTheAuthServiceHoldsTheFleet: that one sidecar cannot reach it, or gets no answer in time, or nonsense, says nothing
-// of the others.
+// TestOnlyTheAuthServiceHoldsTheFleet: that one sidecar cannot reach it, or gets no answer in time, or nonsense, says
+// nothing of the others.
 func TestOnlyTheAuthServiceHoldsTheFleet(t *testing.T) {
 	for name, m := range map[string]mood{
 		"no network": {err: io.ErrUnexpectedEOF}, "hangs": hangs, "nonsense": page, "500": down, "refused": gone, "our secret": wrong, "bare 401": bare,

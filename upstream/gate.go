@@ -6,20 +6,20 @@ import (
 )
 
 // A Gate decides for a whole fleet when an attempt at the auth service may go out. It keeps two things: for each path a
-// hold, which the auth service asked for with a Retry-After, and one rate limit over all paths. [LocalGate] keeps them for
-// one process; [token-sidecar/upstream/gatetest] is what every Gate must pass.
+// hold, which the auth service asked for with a Retry-After, and one rate limit over all paths. [LocalGate] keeps them
+// for one process; [token-sidecar/upstream/gatetest] is what every Gate must pass.
 //
 // A Gate has one clock for all who share it. Its methods may be called from many goroutines, take a bounded time of
-// their own beside ctx, and return an error only if they could not do what they were asked: the client then falls back to
-// a LocalGate. Whether an Enter that failed has reserved a slot or begun a trial does not matter: a slot lost is an attempt
-// less, and the hold goes on without its trial.
+// their own beside ctx, and return an error only if they could not do what they were asked: the client then falls back
+// to a LocalGate. Whether an Enter that failed has reserved a slot or begun a trial does not matter: a slot lost is an
+// attempt less, and the hold goes on without its trial.
 type Gate interface {
 	// Enter is asked once before an attempt goes out, and once more after each wait. In this order:
 	//
 	//  1. While the path is held, the pass tells for how much longer (Held above zero) and with which Status. Nothing is
 	//     reserved.
-	//  2. Unless the attempt is Paid, the rate limit is asked; see [Rate]. If it is to wait, Wait is above zero, and a slot at
-	//     that moment is reserved if it is within Patience. The hold is left as it is.
+	//  2. Unless the attempt is Paid, the rate limit is asked; see [Rate]. If it is to wait, Wait is above zero, and a
+	//     slot at that moment is reserved if it is within Patience. The hold is left as it is.
 	//  3. The first to get here when the hold is over is the trial: the pass names it, and the hold is renewed for
 	//     everybody else, for its own length or for Ask.TrialLimit, whichever is longer.
 	Enter(ctx context.Context, ask Ask) (Pass, error)
@@ -32,8 +32,8 @@ type Gate interface {
 	Hold(ctx context.Context, path string, h Hold) error
 
 	// Release settles the trial in progress. With success the hold ends; without, because the trial was given up before it
-	// could tell, the next attempt is the trial. A trial that failed is not released: the hold was renewed when it began. A
-	// trial that a newer hold has overtaken changes nothing.
+	// could tell, the next attempt is the trial. A trial that failed is not released: the hold was renewed when it began.
+	// A trial that a newer hold has overtaken changes nothing.
 	Release(ctx context.Context, path, trial string, success bool) error
 }
 
@@ -70,8 +70,8 @@ type Hold struct {
 }
 
 // A Rate is a rate limit of the generic cell rate algorithm (GCRA, ITU-T I.371): the Gate keeps one moment, the
-// theoretical arrival time (TAT), at which all slots given out so far would have been used at the steady pace. An attempt
-// may go out at TAT - (Burst - 1 - Leave) × Interval or later, and moves max(TAT, now) by one Interval.
+// theoretical arrival time (TAT), at which all slots given out so far would have been used at the steady pace. An
+// attempt may go out at TAT - (Burst - 1 - Leave) × Interval or later, and moves max(TAT, now) by one Interval.
 type Rate struct {
 	// Interval is the steady pace; 0 is no limit.
 	Interval time.Duration
@@ -97,8 +97,8 @@ func RateOf(perMinute int, background bool) Rate {
 	return r
 }
 
-// Next applies the rate at now to the TAT so far. It returns how long the attempt has to wait, and the TAT from then on if
-// it does.
+// Next applies the rate at now to the TAT so far. It returns how long the attempt has to wait, and the TAT from then on
+// if it does.
 func (r Rate) Next(tat, now time.Time) (wait time.Duration, next time.Time) {
 	if r.Interval <= 0 {
 		return 0, tat

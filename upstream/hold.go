@@ -2,8 +2,8 @@ package upstream
 
 import "time"
 
-// A hold keeps attempts back until a moment, and then lets one through, the trial. To be given the trial renews the hold
-// for everybody else, so nothing has to happen for the hold to go on: a trial that fails, or whose owner dies, has
+// A hold keeps attempts back until a moment, and then lets one through, the trial. To be given the trial renews the
+// hold for everybody else, so nothing has to happen for the hold to go on: a trial that fails, or whose owner dies, has
 // already been paid for. Only the trial's success ends the hold.
 //
 // The zero hold keeps nobody back. It does no locking.
@@ -35,8 +35,8 @@ func (h *hold) enter(now time.Time, longest time.Duration) (left time.Duration, 
 	return 0, h.turn
 }
 
-// extend keeps attempts back for d from now on. A shorter hold does not replace a longer one, unless it is what the trial
-// in progress was told. It reports whether it did.
+// extend keeps attempts back for d from now on. A shorter hold does not replace a longer one, unless it is what the
+// trial in progress was told. It reports whether it did.
 func (h *hold) extend(now time.Time, d time.Duration, trial uint64) bool {
 	if !h.ownedBy(trial) && h.left(now) >= d {
 		return false

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/gatetest"
 )

@@ -6,9 +6,10 @@ import (
 	"log"
 	"log/slog"
 	"testing"
-	"token-sidecar/internal/secret"
 
 	"go.uber.org/goleak"
+
+	"token-sidecar/internal/secret"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -25,7 +25,10 @@ type step struct {
 // steps draws a script of callers, of whom leaving may leave, of moods and time.
 func steps(users []string, leaving func(user string) bool, who string, moods []mood) *rapid.Generator[[]step] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
-		s := step{wait: rapid.SampledFrom([]time.Duration{0, 0, 10 * time.Millisecond, time.Second, 7 * time.Second, 31 * time.Second}).Draw(t, "wait")}
+		s := step{wait: rapid.SampledFrom([]time.Duration{
+			0, 0, 10 * time.Millisecond, time.Second, 7 * time.Second,
+			31 * time.Second,
+		}).Draw(t, "wait")}
 		if rapid.IntRange(0, 9).Draw(t, "mood?") == 0 {
 			m := rapid.SampledFrom(moods).Draw(t, "mood")
 			s.who, s.mood = who, &m
@@ -65,11 +68,16 @@ func play(t *testing.T, s *service, c *Client, script []step, done func(user str
 	callers.Wait()
 }
 
-// TestOneBadKeyDelaysNobody: whatever one key does, everybody else gets a token in the time that the auth service takes, and
-// at most as long again where another call goes first.
+// TestOneBadKeyDelaysNobody: whatever one key does, everybody else gets a token in the time that the auth service
+// takes, and at most as long again where another call goes first.
 func TestOneBadKeyDelaysNobody(t *testing.T) {
 	const latency = 5 * time.Millisecond
-	moods := []mood{down, hangs, page, bare, gone, {err: context.DeadlineExceeded}, {status: 503}, {latency: 800 * time.Millisecond}}
+	moods := []mood{
+		down, hangs, page, bare, gone,
+		{err: context.DeadlineExceeded},
+		{status: 503},
+		{latency: 800 * time.Millisecond},
+	}
 	users := []string{"poisoned", "poisoned", "poisoned", "a", "b", "c"}
 	rapid.Check(t, func(rt *rapid.T) {
 		failures := rapid.IntRange(1, 5).Draw(rt, "BREAKER_FAILURES")
@@ -131,8 +139,8 @@ func (w *watch) count(n int) {
 	}
 }
 
-// heldBack reports whether anything but one failing key holds calls back, and has since before this moment: what was let
-// through at the same moment is no trial.
+// heldBack reports whether anything but one failing key holds calls back, and has since before this moment: what was
+// let through at the same moment is no trial.
 func (w *watch) heldBack(path string) bool {
 	now, c := time.Now(), w.client
 	state, p := c.paths[path].breaker.state(now)
@@ -153,8 +161,8 @@ func (w *watch) heldBack(path string) bool {
 	return c.credentials.hold.on() || (h != nil && h.on())
 }
 
-// TestAtMostOneTrial: whatever the auth service does to everybody, while it is left alone there is one attempt at a time;
-// no answer takes longer than it may; and when it is well, everybody gets a token.
+// TestAtMostOneTrial: whatever the auth service does to everybody, while it is left alone there is one attempt at a
+// time; no answer takes longer than it may; and when it is well, everybody gets a token.
 func TestAtMostOneTrial(t *testing.T) {
 	moods := []mood{
 		{},
@@ -178,7 +186,10 @@ func TestAtMostOneTrial(t *testing.T) {
 		var problems []string
 		synctest.Test(t, func(t *testing.T) {
 			w := &watch{service: newService()}
-			w.client = w.service.client(func(o *Options) { o.BreakerFailures, o.Timeout, o.Transport = failures, time.Second, w })
+			w.client = w.service.client(func(o *Options) {
+				o.BreakerFailures, o.Timeout, o.Transport = failures, time.Second,
+					w
+			})
 			play(t, w.service, w.client, script, func(user string, took time.Duration, err error) {
 				if took > w.client.Limit() {
 					w.mu.Lock()

@@ -8,14 +8,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 
 var recordTo = flag.String("record", "", "write what was counted into this document")
 
-// TestTenMinutesOfOutage: a fleet of sidecars, each with a new user every ten seconds who asks again after five, before an
-// auth service that is down for ten minutes. before is what the same test counted for a thousand of them when there was one
-// breaker for all and every Retry-After was a sidecar's own affair (commit d07a7dc).
+// TestTenMinutesOfOutage: a fleet of sidecars, each with a new user every ten seconds who asks again after five, before
+// an auth service that is down for ten minutes. before is what the same test counted for a thousand of them when there
+// was one breaker for all and every Retry-After was a sidecar's own affair (commit d07a7dc).
 func TestTenMinutesOfOutage(t *testing.T) {
 	sidecars := 50
 	if *recordTo != "" {
@@ -35,7 +36,8 @@ func TestTenMinutesOfOutage(t *testing.T) {
 	} {
 		alone, gate := outage(t, c.mood, sidecars, nil), outage(t, c.mood, sidecars, NewLocalGate())
 		if alone > sidecars*c.alone || (c.gate > 0 && gate > c.gate) {
-			t.Errorf("%s: %d attempts of %d sidecars that share nothing, %d of as many that share a gate", c.name, alone, sidecars, gate)
+			t.Errorf("%s: %d attempts of %d sidecars that share nothing, %d of as many that share a gate", c.name, alone,
+				sidecars, gate)
 		}
 		testbed.Record(t, *recordTo, "outage, "+c.name, fmt.Sprintf("| %s | %d | %d | %d |", c.name, c.before, alone, gate))
 	}

@@ -16,8 +16,8 @@ type permits struct {
 
 func newPermits(n int) *permits { return &permits{left: semaphore.NewWeighted(int64(n))} }
 
-// take waits for a permit until startBy, or not at all for a background attempt: that one finds none while anybody waits. It
-// reports whether there was one. A permit that is free is had even after startBy.
+// take waits for a permit until startBy, or not at all for a background attempt: that one finds none while anybody
+// waits. It reports whether there was one. A permit that is free is had even after startBy.
 func (p *permits) take(ctx context.Context, startBy time.Time, background bool) bool {
 	if p.left.TryAcquire(1) {
 		return true

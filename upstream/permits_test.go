@@ -100,7 +100,8 @@ func TestCallersComeBeforeRenewals(t *testing.T) {
 	})
 }
 
-// TestASlowServiceIsNotFlooded: one that takes longer than UPSTREAM_TIMEOUT gets the attempts of one turn, and few more.
+// TestASlowServiceIsNotFlooded: one that takes longer than UPSTREAM_TIMEOUT gets the attempts of one turn, and few
+// more.
 func TestASlowServiceIsNotFlooded(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{latency: 10 * time.Second})
@@ -116,8 +117,8 @@ func TestASlowServiceIsNotFlooded(t *testing.T) {
 	})
 }
 
-// TestTheFleetKeepsToItsRate: in no minute are there more attempts than UPSTREAM_CALLS_PER_MINUTE, retries included; callers
-// wait as long as they can, and come before renewals.
+// TestTheFleetKeepsToItsRate: in no minute are there more attempts than UPSTREAM_CALLS_PER_MINUTE, retries included;
+// callers wait as long as they can, and come before renewals.
 func TestTheFleetKeepsToItsRate(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		const perMinute = 60

@@ -20,7 +20,8 @@ const (
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if decimal(value) {
-		// The RFC has whole seconds; fractions are seen in the wild. Beyond the range of a float64 is +Inf, not an error of ours.
+		// The RFC has whole seconds; fractions are seen in the wild. Beyond the range of a float64 is +Inf, not an error of
+		// ours.
 		seconds, _ := strconv.ParseFloat(value, 64)
 		return wholeSeconds(seconds)
 	}
@@ -49,7 +50,8 @@ func serverTime(header http.Header, now time.Time) time.Time {
 	return now
 }
 
-// decimal reports whether value is made of digits with at most one point between them, which is less than ParseFloat takes.
+// decimal reports whether value is made of digits with at most one point between them, which is less than ParseFloat
+// takes.
 func decimal(value string) bool {
 	whole, fraction, pointed := strings.Cut(value, ".")
 	return digits(whole) && (!pointed || digits(fraction))

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/internal/secret"
 )
 
@@ -122,11 +123,15 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 			m.body = anyToken
 		}
 	}
-	return &http.Response{StatusCode: m.status, Header: header, Body: io.NopCloser(strings.NewReader(m.body)), Request: r}, nil
+	return &http.Response{StatusCode: m.status, Header: header, Body: io.NopCloser(strings.NewReader(m.body)), Request: r},
+		nil
 }
 
 func (s *service) client(change func(*Options)) *Client {
-	opts := Options{URL: "http://auth.test", ClientID: "id", Secret: secret.Fixed("the-client-secret"), RefusalPause: 10 * time.Second, Transport: s}
+	opts := Options{
+		URL: "http://auth.test", ClientID: "id", Secret: secret.Fixed("the-client-secret"),
+		RefusalPause: 10 * time.Second, Transport: s,
+	}
 	if change != nil {
 		change(&opts)
 	}

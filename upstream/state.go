@@ -31,7 +31,8 @@ type PathState struct {
 	// Cause is the failure that opened the breaker last, and OpenedAt when; empty and zero if it never did.
 	Cause    string    `json:"cause"`
 	OpenedAt time.Time `json:"opened_at"`
-	// Held is what a Retry-After came with that holds the path back (a [Kind]), empty when none does; HeldFor is how long still.
+	// Held is what a Retry-After came with that holds the path back (a [Kind]), empty when none does; HeldFor is how long
+	// still.
 	Held    string        `json:"held"`
 	HeldFor time.Duration `json:"held_for"`
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// A connection that has fallen silent is found out by the sum of these: by a ping of HTTP/2 (RFC 9113, section 6.7), or,
-// while it is idle, by TCP's keep-alive probes. During an attempt UPSTREAM_TIMEOUT comes first, if it is shorter.
+// A connection that has fallen silent is found out by the sum of these: by a ping of HTTP/2 (RFC 9113, section 6.7),
+// or, while it is idle, by TCP's keep-alive probes. During an attempt UPSTREAM_TIMEOUT comes first, if it is shorter.
 const (
 	pingAfter   = 4 * time.Second // without a frame
 	pingTimeout = 4 * time.Second // for the answer to a ping
@@ -34,11 +34,11 @@ type TransportOptions struct {
 }
 
 // A Transport is an [http.RoundTripper] for the auth service: TLS 1.2 or newer, HTTP/2 where it is spoken, HTTPS_PROXY
-// obeyed, connections kept. Those on which a request has timed out are not used for another one, nor those that were made
-// with former roots; what is in progress on them goes on.
+// obeyed, connections kept. Those on which a request has timed out are not used for another one, nor those that were
+// made with former roots; what is in progress on them goes on.
 //
-// net/http has no way to retire a single connection of HTTP/2, so the whole pool is replaced. That costs the next request a
-// handshake.
+// net/http has no way to retire a single connection of HTTP/2, so the whole pool is replaced. That costs the next
+// request a handshake.
 type Transport struct {
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	replaced *prometheus.CounterVec
@@ -119,7 +119,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// ended is called when a request of that pool has ended. If it has timed out, the pool is retired, unless it is already.
+// ended is called when a request of that pool has ended. If it has timed out, the pool is retired, unless it is
+// already.
 func (t *Transport) ended(ctx context.Context, pool *http.Transport) {
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	t.mu.Lock()

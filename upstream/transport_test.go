@@ -14,9 +14,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/internal/testbed"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"token-sidecar/internal/testbed"
 )
 
 // A tlsWorld is a server of TLS, on virtual time, behind a proxy whose connections can be made to fall silent.
@@ -117,17 +118,20 @@ func newTLSWorld(t *testing.T, http2 bool, answer http.HandlerFunc) *tlsWorld {
 	pipe := testbed.NewPipe()
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.ServeTLS(pipe, "", "") })
-	w.transport = NewTransport(TransportOptions{Roots: roots, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := pipe.Dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		c := &proxied{Conn: conn, silent: make(chan struct{}), closed: make(chan struct{})}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.conns = append(w.conns, c)
-		return c, nil
-	}})
+	w.transport = NewTransport(TransportOptions{
+		Roots: roots,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := pipe.Dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			c := &proxied{Conn: conn, silent: make(chan struct{}), closed: make(chan struct{})}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.conns = append(w.conns, c)
+			return c, nil
+		},
+	})
 	t.Cleanup(func() {
 		w.transport.CloseIdleConnections()
 		for _, c := range w.conns {
@@ -166,7 +170,10 @@ func user(i int) Request {
 // another connection, for each of many users.
 func TestASilentConnectionIsReplaced(t *testing.T) {
 	inTLSWorld(t, healthy, func(t *testing.T, w *tlsWorld) {
-		c := newClient(t, "https://127.0.0.1", func(o *Options) { o.Transport, o.Timeout, o.MaxAttempts = w.transport, 2*time.Second, 2 })
+		c := newClient(t, "https://127.0.0.1", func(o *Options) {
+			o.Transport, o.Timeout, o.MaxAttempts = w.transport,
+				2*time.Second, 2
+		})
 		if _, err := c.Token(t.Context(), user(0)); err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +200,10 @@ func TestPingsFindASilentConnection(t *testing.T) {
 		t.Run(fmt.Sprint("idle for ", idle), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newTLSWorld(t, true, healthy)
-				c := newClient(t, "https://127.0.0.1", func(o *Options) { o.Transport, o.Timeout, o.MaxAttempts = w.transport, time.Minute, 2 })
+				c := newClient(t, "https://127.0.0.1", func(o *Options) {
+					o.Transport, o.Timeout, o.MaxAttempts = w.transport,
+						time.Minute, 2
+				})
 				if _, err := c.Token(t.Context(), user(0)); err != nil {
 					t.Fatal(err)
 				}
@@ -226,7 +236,10 @@ func TestOneSlowRequestEndsNoOther(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	}, func(t *testing.T, w *tlsWorld) {
-		c := newClient(t, "https://127.0.0.1", func(o *Options) { o.Transport, o.Timeout, o.MaxAttempts = w.transport, 5*time.Second, 1 })
+		c := newClient(t, "https://127.0.0.1", func(o *Options) {
+			o.Transport, o.Timeout, o.MaxAttempts = w.transport,
+				5*time.Second, 1
+		})
 		var callers sync.WaitGroup
 		for i := range 6 {
 			callers.Go(func() {

@@ -18,7 +18,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newHandler(ready bool) http.Handler {
 	return New(Options{
-		Ready: func() bool { return ready }, Metrics: prometheus.NewRegistry(), Status: func() Status { return Status{Serving: ready, Redis: "up"} },
+		Ready: func() bool { return ready }, Metrics: prometheus.NewRegistry(),
+		Status: func() Status { return Status{Serving: ready, Redis: "up"} },
 	})
 }
 

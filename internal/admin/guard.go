@@ -15,8 +15,8 @@ const maxConns = 64
 // maxHeader bounds the head of a request to 8 KiB, with the 4 that net/http adds.
 const maxHeader = 4 << 10
 
-// guard refuses what no probe, scraper or operator sends: what is asked under another name than an address (DNS rebinding),
-// and by other web pages.
+// guard refuses what no probe, scraper or operator sends: what is asked under another name than an address (DNS
+// rebinding), and by other web pages.
 func guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -40,8 +40,8 @@ func isAddress(host string) bool {
 	return err == nil || strings.EqualFold(name, "localhost")
 }
 
-// A limiter ends the connection on which nothing has happened for the longest when there are more than maxConns. To let the
-// new one wait instead would have a flood keep probes out, and the pod restarted.
+// A limiter ends the connection on which nothing has happened for the longest when there are more than maxConns. To let
+// the new one wait instead would have a flood keep probes out, and the pod restarted.
 type limiter struct {
 	mu sync.Mutex
 	// conns are the open ones, that of the latest change last.

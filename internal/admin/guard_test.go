@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
 	"token-sidecar/internal/testbed"
 )
 

@@ -20,7 +20,8 @@ type Status struct {
 	// Paused is why no call goes out (rate_limited, unavailable, client_refused), or empty; PausedFor how long still.
 	Paused    string  `json:"paused"`
 	PausedFor float64 `json:"paused_for_seconds"`
-	// Redis is up, read-only, write-only, down or off; RedisReason why it is not up, RedisDownFor how long it has not been.
+	// Redis is up, read-only, write-only, down or off; RedisReason why it is not up, RedisDownFor how long it has not
+	// been.
 	Redis        string  `json:"redis"`
 	RedisReason  string  `json:"redis_reason"`
 	RedisDownFor float64 `json:"redis_down_for_seconds"`

@@ -7,15 +7,16 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/tracing"
 	"token-sidecar/proxy"
 	"token-sidecar/upstream"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 // Parts are what a sidecar consists of, connected but not listening.
@@ -88,7 +89,8 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 	defer parts.Close()
 
 	status := newStatus(s, parts)
-	servers, err := listen(ctx, s, parts.Handler, traces.Handler(parts.Handler), admin.New(admin.Options{Ready: status.ready, Metrics: metrics, Status: status.get}), log)
+	servers, err := listen(ctx, s, parts.Handler, traces.Handler(parts.Handler),
+		admin.New(admin.Options{Ready: status.ready, Metrics: metrics, Status: status.get}), log)
 	if err != nil {
 		return err
 	}
@@ -101,7 +103,8 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 	}
 	background.Go(func() { status.history.Run(running) })
 	status.started.Store(true)
-	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr), slog.String("admin_addr", s.AdminAddr),
+	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr),
+		slog.String("admin_addr", s.AdminAddr),
 		slog.Bool("fast_path", servers.tokens.HasFastPath()))
 	return servers.run(ctx, patience{
 		delay: s.ShutdownDelay, limit: s.ShutdownTimeout, begin: func() { status.leaving.Store(true) },

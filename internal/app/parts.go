@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"

@@ -10,12 +10,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"go.uber.org/goleak"
+
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream"
-
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,7 +48,8 @@ func TestCertificatesRotate(t *testing.T) {
 	defer auth.Close()
 
 	s, err := settings.Load([]string{
-		"HUMANAPI_AUTH_URL=" + auth.URL, "HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret", "HUMANAPI_CA_FILE=" + caFile,
+		"HUMANAPI_AUTH_URL=" + auth.URL, "HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret",
+		"HUMANAPI_CA_FILE=" + caFile,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +60,10 @@ func TestCertificatesRotate(t *testing.T) {
 	}
 	defer parts.Close()
 	ask := func(user string) error {
-		_, err := parts.Source.Token(t.Context(), upstream.Request{Path: upstream.ConnectPath, Type: "access", UserID: secret.Hide(user)})
+		_, err := parts.Source.Token(t.Context(), upstream.Request{
+			Path: upstream.ConnectPath, Type: "access",
+			UserID: secret.Hide(user),
+		})
 		return err
 	}
 	reload := func() {
@@ -91,9 +96,13 @@ func TestCertificatesRotate(t *testing.T) {
 
 // TestBadCertificates: a mistake at start that names the setting.
 func TestBadCertificates(t *testing.T) {
-	for name, content := range map[string]string{"empty": "", "no PEM": "certificate", "half": "-----BEGIN CERTIFICATE-----\nhalf-writ"} {
+	for name, content := range map[string]string{
+		"empty": "", "no PEM": "certificate",
+		"half": "-----BEGIN CERTIFICATE-----\nhalf-writ",
+	} {
 		s, err := settings.Load([]string{
-			"HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret", "HUMANAPI_CA_FILE=" + testbed.WriteFile(t, "ca.pem", content),
+			"HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret",
+			"HUMANAPI_CA_FILE=" + testbed.WriteFile(t, "ca.pem", content),
 		})
 		if err != nil {
 			t.Fatal(err)

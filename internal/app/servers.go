@@ -6,11 +6,12 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"golang.org/x/net/netutil"
+
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
-
-	"golang.org/x/net/netutil"
 )
 
 // servers are the two listeners at work.
@@ -20,7 +21,9 @@ type servers struct {
 	failed chan error
 }
 
-func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, traced, adminHandler http.Handler, log *slog.Logger) (*servers, error) {
+func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, traced, adminHandler http.Handler,
+	log *slog.Logger,
+) (*servers, error) {
 	adminListener, err := proxy.Listen(ctx, s.AdminAddr)
 	if err != nil {
 		return nil, fmt.Errorf("ADMIN_ADDR: %w", err)

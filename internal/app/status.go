@@ -3,13 +3,14 @@ package app
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
 	"token-sidecar/upstream"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // status puts together what ADMIN_ADDR tells of the parts.
@@ -25,7 +26,10 @@ type status struct {
 }
 
 func newStatus(s settings.Settings, p *Parts) *status {
-	return &status{settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens, history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now()}
+	return &status{
+		settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens,
+		history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now(),
+	}
 }
 
 func (s *status) ready() bool { return s.started.Load() && !s.leaving.Load() && !s.handler.Draining() }
@@ -33,8 +37,9 @@ func (s *status) ready() bool { return s.started.Load() && !s.leaving.Load() && 
 func (s *status) get() admin.Status {
 	auth, cached := s.source.State(), s.tokens.State()
 	st := admin.Status{
-		Serving: s.ready(), Version: version, Started: s.begun.UTC().Truncate(time.Second), Fingerprint: s.settings.Fingerprint(),
-		Breaker: auth.Breaker, TrialIn: auth.TrialIn.Seconds(), Paused: auth.Paused, PausedFor: auth.PausedFor.Seconds(),
+		Serving: s.ready(), Version: version, Started: s.begun.UTC().Truncate(time.Second),
+		Fingerprint: s.settings.Fingerprint(),
+		Breaker:     auth.Breaker, TrialIn: auth.TrialIn.Seconds(), Paused: auth.Paused, PausedFor: auth.PausedFor.Seconds(),
 		Redis: cached.Redis, RedisReason: cached.Reason, Tokens: cached.Tokens,
 		Requests: s.handler.Outcomes(), History: s.history.Minutes(), Failures: []admin.Failure{},
 	}

@@ -14,9 +14,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"token-sidecar/internal/settings"
 
 	"github.com/spf13/cobra"
+
+	"token-sidecar/internal/settings"
 )
 
 // askLimit bounds what the tools wait for a token, probeLimit what they wait for a probe.

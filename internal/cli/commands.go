@@ -8,11 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/spf13/cobra"
+
 	"token-sidecar/internal/app"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
-
-	"github.com/spf13/cobra"
 )
 
 // A Process is what the commands need of the process they run in.
@@ -70,7 +71,8 @@ func newRoot(p Process) *cobra.Command {
 	}
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p), newVersion())
+	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p),
+		newVersion())
 	return root
 }
 
@@ -125,7 +127,8 @@ func newVersion() *cobra.Command {
 		Short: "Version, commit and Go version",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "token-sidecar %s\ncommit %s\n%s\n", app.Version(), app.Commit(), app.GoVersion())
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "token-sidecar %s\ncommit %s\n%s\n", app.Version(), app.Commit(),
+				app.GoVersion())
 			return err
 		},
 	}

@@ -9,13 +9,14 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
+
 	"token-sidecar/internal/app"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/tracing"
 	"token-sidecar/proxy"
 	"token-sidecar/upstream/sandbox"
-
-	"github.com/spf13/cobra"
 )
 
 // defaultSandboxAddr is where the emulator listens.
@@ -106,7 +107,8 @@ func newSandbox(p Process) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--addr: %w", err)
 			}
-			_, _ = fmt.Fprintf(p.Stdout, "The emulator of the auth service listens on http://%s\nclient_id %s, client_secret %s\n",
+			_, _ = fmt.Fprintf(p.Stdout,
+				"The emulator of the auth service listens on http://%s\nclient_id %s, client_secret %s\n",
 				listener.Addr(), sandbox.DefaultClientID, sandbox.DefaultClientSecret)
 			stop := serveEmulator(listener, sandbox.New(sandbox.Options{}))
 			<-cmd.Context().Done()

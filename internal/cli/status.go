@@ -10,10 +10,11 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"token-sidecar/internal/admin"
-	"token-sidecar/internal/settings"
 
 	"github.com/spf13/cobra"
+
+	"token-sidecar/internal/admin"
+	"token-sidecar/internal/settings"
 )
 
 func newStatus(p Process) *cobra.Command {
@@ -74,7 +75,8 @@ func askAdmin(ctx context.Context, p Process, path string) ([]byte, error) {
 func printStatus(w io.Writer, s admin.Status, now time.Time) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, value string) { _, _ = fmt.Fprintf(out, "%s\t%s\n", name, value) }
-	line("version", fmt.Sprintf("%s, up %s, settings %s", s.Version, now.Sub(s.Started).Truncate(time.Second), s.Fingerprint))
+	line("version", fmt.Sprintf("%s, up %s, settings %s", s.Version, now.Sub(s.Started).Truncate(time.Second),
+		s.Fingerprint))
 	line("serving", map[bool]string{true: "yes", false: "NO: starting or draining"}[s.Serving])
 	line("breaker", breakerText(s))
 	if s.Paused != "" {

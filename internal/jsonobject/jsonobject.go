@@ -1,9 +1,9 @@
 // Package jsonobject walks over the members of a JSON object (RFC 8259).
 //
-// It promises: only one whole object, in UTF-8, of bounded depth and with nothing behind it, is walked to its end without
-// an error; every member is told, in order, with its name in the exact case, as often as it comes; the place of each value
-// is told, so that it can be replaced. It allocates for strings with escapes only. [encoding/json] matches names in any
-// case, lets the last of repeated members win without a word, and costs several times as much.
+// It promises: only one whole object, in UTF-8, of bounded depth and with nothing behind it, is walked to its end
+// without an error; every member is told, in order, with its name in the exact case, as often as it comes; the place of
+// each value is told, so that it can be replaced. It allocates for strings with escapes only. [encoding/json] matches
+// names in any case, lets the last of repeated members win without a word, and costs several times as much.
 package jsonobject
 
 import (
@@ -89,7 +89,8 @@ func (s *Scanner) Next() bool {
 	return true
 }
 
-// Name is the name of the member. At an error in the value of a member, it is the name of that one; at any other it is empty.
+// Name is the name of the member. At an error in the value of a member, it is the name of that one; at any other it is
+// empty.
 func (s *Scanner) Name() string { return s.name }
 
 // Value is the value of the member.
@@ -117,7 +118,8 @@ func (s *Scanner) end() bool {
 
 // skipSpace is for the most part called where there is none.
 func (s *Scanner) skipSpace() {
-	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\t' || s.text[s.at] == '\r') {
+	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\t' ||
+		s.text[s.at] == '\r') {
 		s.at++
 	}
 }

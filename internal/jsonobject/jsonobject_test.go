@@ -51,9 +51,12 @@ func TestBroken(t *testing.T) {
 	for text, name := range map[string]string{ // the member that is told to be broken
 		``: "", `null`: "", `[]`: "", `"a"`: "", `{`: "", `{"a"`: "", `{"a":`: "a", `{"a":1`: "", `{"a":1,}`: "", `{"a":1 "b":2}`: "", `{a:1}`: "",
 		`{'a':1}`: "", `{"a":1}}`: "", `{"a":1} x`: "", `{"a":1}{}`: "", `{"a" 1}`: "", `{"a":1,,"b":2}`: "", `{"\x":1}`: "", `{"a":1,"b":tru}`: "b",
-		`{"a":"x}`: "a", `{"a":"\x"}`: "a", `{"a":"\u12g4"}`: "a", `{"a":"\u12`: "a", `{"a":"\`: "a", "{\"a\":\"\n\"}": "a", `{"a":01}`: "", `{"a":1.}`: "a",
-		`{"a":.1}`: "a", `{"a":+1}`: "a", `{"a":-}`: "a", `{"a":1e}`: "a", `{"a":1e+}`: "a", `{"a":NaN}`: "a", `{"a":[1,]}`: "a", `{"a":[1 2]}`: "a",
-		`{"a":[}`: "a", `{"a":{"b"}}`: "a", `{"a":{"b":1,}}`: "a", `{"a":{1:2}}`: "a", `{"a":nul`: "a", "\ufeff{}": "", `{"a":1,"b":/**/2}`: "b",
+		`{"a":"x}`: "a", `{"a":"\x"}`: "a", `{"a":"\u12g4"}`: "a", `{"a":"\u12`: "a", `{"a":"\`: "a", "{\"a\":\"\n\"}": "a",
+		`{"a":01}`: "", `{"a":1.}`: "a",
+		`{"a":.1}`: "a", `{"a":+1}`: "a", `{"a":-}`: "a", `{"a":1e}`: "a", `{"a":1e+}`: "a", `{"a":NaN}`: "a",
+		`{"a":[1,]}`: "a", `{"a":[1 2]}`: "a",
+		`{"a":[}`: "a", `{"a":{"b"}}`: "a", `{"a":{"b":1,}}`: "a", `{"a":{1:2}}`: "a", `{"a":nul`: "a", "\ufeff{}": "",
+		`{"a":1,"b":/**/2}`: "b",
 	} {
 		s := New(text)
 		for s.Next() {
@@ -106,7 +109,8 @@ func TestValues(t *testing.T) {
 		text, isText := v.Text()
 		texts, isList := v.Texts()
 		digits, whole := v.Digits()
-		if text != c.text || isText != c.isText || isList != c.isList || isList && !slices.Equal(texts, c.texts) || digits != c.digits || whole != (c.digits != "") ||
+		if text != c.text || isText != c.isText || isList != c.isList || isList && !slices.Equal(texts, c.texts) ||
+			digits != c.digits || whole != (c.digits != "") ||
 			v.IsNull() != c.isNull {
 			t.Errorf("%s: text %q %v, list %q %v, digits %q", raw, text, isText, texts, isList, digits)
 		}
@@ -129,8 +133,10 @@ func TestNothingIsAllocated(t *testing.T) {
 // FuzzScanner: what is an object, and what it holds, is what encoding/json says, strictness aside.
 func FuzzScanner(f *testing.F) {
 	for _, seed := range []string{
-		`{"client_user_id":"a","type":"access","extra_scopes":["a","b"]}`, ` { "a" : -1.5e+3 , "b":{"c":[true,false,null]}} `, `{"a":1,"a":2}`,
-		`{"\u0061":"\ud83d\ude00\n"}`, `{"a":"\ud800"}`, `{`, `{"a":1} x`, `[1]`, `{"a":01}`, `{"":[[[{}]]]}`, "{\"a\":\"\xff\"}", `{"a":[1,]}`,
+		`{"client_user_id":"a","type":"access","extra_scopes":["a","b"]}`, ` { "a" : -1.5e+3 , "b":{"c":[true,false,null]}} `,
+		`{"a":1,"a":2}`,
+		`{"\u0061":"\ud83d\ude00\n"}`, `{"a":"\ud800"}`, `{`, `{"a":1} x`, `[1]`, `{"a":01}`, `{"":[[[{}]]]}`,
+		"{\"a\":\"\xff\"}", `{"a":[1,]}`,
 	} {
 		f.Add(seed)
 	}
@@ -148,7 +154,8 @@ func FuzzScanner(f *testing.F) {
 		if errors.Is(s.Err(), ErrDepth) {
 			return
 		}
-		isObject := json.Valid([]byte(text)) && strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") && utf8.ValidString(text)
+		isObject := json.Valid([]byte(text)) && strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") &&
+			utf8.ValidString(text)
 		if (s.Err() == nil) != isObject {
 			t.Fatalf("%v", s.Err())
 		}

@@ -48,7 +48,10 @@ func TestNoPrinterShowsIt(t *testing.T) {
 	out.Write(js)
 	text, _ := h.Exported.MarshalText()
 	out.Write(text)
-	for _, form := range []string{"s3cr3t", fmt.Sprintf("%x", "s3cr3t"), fmt.Sprintf("%X", "s3cr3t"), fmt.Sprint(string([]byte("s3cr3t")))} {
+	for _, form := range []string{
+		"s3cr3t", fmt.Sprintf("%x", "s3cr3t"), fmt.Sprintf("%X", "s3cr3t"),
+		fmt.Sprint(string([]byte("s3cr3t"))),
+	} {
 		if strings.Contains(out.String(), form) {
 			t.Errorf("printed as %q", form)
 		}

@@ -50,7 +50,8 @@ func (s Settings) mistakes() []error {
 	c.check(s.UpstreamMaxAttempts >= 1 && s.UpstreamMaxAttempts <= 10, "UPSTREAM_MAX_ATTEMPTS", "must be from 1 to 10")
 	longest := maxCallTime / time.Duration(max(1, s.UpstreamMaxAttempts))
 	c.check(s.UpstreamTimeout <= longest, "UPSTREAM_TIMEOUT", fmt.Sprintf(
-		"times UPSTREAM_MAX_ATTEMPTS is more than %v, for which no caller waits; with %d attempts the most is %v", maxCallTime, s.UpstreamMaxAttempts, longest))
+		"times UPSTREAM_MAX_ATTEMPTS is more than %v, for which no caller waits; with %d attempts the most is %v",
+		maxCallTime, s.UpstreamMaxAttempts, longest))
 	c.check(s.UpstreamMaxConcurrent >= 1, "UPSTREAM_MAX_CONCURRENT", "is below 1; the least is 1")
 	c.check(s.UpstreamCallsPerMinute >= 0, "UPSTREAM_CALLS_PER_MINUTE", "is negative; 0 is no limit")
 	c.check(s.BreakerFailures >= 1, "BREAKER_FAILURES", "is below 1; the least is 1")
@@ -89,7 +90,8 @@ func (s Settings) addressMistakes() []error {
 func (s Settings) redisMistakes(c *checker) {
 	c.oneOf("REDIS_MODE", s.RedisMode, "single", "cluster", "sentinel")
 	c.positive("REDIS_TIMEOUT", s.RedisTimeout)
-	c.check(s.RedisTimeout <= maxRedisTimeout, "REDIS_TIMEOUT", fmt.Sprintf("is more than %v, for which every caller would wait; the most is %[1]v", maxRedisTimeout))
+	c.check(s.RedisTimeout <= maxRedisTimeout, "REDIS_TIMEOUT",
+		fmt.Sprintf("is more than %v, for which every caller would wait; the most is %[1]v", maxRedisTimeout))
 	raw := s.RedisURL.Reveal()
 	if raw == "" {
 		c.check(s.RedisCAFile == "", "REDIS_CA_FILE", "is set but REDIS_URL is not")
@@ -104,7 +106,8 @@ func (s Settings) redisMistakes(c *checker) {
 	}
 	c.check(s.RedisCAFile == "" || u.Scheme == "rediss", "REDIS_CA_FILE", "needs a rediss:// REDIS_URL")
 	_, password := u.User.Password()
-	c.check(s.RedisPasswordFile == "" || !password, "REDIS_PASSWORD_FILE", "is set beside a password in REDIS_URL; keep one of them")
+	c.check(s.RedisPasswordFile == "" || !password, "REDIS_PASSWORD_FILE",
+		"is set beside a password in REDIS_URL; keep one of them")
 }
 
 // checker gathers mistakes.
@@ -123,7 +126,8 @@ func (c *checker) positive(name string, d time.Duration) {
 }
 
 func (c *checker) oneOf(name, value string, allowed ...string) {
-	c.check(slices.Contains(allowed, value), name, fmt.Sprintf("%q is unknown; use %s", value, strings.Join(allowed, " or ")))
+	c.check(slices.Contains(allowed, value), name,
+		fmt.Sprintf("%q is unknown; use %s", value, strings.Join(allowed, " or ")))
 }
 
 func (c *checker) readable(name, path string) {

@@ -13,9 +13,10 @@ import (
 	"reflect"
 	"strings"
 	"time"
-	"token-sidecar/internal/secret"
 
 	"github.com/caarlos0/env/v11"
+
+	"token-sidecar/internal/secret"
 )
 
 // Settings are the settings in force. The env tag is the name users meet, the doc tag one line of help.
@@ -223,8 +224,8 @@ func (s Settings) ListensBeyondLoopback() bool {
 	return !s.ListensOnSocket() && !loopback(s.ListenAddr)
 }
 
-// TakesAnyHost reports whether callers may name any Host: by a socket file there is none to check, and beyond loopback, where
-// they come by other names, a caller token keeps strangers out in its place.
+// TakesAnyHost reports whether callers may name any Host: by a socket file there is none to check, and beyond loopback,
+// where they come by other names, a caller token keeps strangers out in its place.
 func (s Settings) TakesAnyHost() bool {
 	return s.ListensOnSocket() || s.ListensBeyondLoopback() && s.AllowRemoteCallers && s.CallerTokenFile != ""
 }

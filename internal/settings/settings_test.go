@@ -6,9 +6,10 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"token-sidecar/internal/testbed"
 
 	"go.uber.org/goleak"
+
+	"token-sidecar/internal/testbed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -20,8 +21,10 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "localhost:8080" || s.AdminAddr != ":8081" || s.TokenPath() != "/v1/connect/token" ||
-		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute || s.ExpiryMargin != time.Minute ||
+	if s.AuthURL != "https://auth.humanapi.co" || s.ListenAddr != "localhost:8080" || s.AdminAddr != ":8081" ||
+		s.TokenPath() != "/v1/connect/token" ||
+		s.RedisTimeout != 250*time.Millisecond || s.MemoryCacheSize != 32<<20 || s.MemoryCacheTTL != time.Minute ||
+		s.ExpiryMargin != time.Minute ||
 		s.RefreshAhead != 10*time.Minute || s.UpstreamTimeout != 5*time.Second || s.UpstreamMaxAttempts != 3 ||
 		s.UpstreamMaxConcurrent != 64 || s.UpstreamCallsPerMinute != 0 || s.BreakerFailures != 5 ||
 		s.BreakerOpenFor != 30*time.Second || s.NegativeTTL != 10*time.Second || s.MaxConcurrentRequests != 4096 ||
@@ -34,17 +37,25 @@ func TestDefaults(t *testing.T) {
 // TestMistakes: each wrong value is an error that begins with the setting's name.
 func TestMistakes(t *testing.T) {
 	for _, c := range []string{
-		"HUMANAPI_CLIENT_ID=", "HUMANAPI_CLIENT_SECRET=", "HUMANAPI_AUTH_URL=http://auth.example", "HUMANAPI_AUTH_URL=auth.example",
-		"HUMANAPI_AUTH_URL=https://u:p@auth.example", "HUMANAPI_AUTH_URL=https://auth.example/v1", "HUMANAPI_AUTH_URL=ftp://auth.example",
-		"HUMANAPI_PRODUCT=other", "LISTEN_ADDR=0.0.0.0:8080", "LISTEN_ADDR=:8080", "LISTEN_ADDR=8080", "LISTEN_ADDR=unix://relative",
-		"ADMIN_ADDR=nope", "ADMIN_ADDR=:99999", "ALLOW_REMOTE_CALLERS=maybe", "REDIS_URL=localhost:6379", "REDIS_URL=http://r", "REDIS_MODE=ring",
-		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=2001ms", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null", "REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_SIZE=0",
+		"HUMANAPI_CLIENT_ID=", "HUMANAPI_CLIENT_SECRET=", "HUMANAPI_AUTH_URL=http://auth.example",
+		"HUMANAPI_AUTH_URL=auth.example",
+		"HUMANAPI_AUTH_URL=https://u:p@auth.example", "HUMANAPI_AUTH_URL=https://auth.example/v1",
+		"HUMANAPI_AUTH_URL=ftp://auth.example",
+		"HUMANAPI_PRODUCT=other", "LISTEN_ADDR=0.0.0.0:8080", "LISTEN_ADDR=:8080", "LISTEN_ADDR=8080",
+		"LISTEN_ADDR=unix://relative",
+		"ADMIN_ADDR=nope", "ADMIN_ADDR=:99999", "ALLOW_REMOTE_CALLERS=maybe", "REDIS_URL=localhost:6379",
+		"REDIS_URL=http://r", "REDIS_MODE=ring",
+		"REDIS_TIMEOUT=0s", "REDIS_TIMEOUT=2001ms", "REDIS_TIMEOUT=250", "REDIS_CA_FILE=/dev/null",
+		"REDIS_PASSWORD_FILE=/dev/null", "MEMORY_CACHE_SIZE=0",
 		"MEMORY_CACHE_SIZE=many", "MEMORY_CACHE_TTL=-1s", "EXPIRY_MARGIN=-1s", "REFRESH_AHEAD=-1s", "UPSTREAM_TIMEOUT=0s",
 		"UPSTREAM_TIMEOUT=1000000h", "UPSTREAM_TIMEOUT=201s", "UPSTREAM_MAX_ATTEMPTS=0", "UPSTREAM_MAX_ATTEMPTS=11",
-		"UPSTREAM_MAX_CONCURRENT=0", "UPSTREAM_MAX_CONCURRENT=-1", "UPSTREAM_CALLS_PER_MINUTE=-1", "UPSTREAM_CALLS_PER_MINUTE=1.5",
+		"UPSTREAM_MAX_CONCURRENT=0", "UPSTREAM_MAX_CONCURRENT=-1", "UPSTREAM_CALLS_PER_MINUTE=-1",
+		"UPSTREAM_CALLS_PER_MINUTE=1.5",
 		"BREAKER_FAILURES=0", "BREAKER_OPEN_FOR=0s", "NEGATIVE_TTL=-1s",
-		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "FAST_PATH=maybe", "LOG_LEVEL=loud", "LOG_FORMAT=xml", "SHUTDOWN_TIMEOUT=-1s",
-		"SHUTDOWN_DELAY=-1s", "SHUTDOWN_DELAY=5", "ALLOWED_TYPES=access,refresh", "ALLOWED_TYPES=Access", "ALLOWED_TYPES=access,",
+		"MAX_CONCURRENT_REQUESTS=0", "KEEP_REFRESH_TOKENS=true", "FAST_PATH=maybe", "LOG_LEVEL=loud", "LOG_FORMAT=xml",
+		"SHUTDOWN_TIMEOUT=-1s",
+		"SHUTDOWN_DELAY=-1s", "SHUTDOWN_DELAY=5", "ALLOWED_TYPES=access,refresh", "ALLOWED_TYPES=Access",
+		"ALLOWED_TYPES=access,",
 		"CALLER_TOKEN_FILE=/no/such/file", "HUMANAPI_CA_FILE=/no/such/file", "ENCRYPTION_KEYS_FILE=/no/such/file",
 	} {
 		t.Run(c, func(t *testing.T) {
@@ -59,7 +70,10 @@ func TestMistakes(t *testing.T) {
 
 func TestAllMistakesAtOnce(t *testing.T) {
 	_, err := Load([]string{"LOG_LEVEL=loud", "REDIS_TIMEOUT=x", "HUMANAPI_PRODUCT=y"})
-	for _, name := range []string{"HUMANAPI_CLIENT_ID", "HUMANAPI_CLIENT_SECRET", "LOG_LEVEL", "REDIS_TIMEOUT", "HUMANAPI_PRODUCT"} {
+	for _, name := range []string{
+		"HUMANAPI_CLIENT_ID", "HUMANAPI_CLIENT_SECRET", "LOG_LEVEL", "REDIS_TIMEOUT",
+		"HUMANAPI_PRODUCT",
+	} {
 		if n := strings.Count(fmt.Sprint(err), name+": "); n != 1 {
 			t.Errorf("%s is told %d times in: %v", name, n, err)
 		}

@@ -3,6 +3,7 @@ package testbed
 import (
 	"net/http/httptest"
 	"testing"
+
 	"token-sidecar/upstream/sandbox"
 )
 
@@ -24,6 +25,7 @@ func StartAuth(t testing.TB) *Auth {
 // Environ are the settings that use a, and more.
 func (a *Auth) Environ(more ...string) []string {
 	return append([]string{
-		"HUMANAPI_AUTH_URL=" + a.URL, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID, "HUMANAPI_CLIENT_SECRET=" + sandbox.DefaultClientSecret,
+		"HUMANAPI_AUTH_URL=" + a.URL, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID,
+		"HUMANAPI_CLIENT_SECRET=" + sandbox.DefaultClientSecret,
 	}, more...)
 }

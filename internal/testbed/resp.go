@@ -92,8 +92,8 @@ func lengthOf(line []byte) (int, error) {
 	return n, nil
 }
 
-// pushKind is the first word of what pub/sub sends, or nothing for other replies. In RESP 2 it looks like a reply, so it
-// is taken for one unless the connection has subscribed to something.
+// pushKind is the first word of what pub/sub sends, or nothing for other replies. In RESP 2 it looks like a reply, so
+// it is taken for one unless the connection has subscribed to something.
 func pushKind(raw []byte, subscribed bool) string {
 	if raw[0] != '>' && (raw[0] != '*' || !subscribed) {
 		return ""
@@ -104,7 +104,8 @@ func pushKind(raw []byte, subscribed bool) string {
 	}
 	kind := string(lines[2])
 	switch kind {
-	case "message", "pmessage", "smessage", "subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe":
+	case "message", "pmessage", "smessage", "subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe",
+		"sunsubscribe":
 		return kind
 	}
 	if raw[0] == '>' {

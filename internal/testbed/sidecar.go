@@ -43,7 +43,10 @@ func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
 		panic(err)
 	}
 	cmd := exec.CommandContext(ctx, exe, args...)
-	cmd.Env = append([]string{runAsProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GORACE=halt_on_error=1"}, environ...)
+	cmd.Env = append([]string{
+		runAsProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
+		"GORACE=halt_on_error=1",
+	}, environ...)
 	return cmd
 }
 
@@ -127,7 +130,9 @@ func launch(t testing.TB, cmd *exec.Cmd, environ []string) *Sidecar {
 		t.Fatal(err)
 	}
 	go func() { s.done <- s.cmd.Wait() }()
-	transport := &http.Transport{MaxIdleConnsPerHost: 256, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 256, DialContext: func(ctx context.Context, network,
+		addr string,
+	) (net.Conn, error) {
 		if path := environValue(environ, "LISTEN_ADDR"); strings.HasPrefix(path, "unix://") && addr == s.Addr {
 			network, addr = "unix", strings.TrimPrefix(path, "unix://")
 		}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A Step is one command that a client sent to Redis. Steps are numbered from 0, over all connections of a proxy, as they
-// come.
+// A Step is one command that a client sent to Redis. Steps are numbered from 0, over all connections of a proxy, as
+// they come.
 type Step struct {
 	N    int
 	Args []string // the first one is the command, in capitals
@@ -71,9 +71,9 @@ func (f Fault) errorText(command, addr string) string {
 	return ""
 }
 
-// StartRESPProxy starts a proxy before a Redis that matches each reply to its command, so that a single step can fail. Both
-// versions of RESP, pipelines, transactions and pub/sub pass; MONITOR and CLIENT REPLY do not. The fields of the proxy are
-// to be set by set. It ends with the test.
+// StartRESPProxy starts a proxy before a Redis that matches each reply to its command, so that a single step can fail.
+// Both versions of RESP, pipelines, transactions and pub/sub pass; MONITOR and CLIENT REPLY do not. The fields of the
+// proxy are to be set by set. It ends with the test.
 func StartRESPProxy(t testing.TB, target string, set ...func(*Proxy)) *Proxy {
 	t.Helper()
 	p := &Proxy{Late: 400 * time.Millisecond, Counts: counts, t: t, target: target, resp: true}
@@ -94,8 +94,9 @@ func counts(args []string) bool {
 
 func subscribes(command string) bool { return strings.HasSuffix(command, "SUBSCRIBE") }
 
-// OnStep sets what is called for each step before Redis gets it, to choose its fault. While it blocks, that connection is
-// held, and no other; a function that blocks has to return when t.Context() is done. Connections call it at the same time.
+// OnStep sets what is called for each step before Redis gets it, to choose its fault. While it blocks, that connection
+// is held, and no other; a function that blocks has to return when t.Context() is done. Connections call it at the same
+// time.
 func (p *Proxy) OnStep(f func(Step) Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -202,8 +203,8 @@ func (l *link) command(raw []byte, args []string) bool {
 	return e.fault != ResetBefore && e.fault != ResetAfter
 }
 
-// unasked gives the client what it gets instead of replies, for the commands that are next and that Redis did not get. The
-// caller holds l.mu.
+// unasked gives the client what it gets instead of replies, for the commands that are next and that Redis did not get.
+// The caller holds l.mu.
 func (l *link) unasked() {
 	for len(l.queue) > 0 && l.queue[0].replies == 0 {
 		l.give(l.queue[0].instead, l.queue[0].fault)

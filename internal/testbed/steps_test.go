@@ -70,7 +70,8 @@ func TestEachFault(t *testing.T) {
 				if got, err := client.Incr(t.Context(), "n").Result(); err != nil || got != tc.count+1 {
 					t.Errorf("the next step: %d, %v", got, err)
 				}
-				if steps := p.Steps(); len(steps) != 3 || !slices.Equal(steps[0].Args, []string{"SET", "n", "0"}) || steps[2].N != 2 {
+				if steps := p.Steps(); len(steps) != 3 || !slices.Equal(steps[0].Args, []string{"SET", "n", "0"}) ||
+					steps[2].N != 2 {
 					t.Errorf("steps: %v", steps)
 				}
 			})
@@ -176,7 +177,8 @@ func TestWhatIsNoStepPasses(t *testing.T) {
 				return nil
 			})
 			if !errors.Is(err, redis.Nil) || len(results) != 7 || len(results[1].(*redis.StringCmd).Val()) != 1<<20+3 ||
-				results[3].(*redis.MapStringStringCmd).Val()["message"] != "1" || len(results[5].(*redis.MapStringStringCmd).Val()) < 2 {
+				results[3].(*redis.MapStringStringCmd).Val()["message"] != "1" ||
+				len(results[5].(*redis.MapStringStringCmd).Val()) < 2 {
 				t.Errorf("%v, %.100v", err, results)
 			}
 			if got := fmt.Sprint(results[6].(*redis.Cmd).Val()); got != "[1 [message <nil>] []]" {
@@ -220,7 +222,8 @@ func TestSubscriptionsTakeNoReplies(t *testing.T) {
 			t.Fatalf("%q, %v", refused, err)
 		}
 		expect(t, conn, confirmation("subscribe", "ours", 1)+confirmation("subscribe", "ours2", 2)+oom)
-		rest := make([]byte, len(confirmation("unsubscribe", "ours", 1)+confirmation("unsubscribe", "ours2", 0)+"+PONG\r\n"+oom))
+		rest := make([]byte, len(confirmation("unsubscribe", "ours", 1)+confirmation("unsubscribe", "ours2",
+			0)+"+PONG\r\n"+oom))
 		if _, err := io.ReadFull(conn, rest); err != nil {
 			t.Fatal(err)
 		}

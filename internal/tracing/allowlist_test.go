@@ -89,7 +89,10 @@ func TestNamesOfSpans(t *testing.T) {
 		want       string
 	}{
 		{trace.SpanKindServer, marker, []attribute.KeyValue{method, route}, "GET /token"},
-		{trace.SpanKindServer, "GET", []attribute.KeyValue{attribute.String("http.request.method", marker), attribute.String("http.route", "/"+marker)}, "HTTP unknown"},
+		{trace.SpanKindServer, "GET", []attribute.KeyValue{
+			attribute.String("http.request.method", marker),
+			attribute.String("http.route", "/"+marker),
+		}, "HTTP unknown"},
 		{trace.SpanKindClient, "HTTP POST", nil, "HTTP POST"},
 		{trace.SpanKindClient, "redis.pipeline get pttl", nil, "redis.pipeline get pttl"},
 		{trace.SpanKindClient, "get " + marker, nil, "unknown"},
@@ -111,28 +114,34 @@ func TestWhatElseASpanHolds(t *testing.T) {
 	}
 	at := func(span byte) trace.SpanContext {
 		return trace.NewSpanContext(trace.SpanContextConfig{
-			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{span}, TraceFlags: trace.FlagsSampled, TraceState: state, Remote: span == 2,
+			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{span}, TraceFlags: trace.FlagsSampled, TraceState: state,
+			Remote: span == 2,
 		})
 	}
 	said := []attribute.KeyValue{attribute.String("exception.message", marker)}
 	began := time.Unix(1, 0)
 	in := tracetest.SpanStub{
-		Name: marker, SpanContext: at(3), Parent: at(2), SpanKind: trace.SpanKindClient, StartTime: began, EndTime: began.Add(time.Second),
+		Name: marker, SpanContext: at(3), Parent: at(2), SpanKind: trace.SpanKindClient, StartTime: began,
+		EndTime:    began.Add(time.Second),
 		Attributes: said, Status: sdktrace.Status{Code: codes.Error, Description: marker},
-		Events: []sdktrace.Event{{Name: marker, Attributes: said}}, Links: []sdktrace.Link{{SpanContext: at(4), Attributes: said}},
+		Events:               []sdktrace.Event{{Name: marker, Attributes: said}},
+		Links:                []sdktrace.Link{{SpanContext: at(4), Attributes: said}},
 		Resource:             resource.NewSchemaless(attribute.String("service.name", "mine")),
 		InstrumentationScope: instrumentation.Scope{Name: "otelhttp", Version: "1"},
 	}
 	out := tracetest.SpanStubFromReadOnlySpan(clean(in.Snapshot()))
-	if told := fmt.Sprintf("%+v %v %v", out, out.SpanContext.TraceState(), out.Parent.TraceState()); strings.Contains(told, marker) {
+	if told := fmt.Sprintf("%+v %v %v", out, out.SpanContext.TraceState(), out.Parent.TraceState()); strings.Contains(told,
+		marker) {
 		t.Errorf("the marker leaves: %s", told)
 	}
 	if len(out.Events)+len(out.Links) != 0 || out.Status != (sdktrace.Status{Code: codes.Error}) {
 		t.Errorf("%+v", out)
 	}
-	if !out.SpanContext.Equal(in.SpanContext.WithTraceState(trace.TraceState{})) || !out.Parent.Equal(in.Parent.WithTraceState(trace.TraceState{})) ||
+	if !out.SpanContext.Equal(in.SpanContext.WithTraceState(trace.TraceState{})) ||
+		!out.Parent.Equal(in.Parent.WithTraceState(trace.TraceState{})) ||
 		out.SpanKind != in.SpanKind || !out.StartTime.Equal(in.StartTime) || !out.EndTime.Equal(in.EndTime) ||
-		!slices.Equal(out.Resource.Attributes(), in.Resource.Attributes()) || out.InstrumentationScope != in.InstrumentationScope {
+		!slices.Equal(out.Resource.Attributes(), in.Resource.Attributes()) ||
+		out.InstrumentationScope != in.InstrumentationScope {
 		t.Errorf("%+v became %+v", in, out)
 	}
 }

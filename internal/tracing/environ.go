@@ -116,7 +116,8 @@ func (v *variables) number(of value, least, standard int) int {
 func (v *variables) checkSampler() {
 	sampler := v.value("OTEL_TRACES_SAMPLER")
 	sampler.text = strings.ToLower(sampler.text)
-	v.oneOf(sampler, "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio")
+	v.oneOf(sampler, "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
+		"parentbased_traceidratio")
 	ratio := v.value("OTEL_TRACES_SAMPLER_ARG")
 	if ratio.text == "" || !strings.HasSuffix(sampler.text, "traceidratio") {
 		return
@@ -161,7 +162,8 @@ func (v *variables) endpoint() string {
 		return "http://localhost:4318/v1/traces"
 	}
 	u, err := url.Parse(endpoint.text)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" ||
+		u.Fragment != "" {
 		v.wrong(endpoint, "must be a URL of the form http://host:4318, without user, password and query")
 		return ""
 	}

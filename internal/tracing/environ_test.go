@@ -3,6 +3,7 @@ package tracing
 import (
 	"strings"
 	"testing"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -48,7 +49,10 @@ func TestCheckNamesEachMistake(t *testing.T) {
 		{"OTEL_BSP_SCHEDULE_DELAY=0", "OTEL_BSP_SCHEDULE_DELAY"},
 		{"OTEL_RESOURCE_ATTRIBUTES=a=b,c=d", ""},
 		{"OTEL_RESOURCE_ATTRIBUTES=a=b,c", "OTEL_RESOURCE_ATTRIBUTES"},
-		{"OTEL_TRACES_EXPORTER=x " + otlp + "TIMEOUT=x OTEL_BSP_EXPORT_TIMEOUT=x", "OTEL_TRACES_EXPORTER OTEL_BSP_EXPORT_TIMEOUT " + otlp + "TIMEOUT"},
+		{
+			"OTEL_TRACES_EXPORTER=x " + otlp + "TIMEOUT=x OTEL_BSP_EXPORT_TIMEOUT=x",
+			"OTEL_TRACES_EXPORTER OTEL_BSP_EXPORT_TIMEOUT " + otlp + "TIMEOUT",
+		},
 	} {
 		t.Run(c.environ, func(t *testing.T) {
 			var named []string

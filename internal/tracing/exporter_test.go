@@ -13,9 +13,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"token-sidecar/internal/testbed"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"token-sidecar/internal/testbed"
 )
 
 // sendOne sends a span as a process with that environment would, and returns the log.
@@ -63,7 +64,8 @@ func TestNoRedirectWithTheAPIKey(t *testing.T) {
 			if asked.Swap(0) != 1 || elsewhere.Load() != 0 {
 				t.Fatalf("%d to %s is followed", status, to)
 			}
-			if strings.Count(log, "traces cannot be sent") != 1 || !strings.Contains(log, fmt.Sprint("status ", status)) || strings.Contains(log, "s3cr3t") {
+			if strings.Count(log, "traces cannot be sent") != 1 || !strings.Contains(log, fmt.Sprint("status ", status)) ||
+				strings.Contains(log, "s3cr3t") {
 				t.Errorf("log: %s", log)
 			}
 		}
@@ -88,7 +90,8 @@ func TestCollectorWithCertificates(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	const otlp = "OTEL_EXPORTER_OTLP_"
-	if log := sendOne(t, otlp+"ENDPOINT="+server.URL); received.Load() != 0 || !strings.Contains(log, "unknown authority") {
+	if log := sendOne(t, otlp+"ENDPOINT="+server.URL); received.Load() != 0 || !strings.Contains(log,
+		"unknown authority") {
 		t.Errorf("without certificates: %s", log)
 	}
 	log := sendOne(t, otlp+"CERTIFICATE="+certificate, otlp+"CLIENT_CERTIFICATE="+certificate, otlp+"CLIENT_KEY="+key,
@@ -113,7 +116,10 @@ func (f *fakeExporter) Shutdown(context.Context) error                          
 func TestOneLineForEachChangeOfState(t *testing.T) {
 	var log strings.Builder
 	fake := &fakeExporter{}
-	e := &exporter{SpanExporter: fake, transport: &transport{Transport: &http.Transport{}}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	e := &exporter{
+		SpanExporter: fake, transport: &transport{Transport: &http.Transport{}},
+		log: slog.New(slog.NewTextHandler(&log, nil)),
+	}
 	for _, step := range []struct {
 		err    error
 		status int64
@@ -133,7 +139,8 @@ func TestOneLineForEachChangeOfState(t *testing.T) {
 		if err := e.ExportSpans(t.Context(), nil); !errors.Is(err, step.err) {
 			t.Errorf("%v, not %v", err, step.err)
 		}
-		if got := log.String(); strings.Count(got, "\n") != min(1, len(step.line)) || !regexp.MustCompile(step.line).MatchString(got) || strings.Contains(got, "s3cr3t") {
+		if got := log.String(); strings.Count(got, "\n") != min(1, len(step.line)) ||
+			!regexp.MustCompile(step.line).MatchString(got) || strings.Contains(got, "s3cr3t") {
 			t.Errorf("%v: %q", step.err, got)
 		}
 	}

@@ -44,7 +44,8 @@ func Start(ctx context.Context, environ []string, version string, log *slog.Logg
 		return Tracing{}, err
 	}
 	about, err := resource.New(ctx,
-		resource.WithAttributes(semconv.ServiceName("token-sidecar"), semconv.ServiceVersion(version)), resource.WithFromEnv(), resource.WithTelemetrySDK())
+		resource.WithAttributes(semconv.ServiceName("token-sidecar"), semconv.ServiceVersion(version)),
+		resource.WithFromEnv(), resource.WithTelemetrySDK())
 	if err != nil {
 		return Tracing{}, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
@@ -72,7 +73,8 @@ func (t Tracing) Handler(h http.Handler) http.Handler {
 		trace.SpanFromContext(r.Context()).SetAttributes(semconv.HTTPRoute(route(r.URL.Path)))
 		h.ServeHTTP(w, r)
 	})
-	return otelhttp.NewHandler(routed, "token-sidecar", otelhttp.WithTracerProvider(t.provider), otelhttp.WithPropagators(traceparent{}))
+	return otelhttp.NewHandler(routed, "token-sidecar", otelhttp.WithTracerProvider(t.provider),
+		otelhttp.WithPropagators(traceparent{}))
 }
 
 // Transport wraps the calls to the auth service, which are told of the trace.
@@ -88,7 +90,8 @@ func (t Tracing) Redis(client redis.UniversalClient) error {
 	if t.provider == nil || client == nil {
 		return nil
 	}
-	return redisotel.InstrumentTracing(client, redisotel.WithTracerProvider(t.provider), redisotel.WithDBStatement(false), redisotel.WithCallerEnabled(false))
+	return redisotel.InstrumentTracing(client, redisotel.WithTracerProvider(t.provider), redisotel.WithDBStatement(false),
+		redisotel.WithCallerEnabled(false))
 }
 
 // traceparent takes in and hands on the header of that name alone. Tracestate and baggage are the app's own and could

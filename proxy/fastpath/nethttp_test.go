@@ -15,9 +15,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"token-sidecar/internal/testbed"
 
 	"go.uber.org/goleak"
+
+	"token-sidecar/internal/testbed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,7 +32,8 @@ func (e *echo) Respond(r Request, a *Answer) bool {
 		return false
 	}
 	e.here.Add(1)
-	a.Body = appendEcho(a.Body, r.Method, string(r.Query), string(r.Host), string(r.Authorization), string(r.ContentType), r.Body)
+	a.Body = appendEcho(a.Body, r.Method, string(r.Query), string(r.Host), string(r.Authorization), string(r.ContentType),
+		r.Body)
 	a.Set("Cache-Control", []byte("no-store"))
 	a.Set("Content-Type", []byte("text/plain"))
 	return true
@@ -48,7 +50,8 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/slow" {
 		time.Sleep(time.Second)
 	}
-	answer := appendEcho(nil, r.Method, r.URL.RawQuery, r.Host, r.Header.Get("Authorization"), r.Header.Get("Content-Type"), body)
+	answer := appendEcho(nil, r.Method, r.URL.RawQuery, r.Host, r.Header.Get("Authorization"),
+		r.Header.Get("Content-Type"), body)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "text/plain")
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
@@ -109,7 +112,8 @@ func serve(t *testing.T, fast bool, pieces [][]byte) (answers string, ended time
 func get(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n" }
 
 func post(path, body string) string {
-	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s",
+		path, len(body), body)
 }
 
 // FuzzConnection: a caller cannot tell a server with the fast path from one without it. The pieces of a script are
@@ -129,13 +133,17 @@ func FuzzConnection(f *testing.F) {
 		post("/echo", "a") + then + post("/echo", "b") + "\r\n" + then + post("/echo", "c") + then + get("/echo?2"),
 		post("/echo", "a") + then + post("/slow", "b") + "\n" + then + then + then + post("/echo", "c"),
 		twice + post("/unread", get("/echo?3")) + then + get("/echo?4") + then + get("/echo?5"),
-		twice + strings.TrimSuffix(post("/unread", get("/echo?3")), get("/echo?3")) + then + get("/echo?3") + then + get("/echo?4"),
-		twice + "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n" + then + get("/echo?3"),
-		twice + "POST /unread HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 48\r\n\r\n" + then + get("/echo?3"),
+		twice + strings.TrimSuffix(post("/unread", get("/echo?3")),
+			get("/echo?3")) + then + get("/echo?3") + then + get("/echo?4"),
+		twice + "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n" + then +
+			get("/echo?3"),
+		twice + "POST /unread HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 48\r\n\r\n" + then +
+			get("/echo?3"),
 		twice + "GET /echo HTTP/1.0\r\nHost: localhost\r\n\r\n" + then + get("/echo?3"),
 		twice + "GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" + then + get("/echo?3"),
 		twice + get("/echo?3") + strings.Repeat(" ", 5000),
-		twice + strings.Repeat(get("/echo?"+strings.Repeat("x", 512-len(get("/echo?")))), 20), // fills net/http's buffer exactly
+		// fills net/http's buffer exactly
+		twice + strings.Repeat(get("/echo?"+strings.Repeat("x", 512-len(get("/echo?")))), 20),
 	} {
 		f.Add([]byte(seed))
 	}
@@ -177,7 +185,8 @@ func TestWhoAnswers(t *testing.T) {
 				pieces = append(pieces, []byte(text))
 			}
 			answers, _, e := serve(t, true, pieces)
-			if e.here.Load() != c.here || e.netHTTP.Load() != c.netHTTP || strings.Count(answers, " 200 OK\r\n") != int(c.here+c.netHTTP) {
+			if e.here.Load() != c.here || e.netHTTP.Load() != c.netHTTP || strings.Count(answers,
+				" 200 OK\r\n") != int(c.here+c.netHTTP) {
 				t.Errorf("%d and %d by net/http:\n%s", e.here.Load(), e.netHTTP.Load(), answers)
 			}
 		})

@@ -47,7 +47,8 @@ func FuzzRequest(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	meaningless := []string{
-		"Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Baggage", "Connection", "Content-Length", "Content-Type", "Host",
+		"Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Baggage", "Connection", "Content-Length",
+		"Content-Type", "Host",
 		"Sec-Fetch-Mode", "Traceparent", "Tracestate", "User-Agent",
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -75,7 +76,8 @@ func FuzzRequest(f *testing.F) {
 		if !plain {
 			return
 		}
-		if r.Method != got.Method || r.URL.EscapedPath() != string(got.Path) || r.URL.RawQuery != string(got.Query) || r.Host == "" || r.Host != string(got.Host) ||
+		if r.Method != got.Method || r.URL.EscapedPath() != string(got.Path) || r.URL.RawQuery != string(got.Query) ||
+			r.Host == "" || r.Host != string(got.Host) ||
 			string(body) != string(got.Body) || r.Close || r.ProtoMinor != 1 || r.TransferEncoding != nil {
 			t.Fatalf("%+v is, to net/http, %+v %q", got, r, body)
 		}
@@ -108,7 +110,8 @@ func TestCheckedWithGo(t *testing.T) {
 		}
 		return string(found[1])
 	}
-	checked, used := find("../../docs/fastpath.md", `Checked with Go (\d+\.\d+)`), find("../../go.mod", `(?m)^go (\d+\.\d+)`)
+	checked, used := find("../../docs/fastpath.md", `Checked with Go (\d+\.\d+)`),
+		find("../../go.mod", `(?m)^go (\d+\.\d+)`)
 	if checked != used {
 		t.Errorf("go.mod says Go %s, but the fast path was checked with %s: see docs/fastpath.md", used, checked)
 	}

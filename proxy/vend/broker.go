@@ -13,12 +13,13 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
-	"token-sidecar/cache"
-	"token-sidecar/internal/secret"
-	"token-sidecar/upstream"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
+
+	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
+	"token-sidecar/upstream"
 )
 
 // Cache is what vending needs of the caches; see [cache.Cache].
@@ -45,8 +46,8 @@ type RefreshTokenKeeper interface {
 	KeepRefreshToken(ctx context.Context, key cache.Key, token secret.Text, sent time.Time)
 }
 
-// ErrPanic is the error of callers whose fetch panicked; the log has the stack. ErrTooLate is that of callers whose token
-// came so late that it is inside its margin already.
+// ErrPanic is the error of callers whose fetch panicked; the log has the stack. ErrTooLate is that of callers whose
+// token came so late that it is inside its margin already.
 var (
 	ErrPanic   = errors.New("vend: a defect: fetching a token panicked")
 	ErrTooLate = errors.New("vend: the token came too late to be served")

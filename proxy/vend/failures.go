@@ -9,8 +9,8 @@ import (
 // summaryInterval is how often a failure that recurs is logged again.
 const summaryInterval = time.Minute
 
-// A failureLog logs what fails again and again: when it begins, once a minute with how often it happened since, and when
-// it is over.
+// A failureLog logs what fails again and again: when it begins, once a minute with how often it happened since, and
+// when it is over.
 type failureLog struct {
 	log          *slog.Logger
 	failed, over string // the messages

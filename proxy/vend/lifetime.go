@@ -2,6 +2,7 @@ package vend
 
 import (
 	"time"
+
 	"token-sidecar/cache"
 )
 

@@ -3,10 +3,11 @@ package vend
 import (
 	"testing"
 	"time"
-	"token-sidecar/cache"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"token-sidecar/cache"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

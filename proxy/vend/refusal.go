@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/upstream"
@@ -12,8 +13,8 @@ import (
 // lateTTL is how long nobody asks again after a token that came too late: the next would most likely, too.
 const lateTTL = time.Second
 
-// A refusalRecord is how the caches keep why there is no token: a definitive refusal of the auth service, or a token that
-// came too late.
+// A refusalRecord is how the caches keep why there is no token: a definitive refusal of the auth service, or a token
+// that came too late.
 type refusalRecord struct {
 	Late      bool   `json:"late,omitempty"`
 	Status    int    `json:"status,omitempty"`
@@ -30,7 +31,8 @@ func (b *Broker) encodeRefusal(err error) (record cache.Refusal, ttl time.Durati
 	case errors.Is(err, ErrTooLate):
 		kept, ttl = refusalRecord{Late: true}, lateTTL
 	case errors.As(err, &e) && e.Kind == upstream.Refused:
-		kept, ttl = refusalRecord{Status: e.Status, Code: e.Code, RequestID: e.RequestID, Body: e.Body.Reveal()}, b.opts.NegativeTTL
+		kept, ttl = refusalRecord{Status: e.Status, Code: e.Code, RequestID: e.RequestID, Body: e.Body.Reveal()},
+			b.opts.NegativeTTL
 	default:
 		return record, 0
 	}

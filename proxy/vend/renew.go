@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
 	"token-sidecar/cache"
 	"token-sidecar/upstream"
 )

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -18,7 +19,8 @@ type builder struct {
 	root string
 }
 
-// command returns a command that may do to the files of images what root may: who is not root becomes it in a user namespace.
+// command returns a command that may do to the files of images what root may: who is not root becomes it in a user
+// namespace.
 func (b builder) command(name string, args ...string) *exec.Cmd {
 	if os.Getuid() != 0 {
 		name, args = "buildah", append([]string{"unshare", name}, args...)
@@ -28,7 +30,10 @@ func (b builder) command(name string, args ...string) *exec.Cmd {
 
 func (b builder) run(args ...string) string {
 	b.t.Helper()
-	storage := []string{"--storage-driver", "vfs", "--root", filepath.Join(b.root, "root"), "--runroot", filepath.Join(b.root, "run")}
+	storage := []string{
+		"--storage-driver", "vfs", "--root", filepath.Join(b.root, "root"), "--runroot",
+		filepath.Join(b.root, "run"),
+	}
 	return b.output(b.command("buildah", append(storage, args...)...))
 }
 
@@ -54,26 +59,34 @@ func (b builder) goEnv(name string) string {
 	return b.output(exec.CommandContext(b.t.Context(), "go", "env", name))
 }
 
-// standIn makes an image that, with the volumes of build, can do what the Dockerfile asks of the builder image: a shell, this
-// machine's Go and its certificates. Images cannot be pulled everywhere the tests run.
+// standIn makes an image that, with the volumes of build, can do what the Dockerfile asks of the builder image: a
+// shell, this machine's Go and its certificates. Images cannot be pulled everywhere the tests run.
 func (b builder) standIn() string {
 	b.t.Helper()
 	container := b.run("from", "scratch")
 	root := b.run("mount", container)
-	b.sh(`cd ` + root + ` && mkdir -p bin tmp root etc/ssl/certs && cp "$(command -v busybox)" bin/busybox && for tool in sh mkdir cp; do ln -s busybox bin/$tool; done
+	b.sh(`cd ` + root + ` && mkdir -p bin tmp root etc/ssl/certs && cp "$(command -v busybox)" bin/busybox
+for tool in sh mkdir cp; do ln -s busybox bin/$tool; done
 cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/`)
-	b.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", "--env", "GOTOOLCHAIN=local", "--env", "GOPROXY="+b.goEnv("GOPROXY"), container)
+	b.run("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", "--env", "GOTOOLCHAIN=local", "--env",
+		"GOPROXY="+b.goEnv("GOPROXY"), container)
 	b.run("umount", container)
 	b.run("commit", "--quiet", container, "stand-in")
 	return "localhost/stand-in"
 }
 
-// build builds the Dockerfile on base. The container sees this machine's Go, modules and cache, and what it writes there is
-// dropped with it.
+// build builds the Dockerfile on base. The container sees this machine's Go, modules and cache, and what it writes
+// there is dropped with it.
 func (b builder) build(base, tag string) string {
 	b.t.Helper()
-	args := []string{"build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER=" + base, "--build-arg", "VERSION=v1.2.3", "--tag", tag}
-	for from, to := range map[string]string{"GOROOT": "/usr/local/go", "GOMODCACHE": "/root/go/pkg/mod", "GOCACHE": "/root/.cache/go-build"} {
+	args := []string{
+		"build", "--quiet", "--isolation", "chroot", "--timestamp", "0", "--build-arg", "BUILDER=" + base,
+		"--build-arg", "VERSION=v1.2.3", "--tag", tag,
+	}
+	for from, to := range map[string]string{
+		"GOROOT": "/usr/local/go", "GOMODCACHE": "/root/go/pkg/mod",
+		"GOCACHE": "/root/.cache/go-build",
+	} {
 		args = append(args, "--volume", b.goEnv(from)+":"+to+":O")
 	}
 	return b.run(append(args, ".")...)
@@ -109,12 +122,14 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := image.OCI.Config
-	if config.User != "65532:65532" || config.Entrypoint[0] != "/token-sidecar" || config.Labels["org.opencontainers.image.version"] != "v1.2.3" {
+	if config.User != "65532:65532" || config.Entrypoint[0] != "/token-sidecar" ||
+		config.Labels["org.opencontainers.image.version"] != "v1.2.3" {
 		t.Errorf("%+v", config)
 	}
 
 	root := b.run("mount", b.run("from", "localhost/first"))
-	files := b.sh("cd " + root + " && find . -type f | grep -vE '^./(dev|proc|sys)/' | sort | xargs du -cb | awk '{print $2, $1}'")
+	files := b.sh("cd " + root +
+		" && find . -type f | grep -vE '^./(dev|proc|sys)/' | sort | xargs du -cb | awk '{print $2, $1}'")
 	var size int
 	if _, err := fmt.Sscanf(files[strings.Index(files, "total "):], "total %d", &size); err != nil || size > 20_000_000 {
 		t.Errorf("%d bytes, %v", size, err)
@@ -130,7 +145,8 @@ func TestImage(t *testing.T) {
 		cmd.Env = environ
 		return cmd
 	}
-	if out, err := inImage("$sidecar version").CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "token-sidecar v1.2.3\n") {
+	if out, err := inImage("$sidecar version").CombinedOutput(); err != nil || !strings.HasPrefix(string(out),
+		"token-sidecar v1.2.3\n") {
 		t.Errorf("%v: %s", err, out)
 	}
 	serve := inImage("$sidecar serve & read || kill $!; wait $!") // it is told to end when standard input ends
@@ -144,7 +160,8 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	testbed.Eventually(t, "healthcheck", func() error { return inImage("$sidecar healthcheck").Run() })
-	if out, err := inImage("$sidecar get --user alice").CombinedOutput(); err != nil || !strings.Contains(string(out), "access_token") {
+	if out, err := inImage("$sidecar get --user alice").CombinedOutput(); err != nil || !strings.Contains(string(out),
+		"access_token") {
 		t.Errorf("%v: %s", err, out)
 	}
 	_ = end.Close()

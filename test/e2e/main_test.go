@@ -1,14 +1,14 @@
-// Package e2e tests the project from outside with what is too heavy for the module of the program: a browser, Prometheus,
-// images, and, in package charts, Helm.
+// Package e2e tests the project from outside with what is too heavy for the module of the program: a browser,
+// Prometheus, images, and, in package charts, Helm.
 package e2e
 
 import (
 	"os"
 	"testing"
-	"token-sidecar/internal/cli"
-	"token-sidecar/internal/testbed"
 
 	"go.uber.org/goleak"
+	"token-sidecar/internal/cli"
+	"token-sidecar/internal/testbed"
 )
 
 func TestMain(m *testing.M) {

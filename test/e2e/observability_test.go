@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -33,7 +34,8 @@ func TestAlerts(t *testing.T) {
 		}
 	}
 	runbook := testbed.ReadFile(t, "docs/runbook.md")
-	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(testbed.ReadFile(t, observability+"alerts.yaml"), -1)
+	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(testbed.ReadFile(t, observability+"alerts.yaml"),
+		-1)
 	tests := testbed.ReadFile(t, observability+"alerts_test.yaml")
 	for _, alert := range alerts {
 		if !strings.Contains(runbook, "\n## "+alert[1]+"\n") {
@@ -53,7 +55,8 @@ func startPrometheus(t *testing.T, target string) (url string) {
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"),
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "prometheus",
+		"--config.file="+filepath.Join(dir, "prometheus.yml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -99,7 +102,8 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	}))
 	defer otlp.Close()
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	environ := auth.Environ("REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+otlp.URL, "MAX_CONCURRENT_REQUESTS=2", "UPSTREAM_MAX_ATTEMPTS=1")
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "OTEL_EXPORTER_OTLP_ENDPOINT="+otlp.URL, "MAX_CONCURRENT_REQUESTS=2",
+		"UPSTREAM_MAX_ATTEMPTS=1")
 	other := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	s := testbed.StartSidecar(t, environ...)
 	prometheus := startPrometheus(t, s.Admin)
@@ -126,7 +130,8 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 		left, leave := context.WithCancel(t.Context())
 		calls = auth.Counts().Calls
 		two.Go(func() {
-			req, _ := http.NewRequestWithContext(left, http.MethodGet, "http://"+s.Addr+"/token?client_user_id="+user("left"), nil)
+			req, _ := http.NewRequestWithContext(left, http.MethodGet, "http://"+s.Addr+"/token?client_user_id="+user("left"),
+				nil)
 			if res, err := http.DefaultClient.Do(req); err == nil {
 				_ = res.Body.Close()
 			}
@@ -143,7 +148,10 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 		s.Do("GET", "client_user_id=policy-4711&type=wrong")
 		s.Get("policy-4711", "Origin", "http://evil.example")
 	}
-	outcomes := []string{"hit_memory", "hit_redis", "miss", "collapsed", "forgotten", "refused", "failed", "rejected", "guarded", "shed", "abandoned"}
+	outcomes := []string{
+		"hit_memory", "hit_redis", "miss", "collapsed", "forgotten", "refused", "failed", "rejected",
+		"guarded", "shed", "abandoned",
+	}
 	n := 0
 	missing := outcomes
 	testbed.Until(t, "every outcome is counted", func() bool { // which of two callers is shed is up to the machine
@@ -165,7 +173,10 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 			t.Errorf("%s is not on the page", outcome)
 		}
 	}
-	for _, code := range []string{"UNKNOWN_CLIENT_USER_ID", "OVERLOADED", "UPSTREAM_UNAVAILABLE", "INVALID_TOKEN_TYPE", "CALLER_NOT_ALLOWED"} {
+	for _, code := range []string{
+		"UNKNOWN_CLIENT_USER_ID", "OVERLOADED", "UPSTREAM_UNAVAILABLE", "INVALID_TOKEN_TYPE",
+		"CALLER_NOT_ALLOWED",
+	} {
 		if !strings.Contains(page, `"code":"`+code+`"`) {
 			t.Errorf("%s is not on the page", code)
 		}

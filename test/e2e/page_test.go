@@ -11,11 +11,11 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"token-sidecar/internal/testbed"
-	"token-sidecar/upstream/sandbox"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
 )
 
 // screenshotsTo is a folder that takes pictures of the status page; empty: none.
@@ -48,7 +48,8 @@ func TestPage(t *testing.T) {
 	var problems []string
 	var mu sync.Mutex
 	if err := chromedp.Listen(tab, func(event any) {
-		if text := fmt.Sprintf("%T", event); strings.Contains(text, "ExceptionThrown") || strings.Contains(text, "EntryAdded") {
+		if text := fmt.Sprintf("%T", event); strings.Contains(text, "ExceptionThrown") || strings.Contains(text,
+			"EntryAdded") {
 			mu.Lock()
 			defer mu.Unlock()
 			said, _ := json.Marshal(event)
@@ -137,7 +138,8 @@ func TestPage(t *testing.T) {
 	picture("breaker-open-redis-gone")
 
 	page := ask[string](t, tab, "document.documentElement.outerHTML")
-	if strings.Contains(page, "policy-4711") || strings.Contains(page, sandbox.DefaultClientSecret) || strings.Contains(page, "sbx.") {
+	if strings.Contains(page, "policy-4711") || strings.Contains(page, sandbox.DefaultClientSecret) ||
+		strings.Contains(page, "sbx.") {
 		t.Error("the page shows a user, a secret or a token")
 	}
 	mu.Lock()

@@ -9,9 +9,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"token-sidecar/internal/testbed"
 
 	"go.yaml.in/yaml/v2"
+	"token-sidecar/internal/testbed"
 )
 
 // A probe is that of a container in a manifest.
@@ -42,8 +42,9 @@ type manifest struct {
 	} `yaml:"spec"`
 }
 
-// podScript is a pod: a network of its own, in which the sidecar starts and has passed its start-up probe before the app comes;
-// at the end the app has gone when the sidecar is told to. Probes come to the pod's address, as those of the kubelet do.
+// podScript is a pod: a network of its own, in which the sidecar starts and has passed its start-up probe before the
+// app comes; at the end the app has gone when the sidecar is told to. Probes come to the pod's address, as those of the
+// kubelet do.
 const podScript = `
 ip link set lo up && ip addr add 10.9.9.9/32 dev lo
 program sandbox --addr 127.0.0.1:8090 >/dev/null & auth=$!
@@ -79,9 +80,11 @@ func TestPodInMiniature(t *testing.T) {
 	if len(sidecar.Command) != 0 || len(sidecar.Env) < 5 || asks == nil {
 		t.Fatalf("not understood: %+v, %+v", sidecar, app)
 	}
-	script := fmt.Sprintf(podScript, environ, sidecar.Startup.Get.Port, sidecar.Startup.Get.Path, sidecar.Readiness.Get.Port,
+	script := fmt.Sprintf(podScript, environ, sidecar.Startup.Get.Port, sidecar.Startup.Get.Path,
+		sidecar.Readiness.Get.Port,
 		sidecar.Readiness.Get.Path, sidecar.Liveness.Get.Port, sidecar.Liveness.Get.Path, asks[1])
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "unshare", "--map-root-user", "--net", "bash", "-euc", script)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "unshare", "--map-root-user", "--net", "bash", "-euc",
+		script)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
 	var stderr strings.Builder

@@ -8,6 +8,7 @@ package gatetest
 import (
 	"testing"
 	"time"
+
 	"token-sidecar/upstream"
 )
 

@@ -3,6 +3,7 @@ package gatetest
 import (
 	"sync"
 	"testing"
+
 	"token-sidecar/upstream"
 )
 

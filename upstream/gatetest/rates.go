@@ -3,6 +3,7 @@ package gatetest
 import (
 	"testing"
 	"time"
+
 	"token-sidecar/upstream"
 )
 

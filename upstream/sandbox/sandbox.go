@@ -192,7 +192,10 @@ func (s *Sandbox) token(w http.ResponseWriter, r *http.Request) {
 		if mood.Status >= 300 && mood.Status < 400 {
 			w.Header().Set("Location", "/v1/elsewhere")
 		}
-		reply(w, mood.Status, map[string]any{"statusCode": mood.Status, "error": http.StatusText(mood.Status), "message": "as told by PUT /sandbox"})
+		reply(w, mood.Status, map[string]any{
+			"statusCode": mood.Status, "error": http.StatusText(mood.Status),
+			"message": "as told by PUT /sandbox",
+		})
 		return
 	}
 	if no := s.check(r.URL.Path, req, parsed, mood); no != nil {

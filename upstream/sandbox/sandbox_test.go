@@ -38,14 +38,16 @@ func TestDocumentedAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec := httptest.NewRecorder()
-			New(Options{}).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/"+c.path+"/token", strings.NewReader(c.body)))
+			New(Options{}).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/"+c.path+"/token",
+				strings.NewReader(c.body)))
 			var fields map[string]any
 			if err := json.Unmarshal(rec.Body.Bytes(), &fields); err != nil {
 				t.Fatal(err)
 			}
 			text, _ := fields[c.field].(string)
 			code, _ := fields["errorCode"].(string)
-			if rec.Code != c.status || text == "" || code != c.code || (c.status != 200) != (rec.Header().Get("X-Humanapi-Request-Id") != "") {
+			if rec.Code != c.status || text == "" || code != c.code ||
+				(c.status != 200) != (rec.Header().Get("X-Humanapi-Request-Id") != "") {
 				t.Errorf("%d %s", rec.Code, rec.Body)
 			}
 		})
@@ -55,7 +57,8 @@ func TestDocumentedAnswers(t *testing.T) {
 func TestInspect(t *testing.T) {
 	now := time.Now()
 	token := mint("alice", now, 60)
-	if mine, left := Inspect(token, "alice", now.Add(20*time.Second)); !mine || left > 40*time.Second || left < 39*time.Second {
+	if mine, left := Inspect(token, "alice", now.Add(20*time.Second)); !mine || left > 40*time.Second ||
+		left < 39*time.Second {
 		t.Errorf("%v, %v", mine, left)
 	}
 	for _, other := range []string{"", "x", "sbx.a.b.c", strings.Replace(token, "sbx", "sby", 1)} {

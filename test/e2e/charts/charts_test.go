@@ -125,7 +125,8 @@ func TestWrongValues(t *testing.T) {
 // TestInjectionNeedsTheCluster: it is rendered for what the cluster offers, and says so where that is not enough.
 func TestInjectionNeedsTheCluster(t *testing.T) {
 	values := []string{required, "injection.enabled=true"}
-	if _, err := Render("demo", sidecar, Rendering{Values: values}); err == nil || !strings.Contains(err.Error(), "no MutatingAdmissionPolicy") {
+	if _, err := Render("demo", sidecar, Rendering{Values: values}); err == nil || !strings.Contains(err.Error(),
+		"no MutatingAdmissionPolicy") {
 		t.Error(err)
 	}
 	for _, version := range []string{"v1", "v1beta1"} {
@@ -144,10 +145,12 @@ func offers(version string) []string {
 
 func TestNativeSidecarsNeedANewerCluster(t *testing.T) {
 	service := exampleService(t)
-	if _, err := Render("demo", service, Rendering{Kubernetes: "1.28.0"}); err == nil || !strings.Contains(err.Error(), "set mode to plain") {
+	if _, err := Render("demo", service, Rendering{Kubernetes: "1.28.0"}); err == nil || !strings.Contains(err.Error(),
+		"set mode to plain") {
 		t.Error(err)
 	}
-	if _, err := Render("demo", service, Rendering{Kubernetes: "1.28.0", Values: []string{"token-sidecar.mode=plain"}}); err != nil {
+	if _, err := Render("demo", service,
+		Rendering{Kubernetes: "1.28.0", Values: []string{"token-sidecar.mode=plain"}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -173,8 +176,8 @@ func documents(t *testing.T) (all []string) {
 	return all
 }
 
-// TestTypes: what is rendered are objects of Kubernetes, without a field that their types do not have. What a field may hold is
-// left to a real API server: TestGoldenFilesAreAdmitted.
+// TestTypes: what is rendered are objects of Kubernetes, without a field that their types do not have. What a field may
+// hold is left to a real API server: TestGoldenFilesAreAdmitted.
 func TestTypes(t *testing.T) {
 	strict := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 	for _, document := range documents(t) {
@@ -190,7 +193,10 @@ func TestReadme(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS(sidecar)); err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{"values-file": "values.yaml", "output-file": "README.md", "sort-values-order": document.AlphaNumSortOrder} {
+	for name, value := range map[string]string{
+		"values-file": "values.yaml", "output-file": "README.md",
+		"sort-values-order": document.AlphaNumSortOrder,
+	} {
 		viper.Set(name, value)
 	}
 	chart, err := helmdocs.ParseChartInformation(dir, helmdocs.ChartValuesDocumentationParsingConfig{})

@@ -67,16 +67,21 @@ func startCluster(t *testing.T) *cluster {
 		return path
 	}
 	etcd, peer, port := freePort(t), freePort(t), freePort(t)
-	start(t, file("etcd.log", ""), "etcd", "--data-dir", file("etcd", ""), "--listen-client-urls", "http://127.0.0.1:"+etcd,
+	start(t, file("etcd.log", ""), "etcd", "--data-dir", file("etcd", ""), "--listen-client-urls",
+		"http://127.0.0.1:"+etcd,
 		"--advertise-client-urls", "http://127.0.0.1:"+etcd, "--listen-peer-urls", "http://127.0.0.1:"+peer,
 		"--initial-advertise-peer-urls", "http://127.0.0.1:"+peer, "--initial-cluster", "default=http://127.0.0.1:"+peer)
 	key := file("sa.key", "")
-	if out, err := exec.CommandContext(t.Context(), "openssl", "genrsa", "-out", key, "2048").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "openssl", "genrsa", "-out", key,
+		"2048").CombinedOutput(); err != nil {
 		t.Fatalf("%s", out)
 	}
-	start(t, file("apiserver.log", ""), "kube-apiserver", "--etcd-servers", "http://127.0.0.1:"+etcd, "--bind-address", "127.0.0.1",
-		"--secure-port", port, "--cert-dir", dir, "--token-auth-file", file("tokens", "admin-token,admin,admin,system:masters\n"),
-		"--service-account-key-file", key, "--service-account-signing-key-file", key, "--service-account-issuer", "https://kubernetes.default.svc",
+	start(t, file("apiserver.log", ""), "kube-apiserver", "--etcd-servers", "http://127.0.0.1:"+etcd, "--bind-address",
+		"127.0.0.1",
+		"--secure-port", port, "--cert-dir", dir, "--token-auth-file",
+		file("tokens", "admin-token,admin,admin,system:masters\n"),
+		"--service-account-key-file", key, "--service-account-signing-key-file", key, "--service-account-issuer",
+		"https://kubernetes.default.svc",
 		"--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24",
 		"--runtime-config", "admissionregistration.k8s.io/v1beta1=true")
 	c := &cluster{t: t, config: file("kubeconfig", fmt.Sprintf(`apiVersion: v1
@@ -86,7 +91,8 @@ users: [{name: u, user: {token: admin-token}}]
 contexts: [{name: x, context: {cluster: c, user: u, namespace: demo}}]
 current-context: x
 `, port))}
-	c.until("the API server is ready", func() bool { _, err := c.try("", "kubectl", "get", "--raw", "/readyz"); return err == nil })
+	c.until("the API server is ready",
+		func() bool { _, err := c.try("", "kubectl", "get", "--raw", "/readyz"); return err == nil })
 	return c
 }
 
@@ -199,11 +205,14 @@ func TestInjection(t *testing.T) {
 		"of a Job":   c.admit("job", "demo", optedIn, `,"restartPolicy":"Never"`, false),
 	} {
 		init, volumes := p.names()
-		if len(init) == 0 || init[0] != "token-sidecar" || p.Spec.InitContainers[0].RestartPolicy != "Always" || strings.Count(strings.Join(init, " "), "token-sidecar") != 1 {
+		if len(init) == 0 || init[0] != "token-sidecar" || p.Spec.InitContainers[0].RestartPolicy != "Always" ||
+			strings.Count(strings.Join(init, " "), "token-sidecar") != 1 {
 			t.Errorf("%s: init containers %v", name, init)
 		}
-		if volumes[0] != "token-sidecar" || len(p.Spec.Containers[0].VolumeMounts) != 0 || len(p.Spec.InitContainers[0].VolumeMounts) != 1 {
-			t.Errorf("%s: volumes %v, mounts of the app %v, of the sidecar %v", name, volumes, p.Spec.Containers[0].VolumeMounts, p.Spec.InitContainers[0].VolumeMounts)
+		if volumes[0] != "token-sidecar" || len(p.Spec.Containers[0].VolumeMounts) != 0 ||
+			len(p.Spec.InitContainers[0].VolumeMounts) != 1 {
+			t.Errorf("%s: volumes %v, mounts of the app %v, of the sidecar %v", name, volumes, p.Spec.Containers[0].VolumeMounts,
+				p.Spec.InitContainers[0].VolumeMounts)
 		}
 		if name == "with lists" && (len(init) != 2 || init[1] != "migrate" || len(volumes) != 2) {
 			t.Errorf("%s: %v, %v", name, init, volumes)
@@ -213,7 +222,8 @@ func TestInjection(t *testing.T) {
 	again := c.must("", "kubectl", "get", "pod", "bare", "-o", "json")
 	c.must("", "kubectl", "delete", "pod", "bare", "--grace-period=0", "--force")
 	var second pod
-	if err := json.Unmarshal([]byte(c.must(strings.Replace(again, `"resourceVersion"`, `"was"`, 1), "kubectl", "create", "--validate=false", "-f", "-", "-o", "json")), &second); err != nil {
+	if err := json.Unmarshal([]byte(c.must(strings.Replace(again, `"resourceVersion"`, `"was"`, 1), "kubectl", "create",
+		"--validate=false", "-f", "-", "-o", "json")), &second); err != nil {
 		t.Fatal(err)
 	}
 	if init, volumes := second.names(); len(init) != 1 || len(volumes) != 1 {
@@ -230,7 +240,8 @@ func TestInjection(t *testing.T) {
 	if out, err := c.try("", "kubectl", "auth", "can-i", "get", "secrets", "--as", "dev"); err == nil {
 		t.Errorf("who may create pods may read secrets: %s", out)
 	}
-	if injected(c.admit("unlabelled", "demo", "{}", "", false)) || injected(c.admit("opted-out", "demo", `{"token-sidecar/inject":"false"}`, "", false)) {
+	if injected(c.admit("unlabelled", "demo", "{}", "", false)) ||
+		injected(c.admit("opted-out", "demo", `{"token-sidecar/inject":"false"}`, "", false)) {
 		t.Error("a pod without the label was injected")
 	}
 	if injected(c.admit("elsewhere", "other", optedIn, "", false)) {
@@ -248,15 +259,17 @@ func TestInjection(t *testing.T) {
 	}
 	release.uninstall()
 	c.until("pods are left alone again", func() bool { return !injected(c.admit("probe", "demo", optedIn, "", true)) })
-	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-o", "name"); strings.TrimSpace(out) != "" {
+	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-o",
+		"name"); strings.TrimSpace(out) != "" {
 		t.Errorf("left behind: %s", out)
 	}
 }
 
-// checkTemplates creates what makes pods: that is left as it is, and the pods of its template are injected. Such a Job can end,
-// as the sidecar is no container that it waits for.
+// checkTemplates creates what makes pods: that is left as it is, and the pods of its template are injected. Such a Job
+// can end, as the sidecar is no container that it waits for.
 func (c *cluster) checkTemplates(injected func(pod) bool) {
-	const template = `"template":{"metadata":{"labels":{"app":"made","token-sidecar/inject":"true"}},"spec":{"restartPolicy":%q,"automountServiceAccountToken":false,
+	const template = `"template":{"metadata":{"labels":{"app":"made","token-sidecar/inject":"true"}},
+"spec":{"restartPolicy":%q,"automountServiceAccountToken":false,
 "securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},
 "containers":[{"name":"app","image":"app","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}}`
 	for kind, manifest := range map[string]string{
@@ -270,10 +283,12 @@ func (c *cluster) checkTemplates(injected func(pod) bool) {
 		}
 		for _, more := range [][]string{{"--dry-run=server"}, nil} {
 			var p pod
-			if err := json.Unmarshal([]byte(c.must(made, "kubectl", append([]string{"create", "-f", "-", "-o", "json"}, more...)...)), &p); err != nil {
+			if err := json.Unmarshal([]byte(c.must(made, "kubectl", append([]string{"create", "-f", "-", "-o", "json"},
+				more...)...)), &p); err != nil {
 				c.t.Fatal(err)
 			}
-			if init, _ := p.names(); !injected(p) || len(init) != 1 || len(p.Spec.Containers) != 1 || p.Spec.InitContainers[0].RestartPolicy != "Always" {
+			if init, _ := p.names(); !injected(p) || len(init) != 1 || len(p.Spec.Containers) != 1 ||
+				p.Spec.InitContainers[0].RestartPolicy != "Always" {
 				c.t.Errorf("a pod of the %s has init containers %v", kind, init)
 			}
 		}
@@ -293,7 +308,8 @@ func (c *cluster) podOf(kind, name string) string {
 	}
 	p := object.Spec.Template
 	p["apiVersion"], p["kind"] = "v1", "Pod"
-	p["metadata"].(map[string]any)["name"] = "pod-of-" + kind + "-" + strings.ToLower(strconv.FormatInt(time.Now().UnixNano(), 36))
+	p["metadata"].(map[string]any)["name"] = "pod-of-" + kind + "-" +
+		strings.ToLower(strconv.FormatInt(time.Now().UnixNano(), 36))
 	manifest, err := json.Marshal(p)
 	if err != nil {
 		c.t.Fatal(err)
@@ -336,7 +352,8 @@ func TestServiceIsAdmitted(t *testing.T) {
 	c := startCluster(t)
 	c.must("", "kubectl", "create", "namespace", "demo")
 	c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", "demo")
-	c.must("", "kubectl", "label", "namespace", "demo", "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
+	c.must("", "kubectl", "label", "namespace", "demo", "pod-security.kubernetes.io/enforce=restricted",
+		"pod-security.kubernetes.io/warn=restricted")
 	c.must("", "make", "-C", "../../..", "manifest")
 	c.must("", "kubectl", "apply", "--dry-run=server", "--namespace", "demo", "-k", "../../../bin/manifest")
 	release, service := c.release("demo", "demo"), exampleService(t)

@@ -34,7 +34,10 @@ func ExampleService(charts, dir string) (string, error) {
 		}
 	}
 	service := filepath.Join(dir, "example-service")
-	dependencies := downloader.Manager{Out: io.Discard, ChartPath: service, Getters: getter.All(cli.New()), SkipUpdate: true}
+	dependencies := downloader.Manager{
+		Out: io.Discard, ChartPath: service, Getters: getter.All(cli.New()),
+		SkipUpdate: true,
+	}
 	return service, dependencies.Build()
 }
 

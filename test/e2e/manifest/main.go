@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
 	"token-sidecar/test/e2e/charts"
 )
 
