@@ -44,13 +44,14 @@ func TestUnreadableValuesAreMissesThatGetReplaced(t *testing.T) {
 	at := keys.all()[0].nameOf(key)
 	good := value(keys, newEntry("x", time.Hour), at)
 	edited := func(place int, with byte) string { return good[:place] + string(with) + good[place+1:] }
+	other := func(place int) byte { return byte('0' + ('1'^good[place])&1) }
 	for what, value := range map[string]string{
 		"cut short":        good[:50],
 		"one byte":         "T",
 		"another kind":     edited(0, 'X'),
 		"damaged":          edited(len(good)-1, good[len(good)-1]^1),
-		"renumbered":       edited(idEnd-1, "01"[good[idEnd-1]&1]),
-		"marked":           edited(tokenMarks, "01"[good[tokenMarks]&1]),
+		"renumbered":       edited(idEnd-1, other(idEnd-1)),
+		"marked":           edited(tokenMarks, other(tokenMarks)),
 		"moved":            value(keys, newEntry("x", time.Hour), at+"x"),
 		"of a foreign key": value(newKeys(t, "other"), newEntry("x", time.Hour), at),
 		"somebody else's":  "hello",

@@ -93,6 +93,23 @@ var scenarios = map[string]scenario{
 		p.ask(0, "u", "Cache-Control", "no-cache")
 		p.both("u")
 	}},
+	"a pause is everybody's": {plain, func(p *pair) {
+		p.auth.Set(sandbox.Mood{Status: http.StatusTooManyRequests, RetryAfter: "1"})
+		for i, user := range []string{"u", "v"} {
+			if a := p.ask(i, user); a.status != http.StatusTooManyRequests && (!p.lost.Load() || i != 0) {
+				p.t.Errorf("sidecar %d answered %d", i, a.status)
+			}
+		}
+		p.calls("u", 1)
+		p.calls("v", 0)
+		p.auth.Set(sandbox.Mood{})
+		time.Sleep(1100 * time.Millisecond) // it is over
+		for i := range p.parts {
+			testbed.Until(p.t, "a trial has ended the pause", func() bool {
+				return i == 0 && p.lost.Load() || p.ask(i, fmt.Sprint("w", i)).status == http.StatusOK
+			})
+		}
+	}},
 	"keys roll out, and a refresh token is kept": {rollingOut, func(p *pair) {
 		p.both("u")
 		p.calls("u", 1)

@@ -39,8 +39,8 @@ func (c *Client) Token(ctx context.Context, req Request) (*Answer, error) {
 	return answer, err
 }
 
-// Held returns what would hold req back now, nil if it may go out. It asks nobody and takes no trial's place, so
-// another call may still come first.
+// Held returns what would hold req back now, nil if it may go out, perhaps after a short wait. It asks nobody and takes
+// no trial's place, so another call may still come first.
 func (c *Client) Held(req Request) error {
 	now, path := time.Now(), c.paths[req.Path]
 	if path == nil {
@@ -54,7 +54,8 @@ func (c *Client) Held(req Request) error {
 	if held == nil {
 		held = path.breaker.peek(key)
 	}
-	if pass := c.fleet.peek(req.Path, now); held == nil && pass.Held > 0 {
+	pass := c.fleet.peek(req.Path, now)
+	if held == nil && pass.Held > 0 && !c.worthWaiting(pass, now.Add(c.Limit()-c.opts.Timeout), req.Background) {
 		held = pass.error()
 	}
 	if held == nil {

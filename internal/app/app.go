@@ -58,7 +58,8 @@ func NewParts(s settings.Settings, o Options) (*Parts, error) {
 	if o.Registerer != nil {
 		o.Registerer.MustRegister(newBuildInfo(s))
 	}
-	p := &Parts{Tokens: cache.New(cacheOptions), Source: newUpstream(s, files, o), files: files}
+	p := &Parts{Tokens: cache.New(cacheOptions), files: files}
+	p.Source = newUpstream(s, files, newGate(p.Tokens, s.AuthURL, s.ClientID), o)
 	p.Handler = newHandler(s, p, o)
 	return p, nil
 }

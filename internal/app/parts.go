@@ -120,7 +120,7 @@ func report(log *slog.Logger, err error) {
 	}
 }
 
-func newUpstream(s settings.Settings, f files, o Options) *upstream.Client {
+func newUpstream(s settings.Settings, f files, gate upstream.Gate, o Options) *upstream.Client {
 	transport := upstream.NewTransport(upstream.TransportOptions{Roots: rootsIn(f.authRoots), Registerer: o.Registerer})
 	if f.authRoots != nil {
 		f.authRoots.OnChange(func() { transport.SetRoots(rootsIn(f.authRoots)) })
@@ -129,7 +129,7 @@ func newUpstream(s settings.Settings, f files, o Options) *upstream.Client {
 		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
 		BreakerFailures: s.BreakerFailures, BreakerOpenFor: s.BreakerOpenFor, RefusalPause: s.NegativeTTL,
-		MaxConcurrent: s.UpstreamMaxConcurrent, CallsPerMinute: s.UpstreamCallsPerMinute,
+		MaxConcurrent: s.UpstreamMaxConcurrent, CallsPerMinute: s.UpstreamCallsPerMinute, Gate: gate,
 		Transport: o.Traces.Transport(transport), Registerer: o.Registerer, Log: o.Log,
 	})
 }

@@ -37,6 +37,8 @@ type Cache interface {
 // AuthService is what vending needs of the auth service; see [upstream.Client].
 type AuthService interface {
 	Token(ctx context.Context, req upstream.Request) (*upstream.Answer, error)
+	// Held is what would hold req back now, nil if nothing does.
+	Held(req upstream.Request) error
 	// Limit is how long Token may take at most.
 	Limit() time.Duration
 }
@@ -220,7 +222,32 @@ func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Requ
 
 // shareFetch joins or begins the flight that fetches the token of key.
 func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, want cache.Want) (Token, error) {
-	return b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, want) })
+	for {
+		t, err := b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, want) })
+		if !isPutOff(err) || req.Background {
+			return t, err
+		}
+		// It was a renewal, which gives way to callers.
+	}
+}
+
+// A putOffError is that of a renewal that did not go out. It does not count as failed.
+type putOffError struct{ error }
+
+func (e putOffError) Unwrap() error { return e.error }
+
+func isPutOff(err error) bool {
+	var e putOffError
+	return errors.As(err, &e)
+}
+
+// notAsked tells the error of a call that did not go out for a renewal from the others.
+func notAsked(req upstream.Request, err error) error {
+	var e *upstream.Error
+	if req.Background && errors.As(err, &e) && e.Held() {
+		return putOffError{err}
+	}
+	return err
 }
 
 // share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
@@ -284,6 +311,10 @@ func (b *Broker) caught(do func() (Token, error)) (t Token, err error) {
 // fetch takes the fleet's lease of key and asks the auth service. It returns another sidecar's token when one
 // turned up that is wanted.
 func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, want cache.Want) (Token, error) {
+	req.Key = key
+	if err := b.opts.AuthService.Held(req); err != nil { // before anybody waits for a lease
+		return Token{}, notAsked(req, err)
+	}
 	offer, err := b.opts.Cache.Acquire(ctx, key, want)
 	switch {
 	case err != nil:
@@ -301,7 +332,7 @@ func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 		if record, ttl := b.encodeRefusal(err); ttl > 0 {
 			lease.Refuse(ctx, record, ttl)
 		}
-		return Token{}, err
+		return Token{}, notAsked(req, err)
 	}
 	if want.Avoid == nil || !entry.SharesToken(want.Avoid) {
 		lease.Publish(ctx, entry)
@@ -311,7 +342,6 @@ func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 
 // newEntry asks the auth service for a token.
 func (b *Broker) newEntry(ctx context.Context, key cache.Key, req upstream.Request) (*cache.Entry, error) {
-	req.Key = key
 	answer, err := b.ask(ctx, req)
 	if err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		renewals: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "token_sidecar_renewals_total",
-			Help: "Renewals ahead of expiry by result; left_to_another is done by another sidecar, same_token brought the same token again.",
+			Help: "Renewals ahead of expiry by result; left_to_another is done by another sidecar, put_off gave way to callers or to a pause, same_token brought the same token again.",
 		}, []string{"result"}),
 		negativeHits: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_negative_hits_total",
@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Defects that were caught. Any is a reason to report it.",
 		}),
 	}
-	for _, result := range []string{"ok", "failed", "left_to_another", "same_token"} {
+	for _, result := range []string{"ok", "failed", "left_to_another", "put_off", "same_token"} {
 		m.renewals.WithLabelValues(result)
 	}
 	return m

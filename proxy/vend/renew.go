@@ -52,11 +52,15 @@ func (b *Broker) renewIfDue(key cache.Key, req upstream.Request, entry *cache.En
 func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, hold time.Duration) {
 	ctx, cancel := context.WithTimeout(b.life, b.flightLimit())
 	defer cancel()
+	req.Key, req.Background = key, true
+	if b.opts.AuthService.Held(req) != nil {
+		b.metrics.renewals.WithLabelValues("put_off").Inc()
+		return
+	}
 	if !b.claim(ctx, key, entry) {
 		b.metrics.renewals.WithLabelValues("left_to_another").Inc()
 		return
 	}
-	req.Background = true
 	t, err := b.shareFetch(ctx, key, req, cache.Want{Avoid: entry, Anyway: true})
 	switch {
 	case err == nil && t.Entry.SharesToken(entry):
@@ -67,6 +71,8 @@ func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 	case err == nil:
 		b.metrics.renewals.WithLabelValues("ok").Inc()
 		b.renewing.recordSuccess()
+	case isPutOff(err):
+		b.metrics.renewals.WithLabelValues("put_off").Inc()
 	case b.life.Err() != nil:
 		return
 	default:

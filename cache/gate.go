@@ -1,0 +1,191 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// gateSlack is how long a hold that is over, and the memory of the rate limit, are kept in Redis.
+const gateSlack = 10 * time.Minute
+
+// A Gate keeps in Redis what a whole fleet must observe before it asks the auth service: holds, each with a name, and
+// one rate limit. Redis' clock is the clock of all. What it promises is written at the interface in upstream that it is
+// for; its methods take REDIS_TIMEOUT at most, and fail while Redis cannot be written.
+type Gate struct {
+	shared *shared
+	names  string
+	// heard is what Redis' clock said last.
+	heard atomic.Pointer[clockReading]
+	// Skew is added to the clock of Redis. Tests set it.
+	Skew func() time.Duration
+}
+
+// A clockReading is a moment by Redis' clock and by ours.
+type clockReading struct {
+	redis int64 // µs
+	here  time.Time
+}
+
+// Gate returns the gate of all who give the same scope; nil when there is no Redis. The scope is not secret: only a
+// hash of it goes to Redis, without a key, so that a fleet to which new encryption keys are rolled out keeps one gate.
+func (c *Cache) Gate(scope string) *Gate {
+	if c.shared == nil {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(scope))
+	return &Gate{
+		shared: c.shared, Skew: func() time.Duration { return 0 },
+		// The braces put all of it in one cluster slot.
+		names: keyPrefix + "{gate-" + base64.RawURLEncoding.EncodeToString(sum[:16]) + "}",
+	}
+}
+
+// A GateAsk is an attempt that would go out now.
+type GateAsk struct {
+	Hold string // name of the hold
+	// Interval and Burst are the rate limit, Leave is how many of a burst the attempt leaves to others. Interval 0 is no
+	// limit.
+	Interval     time.Duration
+	Burst, Leave int
+	Patience     time.Duration // how long it could wait for its slot
+	Paid         bool          // it has waited for its slot
+	TrialLimit   time.Duration // how long it takes at most, should it be the trial
+}
+
+// A GatePass is what a Gate answers. Where Held and Wait are 0 the attempt may go out.
+type GatePass struct {
+	Held   time.Duration
+	Status int // that the hold was made with
+	Wait   time.Duration
+	Trial  string // name of the trial that the attempt is, empty for none
+}
+
+// Enter asks whether an attempt may go out.
+func (g *Gate) Enter(ctx context.Context, ask GateAsk) (GatePass, error) {
+	trial, paid := strconv.FormatUint(NewID(), 36), 0
+	if ask.Paid || ask.Interval <= 0 {
+		paid = 1
+	}
+	reply, err := g.run(ctx, "enter", enterScript, []string{g.hold(ask.Hold), g.names + ":rate"},
+		trial, paid, ask.Interval.Microseconds(), time.Duration(ask.Burst-1-ask.Leave)*ask.Interval/time.Microsecond,
+		ask.Patience.Microseconds(), ask.TrialLimit.Microseconds())
+	if err != nil {
+		return GatePass{}, err
+	}
+	values, _ := reply.([]any)
+	if len(values) != 5 {
+		return GatePass{}, errNoReply
+	}
+	held, _ := values[0].(int64)
+	status, _ := values[1].(int64)
+	wait, _ := values[2].(int64)
+	pass := GatePass{
+		Held: time.Duration(held) * time.Microsecond, Status: int(status), Wait: time.Duration(wait) * time.Microsecond,
+	}
+	pass.Trial, _ = values[3].(string)
+	if moment, ok := values[4].(int64); ok {
+		g.heard.Store(&clockReading{moment, time.Now()})
+	}
+	return pass, nil
+}
+
+// Hold keeps attempts back for d from now on, because of an answer with that status to the trial of that name, if it was
+// one. Now is told to Redis as well as it is known here: what a frozen process asked for holds nobody when it is over.
+func (g *Gate) Hold(ctx context.Context, name string, d time.Duration, status int, trial string) error {
+	from := ""
+	if heard := g.heard.Load(); heard != nil {
+		from = strconv.FormatInt(heard.redis+time.Since(heard.here).Microseconds(), 10)
+	}
+	_, err := g.run(ctx, "hold", holdScript, []string{g.hold(name)}, trial, d.Microseconds(), status, from)
+	return err
+}
+
+// Release settles a trial.
+func (g *Gate) Release(ctx context.Context, name, trial string, success bool) error {
+	ended := 0
+	if success {
+		ended = 1
+	}
+	_, err := g.run(ctx, "release", releaseScript, []string{g.hold(name)}, trial, ended)
+	return err
+}
+
+func (g *Gate) hold(name string) string { return g.names + ":" + name }
+
+func (g *Gate) run(ctx context.Context, step string, s *script, keys []string, args ...any) (any, error) {
+	if !g.shared.up.writable() {
+		return nil, errUnavailable
+	}
+	args = append([]any{g.Skew().Microseconds(), gateSlack.Microseconds()}, args...)
+	commands, err := g.shared.pipeline.twice(ctx, func() []*command {
+		return []*command{{step: step, script: s, keys: keys, args: args}}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return commands[0].reply, nil
+}
+
+// luaGate is what the scripts of a gate share. A hold is the moment it ends, how long it was made for, the status that
+// it came with, and the trial in progress. Moments and spans are in µs.
+var luaGate = luaCommon + `
+local time, slack = now() + ARGV[1], tonumber(ARGV[2])
+local function number(n) return string.format('%.0f', n) end
+local function setUntil(key, value, moment)
+  redis.call('SET', key, value, 'PX', number(math.max(1, (moment - time + slack) / 1000)))
+end
+local function readHold(key)
+  local ends, length, status, trial = string.match(get(key) or '', '^(%d+) (%d+) (%d+) (%w*)$')
+  return tonumber(ends), tonumber(length), tonumber(status), trial
+end
+local function setHold(key, ends, length, status, trial)
+  setUntil(key, table.concat({number(ends), number(length), status, trial}, ' '), ends)
+end
+`
+
+// enterScript lets an attempt out, or tells why not. Asked twice by one attempt it is the same trial.
+//
+//	KEYS hold, rate
+//	ARGV skew, slack, name of the trial that it might be, 1 when it is paid for, interval, what it may be early, patience,
+//	     longest trial
+//	returns for how long it is held, with which status, how long it has to wait, the trial it is (or empty), and the time
+var enterScript = newScript(luaGate + `
+local ends, length, status, trial = readHold(KEYS[1])
+if ends and trial == ARGV[3] then return {0, 0, 0, trial, time - ARGV[1]} end
+if ends and ends > time then return {ends - time, status, 0, '', time - ARGV[1]} end
+if ARGV[4] == '0' then
+  local tat = math.max(tonumber(get(KEYS[2]) or 0) or 0, time)
+  local wait = math.max(0, tat - time - ARGV[6])
+  if wait <= tonumber(ARGV[7]) then setUntil(KEYS[2], number(tat + ARGV[5]), tat + ARGV[5]) end
+  if wait > 0 then return {0, 0, wait, '', time - ARGV[1]} end
+end
+if not ends then return {0, 0, 0, '', time - ARGV[1]} end
+setHold(KEYS[1], time + math.max(length, ARGV[8]), length, status, ARGV[3])
+return {0, 0, 0, ARGV[3], time - ARGV[1]}
+`)
+
+// holdScript keeps attempts back. A shorter hold replaces a longer one only if the trial in progress was told it.
+//
+//	KEYS hold   ARGV skew, slack, trial (or empty), for how long, status, from when on (or empty: now)
+var holdScript = newScript(luaGate + `
+local ends, _, _, trial = readHold(KEYS[1])
+local from = math.min((tonumber(ARGV[6]) or math.huge) + ARGV[1], time)
+local till = from + ARGV[4]
+if till <= time or ends and ends >= till and (trial == '' or trial ~= ARGV[3]) then return 0 end
+setHold(KEYS[1], till, ARGV[4], ARGV[5], '')
+return 1
+`)
+
+// releaseScript ends the hold when its trial was a success, else the next attempt is the trial.
+//
+//	KEYS hold   ARGV skew, slack, trial, 1 for a success
+var releaseScript = newScript(luaGate + `
+local ends, length, status, trial = readHold(KEYS[1])
+if not ends or trial == '' or trial ~= ARGV[3] then return 0 end
+if ARGV[4] == '1' then redis.call('DEL', KEYS[1]) else setHold(KEYS[1], time, length, status, '') end
+return 1
+`)

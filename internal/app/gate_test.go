@@ -1,0 +1,43 @@
+package app
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"token-sidecar/cache"
+	"token-sidecar/internal/secret"
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream"
+	"token-sidecar/upstream/gatetest"
+)
+
+// TestFleetGate: the gate in Redis is what upstream expects of a gate. Time passes by a skew of Redis' clock.
+func TestFleetGate(t *testing.T) {
+	server := testbed.StartRedis(t)
+	for _, c := range gatetest.Cases() {
+		t.Run(c.Name, func(t *testing.T) {
+			var passed atomic.Int64
+			sidecar := func() upstream.Gate {
+				keys := &cache.Keyring{}
+				if err := keys.UseSecrets(secret.Hide("s")); err != nil {
+					t.Fatal(err)
+				}
+				tokens := cache.New(cache.Options{
+					MemorySize: 1 << 20, Client: redis.NewClient(&redis.Options{Addr: server.Addr}), Keys: keys,
+					Trust: time.Minute, StepLimit: 2 * time.Second, LockLife: time.Second, FetchLimit: time.Minute,
+				})
+				t.Cleanup(tokens.Close)
+				gate := newGate(tokens, "https://auth", t.Name())
+				gate.(fleetGate).redis.Skew = func() time.Duration { return time.Duration(passed.Load()) }
+				return gate
+			}
+			c.Run(t, gatetest.World{
+				One: sidecar(), Other: sidecar(), Unit: time.Second,
+				Advance: func(d time.Duration) { passed.Add(int64(d)) },
+			})
+		})
+	}
+}
