@@ -38,6 +38,8 @@ type counting struct {
 
 func (c *counting) Limit() time.Duration { return 16 * time.Second }
 
+func (c *counting) Held(upstream.Request) error { return nil }
+
 func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Answer, error) {
 	user := req.UserID.Reveal()
 	c.mu.Lock()
