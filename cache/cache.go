@@ -115,7 +115,7 @@ func (c *Cache) Close() {
 	c.stop()
 	c.background.Wait() // it asks Redis, so it comes first
 	if c.shared != nil {
-		c.shared.pipeline.workers.Wait()
+		c.shared.pipeline.close()
 		_ = c.shared.client.Close()
 	}
 	c.memory.close()

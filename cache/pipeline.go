@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// fewLanes is how many exchanges with a Redis nearby are under way at the same time, manyLanes with one that takes
-	// longer than slow to answer.
-	fewLanes, manyLanes = 4, 16
-	slow                = 2 * time.Millisecond
+	// maxLanes bounds the exchanges that are under way at the same time.
+	maxLanes = 8
+	// patience is how long commands wait for an exchange to end before another one begins. It doubles with each: a
+	// connection costs exchanges of its own, and a burst most of all.
+	patience = 2 * time.Millisecond
 	// largestBatch bounds an exchange, in commands.
 	largestBatch = 1024
 )
@@ -30,9 +31,10 @@ type command struct {
 	err   error
 }
 
-// A pipeline sends commands to Redis. What is asked while all lanes are waiting for Redis goes out together with the
-// next exchange: nobody waits for others to come, but a crowd costs a fraction of the system calls, here and in Redis,
-// and a burst never waits for connections.
+// A pipeline sends commands to Redis. What is asked during an exchange goes out together with the next one: nobody waits
+// for others to come, but a crowd costs a fraction of the system calls, here and in Redis. One exchange after the other
+// is best with a Redis nearby; where it is far away, or one connection is silent, others begin beside it, in lanes of
+// their own.
 //
 // go-redis' AutoPipeline was measured and left: it gives up no command at its deadline, sends a batch again as a whole,
 // and one silent connection holds up everybody.
@@ -45,9 +47,11 @@ type pipeline struct {
 	mu      sync.Mutex
 	waiting []*group
 	running int
+	closed  bool
+	// hurry is set while somebody waits: it opens another lane when they have waited long enough.
+	hurry *time.Timer
 	// most is how many commands go out together: fewer when Redis did not answer so many in time.
 	most    int
-	took    time.Duration // of late, about
 	workers sync.WaitGroup
 }
 
@@ -58,6 +62,7 @@ func newPipeline(client redis.UniversalClient, limit time.Duration, judge func(b
 // A group is what one caller asks for together.
 type group struct {
 	ctx      context.Context //nolint:containedctx // for its trace
+	since    time.Time
 	commands []*command
 	done     chan struct{}
 }
@@ -121,43 +126,80 @@ func (g *group) err() error {
 }
 
 func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
-	g := &group{ctx: ctx, commands: commands, done: make(chan struct{})}
+	g := &group{ctx: ctx, since: time.Now(), commands: commands, done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting = append(p.waiting, g)
-	p.addLane()
+	if p.running == 0 {
+		p.addLane()
+	} else {
+		p.watch()
+	}
 	return g
 }
 
-// addLane lets one more exchange begin, if there is something to ask and not too many are under way. p.mu is held.
+// addLane lets one more exchange begin. p.mu is held.
 func (p *pipeline) addLane() {
-	lanes := fewLanes
-	if p.took > slow {
-		lanes = manyLanes
-	}
-	if len(p.waiting) > 0 && p.running < lanes {
-		p.running++
-		p.workers.Go(p.work)
+	p.running++
+	p.workers.Go(p.work)
+}
+
+// impatient tells how long the one who has waited longest is to wait still before another lane is opened. p.mu is held.
+func (p *pipeline) impatient() time.Duration {
+	return patience<<(max(p.running, 1)-1) - time.Since(p.waiting[0].since)
+}
+
+// watch has another lane opened when somebody has waited long enough. p.mu is held.
+func (p *pipeline) watch() {
+	if p.hurry == nil && len(p.waiting) > 0 && p.running < maxLanes && !p.closed {
+		p.hurry = time.AfterFunc(max(p.impatient(), patience/8), p.relieve)
 	}
 }
 
-// work exchanges until nobody waits.
+func (p *pipeline) relieve() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hurry = nil
+	if len(p.waiting) > 0 && p.running < maxLanes && !p.closed && p.impatient() <= 0 {
+		p.addLane()
+	}
+	p.watch()
+}
+
+// work exchanges until nobody waits, or the other lanes are quick enough without this one.
 func (p *pipeline) work() {
 	for {
 		p.mu.Lock()
-		batch := p.take()
+		var batch []*group
+		if p.running == 1 || p.closed || len(p.waiting) > 0 && time.Since(p.waiting[0].since) >= patience {
+			batch = p.take()
+		}
 		if len(batch) == 0 {
 			p.running--
+			p.watch()
 			p.mu.Unlock()
 			return
 		}
-		p.addLane()
 		p.mu.Unlock()
 		p.exchange(batch)
 		for _, g := range batch {
 			close(g.done)
 		}
 	}
+}
+
+// close waits for the end of what was asked, which may have been given up by those who asked.
+func (p *pipeline) close() {
+	p.mu.Lock()
+	p.closed = true
+	if len(p.waiting) > 0 {
+		p.addLane()
+	}
+	if p.hurry != nil {
+		p.hurry.Stop()
+	}
+	p.mu.Unlock()
+	p.workers.Wait()
 }
 
 // take takes the groups that go out next. p.mu is held.
@@ -177,10 +219,9 @@ func (p *pipeline) take() []*group {
 
 // adapt learns from an exchange: whoever answers only so many in time is asked no more at once, and then again twice as
 // many each time.
-func (p *pipeline) adapt(sent, answered int, took time.Duration) {
+func (p *pipeline) adapt(sent, answered int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.took = (7*p.took + took) / 8
 	if answered < sent && answered > 0 {
 		p.most = answered
 	} else if answered == sent {
@@ -220,7 +261,7 @@ func (p *pipeline) exchange(batch []*group) {
 			answered++
 		}
 	}
-	p.adapt(len(all), answered, took)
+	p.adapt(len(all), answered)
 	p.account(all, took)
 }
 

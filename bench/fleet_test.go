@@ -1,0 +1,95 @@
+package bench
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"token-sidecar/internal/testbed"
+	"token-sidecar/upstream/sandbox"
+)
+
+// TestColdStart: a fleet that starts cold, with Redis at hand and farther away. Callers ask for users at random, all at
+// once; each user is to cost one call to the auth service, and Redis is never taken to be lost.
+func TestColdStart(t *testing.T) {
+	const sidecars, users, callers = 12, 150, 600
+	path := program(t)
+	for _, away := range []time.Duration{
+		0, 2 * time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond, 60 * time.Millisecond,
+	} {
+		ms := away.Milliseconds()
+		calls := &goal{
+			name: fmt.Sprint("cold-start-calls-", ms), limit: 1, atMost: true,
+			what:    fmt.Sprintf("cold fleet, Redis %d ms away: calls to the auth service for a user", ms),
+			against: fmt.Sprintf("%d sidecars, %d users, %d callers at once", sidecars, users, callers),
+		}
+		lost := &goal{
+			name: fmt.Sprint("cold-start-lost-", ms), atMost: true, limit: 0.001,
+			what:    fmt.Sprintf("cold fleet, Redis %d ms away: times that Redis was taken to be lost", ms),
+			against: "none",
+		}
+		p99 := &goal{
+			name: fmt.Sprint("cold-start-p99-", ms),
+			what: fmt.Sprintf("cold fleet, Redis %d ms away: p99 of all callers", ms), against: "the auth service's answer",
+		}
+		for range *rounds {
+			seen := coldStart(t, path, away, sidecars, users, callers)
+			calls.add(float64(seen.calls) / users)
+			lost.add(float64(seen.lost))
+			p99.add(seen.p99.Seconds() / authTakes.Seconds())
+		}
+		for _, g := range []*goal{calls, lost, p99} {
+			g.record(t)
+		}
+		if worst := slices.Max(calls.seen); worst > 1 {
+			t.Errorf("Redis %v away: %v calls for a user", away, worst)
+		}
+		if worst := slices.Max(lost.seen); worst > 0 {
+			t.Errorf("Redis %v away: it was lost %v times", away, worst)
+		}
+	}
+}
+
+type coldStarted struct {
+	calls, lost int
+	p99         time.Duration
+}
+
+func coldStart(t *testing.T, path string, away time.Duration, sidecars, users, callers int) (seen coldStarted) {
+	t.Helper()
+	auth := testbed.StartAuth(t)
+	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
+	redis := testbed.StartProxy(t, testbed.StartRedis(t).Addr)
+	redis.Slow(int(away.Milliseconds()))
+	fleet := make([]*testbed.Sidecar, sidecars)
+	for i := range fleet {
+		fleet[i], _ = startSidecar(t, []string{path}, auth, "REDIS_URL=redis://"+redis.Addr)
+	}
+	took := make([]time.Duration, callers)
+	var asking sync.WaitGroup
+	for i := range callers {
+		at := fleet[rand.IntN(sidecars)]
+		asking.Go(func() {
+			began := time.Now()
+			got := at.Get(fmt.Sprint("user-", i%users), "Authorization", "Bearer "+callerToken)
+			if took[i] = time.Since(began); got.Status != 200 {
+				t.Errorf("status %d, %v", got.Status, got.Err)
+			}
+		})
+	}
+	asking.Wait()
+	slices.Sort(took)
+	seen.p99 = took[callers*99/100]
+	for user := range users {
+		seen.calls += auth.CallsOf(fmt.Sprint("user-", user))
+	}
+	for _, s := range fleet {
+		seen.lost += strings.Count(s.Log(), "Redis lost") + strings.Count(s.Log(), "Redis cannot be")
+		s.Kill()
+	}
+	return seen
+}
