@@ -107,6 +107,7 @@ func New(opts Options) *Cache {
 	c.shared = newShared(opts, c.metrics)
 	c.background.Go(func() { c.shared.up.run(c.life) })
 	c.background.Go(func() { c.shared.listen(c.life, c.hear, c.distrust) })
+	c.background.Go(func() { c.shared.listenSharded(c.life, c.hear) })
 	return c
 }
 

@@ -53,7 +53,9 @@ const (
 var luaLayout = fmt.Sprintf(`
 local TOKEN, TOMBSTONE, ALL, SOME = '%c', '%c', '%c', '%c'
 local FENCE_END, ID_END, SCOPE_END, COUNT, MARK, MAX_MARKS = %d, %d, %d, %d, %d, %d
-`, tokenKind, tombstoneKind, everything, someTokens, fenceEnd, idEnd, scopeEnd, countDigits, markDigits, maxMarks)
+local SHARDED = '%s'
+`, tokenKind, tombstoneKind, everything, someTokens, fenceEnd, idEnd, scopeEnd, countDigits, markDigits, maxMarks,
+	shardedPrefix)
 
 var errUnreadable = errors.New("cache: value cannot be read")
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,53 @@ func TestCluster(t *testing.T) {
 	url, _ := testbed.StartCluster(t)
 	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(url), Mode: "cluster"}) }
 	worksAsAFleet(t, open(), open())
+}
+
+// TestClusterWakesBySharding: who waits for a lease is told by the one node that has the slot of its channel, and while it
+// cannot listen there, as before.
+func TestClusterWakesBySharding(t *testing.T) {
+	url, nodes := testbed.StartCluster(t)
+	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(url), Mode: "cluster"}) }
+	a, b := open(), open()
+	b.poll = time.Hour
+	calls := func(name string) (n int) {
+		for _, node := range nodes {
+			stats := node.Client().Info(t.Context(), "commandstats").Val()
+			if _, after, found := strings.Cut(stats, "cmdstat_"+name+":calls="); found {
+				count, _, _ := strings.Cut(after, ",")
+				number, err := strconv.Atoi(count)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += number
+			}
+		}
+		return n
+	}
+	for _, sharded := range []bool{true, false} {
+		testbed.Until(t, "b listens", func() bool { return b.shared.sharded.Load() })
+		if !sharded {
+			b.shared.sharded.Store(false) // until it is subscribed again
+		}
+		before, plain := calls("spublish"), calls("publish")
+		key := NewKey("sharded", fmt.Sprint(sharded))
+		lease := acquire(t, a, key)
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			if offer, err := b.Acquire(t.Context(), key, Want{}); err != nil || offer.Entry == nil {
+				t.Errorf("%v, %v", offer, err)
+			}
+		})
+		name := a.shared.keys.names(key)[0].text + waitSuffix
+		testbed.Until(t, "b waits", func() bool {
+			return len(a.shared.client.SMembers(t.Context(), name).Val()) == 1
+		})
+		lease.Publish(t.Context(), newEntry("x", time.Hour))
+		waiting.Wait()
+		if s, p := calls("spublish")-before, calls("publish")-plain; (s == 1) != sharded || (p == 1) == sharded {
+			t.Errorf("sharded %v: %d SPUBLISH, %d PUBLISH", sharded, s, p)
+		}
+	}
 }
 
 // TestSentinel also kills the master while tokens are asked for: that is no error, and Redis is used again.

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"encoding/binary"
-	"strconv"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -51,13 +50,10 @@ func (k *Keyring) openNews(raw string, self uint64) (n news, ok bool) {
 	return n, true
 }
 
-// ownChannel carries what only this sidecar is told.
-func (s *shared) ownChannel() string { return newsChannel + ":" + strconv.FormatUint(s.sender, 36) }
-
 // listen hands news to hear until ctx ends, and calls lost when some may have been missed.
 func (s *shared) listen(ctx context.Context, hear func(news), lost func()) {
 	// Subscribed lazily by the library, which also connects again for ever.
-	sub := s.client.Subscribe(ctx, newsChannel, s.ownChannel())
+	sub := s.client.Subscribe(ctx, newsChannel, s.plainChannel())
 	defer func() { _ = sub.Close() }()
 	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(s.newsCheck),
 		redis.WithChannelSize(1024))

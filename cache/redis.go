@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -46,6 +47,8 @@ type shared struct {
 	metrics  *metrics
 	wall     func() time.Time
 	sender   uint64 // tells our news from others'
+	// sharded is set while news for this sidecar alone come by sharded pub/sub.
+	sharded atomic.Bool
 	// fetchLimit is how long a fetch may take at most.
 	fetchLimit time.Duration
 	// newsCheck is how often a silent connection is asked whether it is still one. A fleet asks as often as it has
@@ -242,9 +245,10 @@ func (s *shared) end(ctx context.Context, l *Lease, how ending) (stored int64, f
 	stored = 1
 	for _, c := range commands {
 		reply, _ := c.reply.([]any)
-		if len(reply) != 2 {
+		if len(reply) != 3 {
 			return 0, 0, errNoReply
 		}
+		s.wake(ctx, c.args[newsArg], reply[2])
 		result, _ := reply[0].(int64)
 		stored = min(stored, result)
 		text, _ := reply[1].(string)

@@ -53,10 +53,18 @@ local function lockOf(key, oldest)
   if not fence or left < 0 or fence < oldest then return nil, nil, 0 end
   return string.sub(lock, 1, 16), string.sub(lock, 17), left
 end
+-- wake returns the channels that are sharded: those are of other slots, so a script of its own must tell each.
 local function wake(waiting, news)
-  local channels = redis.pcall('SMEMBERS', waiting)
+  local channels, sharded = redis.pcall('SMEMBERS', waiting), {}
   redis.call('DEL', waiting)
-  for _, channel in ipairs(channels) do redis.call('PUBLISH', channel, news) end
+  for _, channel in ipairs(channels) do
+    if string.sub(channel, 1, #SHARDED) == SHARDED then
+      table.insert(sharded, channel)
+    else
+      redis.call('PUBLISH', channel, news)
+    end
+  end
+  return sharded
 end
 `
 
@@ -101,7 +109,8 @@ return {'got', value, left, fence}
 //	KEYS token, lock, wait, refusal, renewal
 //	ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token behind its fence or the refusal,
 //	     its life ms, id of the token to replace (or empty), news, longest fetch µs
-//	returns 1 when stored, 0 when superseded, -1 when forgotten; and the fence it has
+//	returns 1 when stored, 0 when superseded, -1 when forgotten; the fence it has; and the sharded channels of those who
+//	     wait
 var endScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 local time = now()
@@ -137,9 +146,13 @@ elseif ARGV[3] == 'refusal' and mine and not isKind(value, TOKEN) then
   result = 1
 end
 if mine then redis.call('DEL', KEYS[2]) end
-wake(KEYS[3], ARGV[7])
-return {result, fence}
+return {result, fence, wake(KEYS[3], ARGV[7])}
 `)
+
+// wakeScript tells one sidecar by its sharded channel.
+//
+//	KEYS channel   ARGV news
+var wakeScript = newScript(`return redis.call('SPUBLISH', KEYS[1], ARGV[1])`)
 
 // extendScript keeps the lock of owner. One that has ended by itself and that nobody took since is taken again.
 //
