@@ -200,6 +200,12 @@ func reasonOf(err error) string {
 	}
 }
 
+// isReply reports whether err is what Redis answered.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()

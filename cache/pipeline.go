@@ -10,13 +10,14 @@ import (
 )
 
 const (
-	// maxLanes bounds the exchanges that are under way at the same time.
-	maxLanes = 8
+	// fewLanes bounds the exchanges that are under way at the same time, manyLanes where only few commands may go out
+	// together and more wait.
+	fewLanes, manyLanes = 8, 24
 	// patience is how long commands wait for an exchange to end before another one begins. It doubles with each: a
 	// connection costs exchanges of its own, and a burst most of all.
 	patience = 2 * time.Millisecond
-	// largestBatch bounds an exchange, in commands.
-	largestBatch = 1024
+	// firstBatch and largestBatch bound an exchange, in commands; see adapt.
+	firstBatch, largestBatch = 16, 1024
 )
 
 // A command is one script, or a look at one name, and what came of it.
@@ -50,13 +51,14 @@ type pipeline struct {
 	closed  bool
 	// hurry is set while somebody waits: it opens another lane when they have waited long enough.
 	hurry *time.Timer
-	// most is how many commands go out together: fewer when Redis did not answer so many in time.
+	// most is how many commands go out together; see adapt.
 	most    int
+	base    time.Duration // what an exchange takes at least, of late
 	workers sync.WaitGroup
 }
 
 func newPipeline(client redis.UniversalClient, limit time.Duration, judge func(bool, error), m *metrics) *pipeline {
-	return &pipeline{client: client, limit: limit, judge: judge, metrics: m, most: largestBatch}
+	return &pipeline{client: client, limit: limit, judge: judge, metrics: m, most: firstBatch}
 }
 
 // A group is what one caller asks for together.
@@ -144,15 +146,23 @@ func (p *pipeline) addLane() {
 	p.workers.Go(p.work)
 }
 
-// impatient tells how long the one who has waited longest is to wait still before another lane is opened. p.mu is held.
-func (p *pipeline) impatient() time.Duration {
-	return patience<<(max(p.running, 1)-1) - time.Since(p.waiting[0].since)
+// impatient tells how long the one who has waited longest is to wait still before another lane is opened; false is that
+// there are enough. p.mu is held.
+func (p *pipeline) impatient() (left time.Duration, more bool) {
+	wait, lanes := patience<<(max(p.running, 1)-1), fewLanes
+	if p.most < firstBatch && len(p.waiting) > p.most {
+		wait, lanes = patience, manyLanes
+	}
+	if len(p.waiting) == 0 || p.running >= lanes || p.closed {
+		return 0, false
+	}
+	return wait - time.Since(p.waiting[0].since), true
 }
 
 // watch has another lane opened when somebody has waited long enough. p.mu is held.
 func (p *pipeline) watch() {
-	if p.hurry == nil && len(p.waiting) > 0 && p.running < maxLanes && !p.closed {
-		p.hurry = time.AfterFunc(max(p.impatient(), patience/8), p.relieve)
+	if left, more := p.impatient(); more && p.hurry == nil {
+		p.hurry = time.AfterFunc(max(left, patience/8), p.relieve)
 	}
 }
 
@@ -160,7 +170,7 @@ func (p *pipeline) relieve() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.hurry = nil
-	if len(p.waiting) > 0 && p.running < maxLanes && !p.closed && p.impatient() <= 0 {
+	if left, more := p.impatient(); more && left <= 0 {
 		p.addLane()
 	}
 	p.watch()
@@ -217,14 +227,23 @@ func (p *pipeline) take() []*group {
 	return batch
 }
 
-// adapt learns from an exchange: whoever answers only so many in time is asked no more at once, and then again twice as
-// many each time.
-func (p *pipeline) adapt(sent, answered int) {
+// adapt learns from an exchange how many commands to send at once, as TCP does with its window: twice as many as long as
+// that takes no longer. Where each command takes its time, as behind a proxy that serves one after the other, so few that
+// they are answered well in time, by more connections. What took far longer than that, took long for another reason.
+func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if answered < sent && answered > 0 {
+	if p.base += (took - p.base) / 16; p.base > took || p.base == 0 {
+		p.base = took
+	}
+	inTime, eachTakesItsTime := max(p.limit/4, 2*p.base), 2*time.Duration(sent)*p.base >= took
+	switch {
+	case answered < sent && (answered == 0 || !eachTakesItsTime):
+	case answered < sent:
 		p.most = answered
-	} else if answered == sent {
+	case took > inTime && eachTakesItsTime:
+		p.most = max(1, int(int64(sent)*int64(inTime)/int64(took)))
+	case sent > p.most/2:
 		p.most = min(2*p.most, largestBatch)
 	}
 }
@@ -261,7 +280,7 @@ func (p *pipeline) exchange(batch []*group) {
 			answered++
 		}
 	}
-	p.adapt(len(all), answered)
+	p.adapt(len(all), answered, took)
 	p.account(all, took)
 }
 
@@ -308,7 +327,8 @@ func (c *command) takeLook(value string, left *redis.DurationCmd, failed error) 
 	}
 }
 
-// account judges Redis by what became of a batch, once for looks and once for scripts, and measures its steps.
+// account judges Redis by what became of a batch, once for looks and once for scripts, and measures its steps. That it
+// answered some commands in time and others not, is no evidence against it: we asked too much at once.
 func (p *pipeline) account(commands []*command, took time.Duration) {
 	var verdict [2]error
 	var seen, answered [2]bool
@@ -332,7 +352,7 @@ func (p *pipeline) account(commands []*command, took time.Duration) {
 		switch {
 		case answered[kind]:
 			p.judge(write, nil)
-		case seen[kind]:
+		case seen[kind] && (!answered[1-kind] || isReply(verdict[kind])):
 			p.judge(write, verdict[kind])
 		}
 	}
