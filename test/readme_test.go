@@ -90,7 +90,7 @@ func matches(want, got string) bool {
 func TestReadmeNamesEverySetting(t *testing.T) {
 	readme := testbed.ReadFile(t, "README.md")
 	s, _ := settings.Load(nil)
-	for _, setting := range s.List() {
+	for _, setting := range s.List(nil) {
 		row := regexp.MustCompile("(?m)^\\|[^|]*`" + setting.Name + "`[^|]*\\|([^|]*)\\|").FindStringSubmatch(readme)
 		if row == nil {
 			t.Errorf("%s is not in the README's table", setting.Name)

@@ -1,8 +1,11 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
@@ -11,11 +14,16 @@ import (
 // rest is for what Go does not count, such as the kernel's buffers of connections.
 const memoryShare = 0.8
 
-// limitMemory keeps a burst of requests from having the container killed. It respects GOMEMLIMIT.
-func limitMemory(log *slog.Logger) {
+// limitMemory keeps a burst of requests from having the container killed. It respects GOMEMLIMIT. Where there is no
+// limit, or no pod around, there is nothing to warn of.
+func limitMemory(log *slog.Logger, environ []string) {
 	_, err := memlimit.Set(memlimit.WithRatio(memoryShare))
+	level := slog.LevelDebug
+	if slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, "KUBERNETES_SERVICE_HOST=") }) {
+		level = slog.LevelWarn
+	}
 	if err != nil && !errors.Is(err, memlimit.ErrNoCgroup) && !errors.Is(err, memlimit.ErrCgroupsNotSupported) {
-		log.Warn("the memory limit of the container cannot be read; set GOMEMLIMIT to four fifths of it",
-			slog.Any("error", err))
+		log.Log(context.Background(), level,
+			"the memory limit of the container cannot be read; set GOMEMLIMIT to four fifths of it", slog.Any("error", err))
 	}
 }

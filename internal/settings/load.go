@@ -18,14 +18,9 @@ import (
 func Load(environ []string) (Settings, error) {
 	s, mistakes := parse(environ)
 	// A setting that was not understood holds its zero value; what the check says of it would mislead.
-	unread := Wrong(Join(mistakes...))
-	for _, m := range s.mistakes() {
-		if !unread[nameIn(m)] {
-			mistakes = append(mistakes, m)
-		}
-	}
+	err := Add(Join(mistakes...), errors.Join(s.mistakes()...))
 	s.AuthURL = strings.TrimRight(s.AuthURL, "/")
-	return s, Join(mistakes...)
+	return s, err
 }
 
 // LoadOnly reads these settings and takes the defaults for all others, for the commands that ask a running sidecar. It

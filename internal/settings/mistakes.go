@@ -26,6 +26,18 @@ func Join(mistakes ...error) error {
 	return errors.Join(all...)
 }
 
+// Add adds mistakes that were found later to known, which [Join] made, but none to a setting that is known to be wrong.
+func Add(known error, later error) error {
+	wrong := Wrong(known)
+	all := []error{known}
+	for _, m := range split(later) {
+		if !wrong[nameIn(m)] {
+			all = append(all, m)
+		}
+	}
+	return Join(all...)
+}
+
 // Wrong returns the names of the settings that err, made by [Join], is about.
 func Wrong(err error) map[string]bool {
 	wrong := make(map[string]bool)
@@ -44,7 +56,11 @@ func split(err error) []error {
 	if !ok {
 		return []error{err}
 	}
-	return joined.Unwrap()
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, split(e)...)
+	}
+	return all
 }
 
 // nameIn is the setting that a mistake is about.
