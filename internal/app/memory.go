@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"slices"
@@ -14,16 +13,19 @@ import (
 // rest is for what Go does not count, such as the kernel's buffers of connections.
 const memoryShare = 0.8
 
+// inPod begins the variable that is set in every pod.
+const inPod = "KUBERNETES_SERVICE_HOST="
+
 // limitMemory keeps a burst of requests from having the container killed. It respects GOMEMLIMIT. Where there is no
 // limit, or no pod around, there is nothing to warn of.
 func limitMemory(log *slog.Logger, environ []string) {
 	_, err := memlimit.Set(memlimit.WithRatio(memoryShare))
-	level := slog.LevelDebug
-	if slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, "KUBERNETES_SERVICE_HOST=") }) {
-		level = slog.LevelWarn
+	tell := log.Debug
+	if slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, inPod) }) {
+		tell = log.Warn
 	}
 	if err != nil && !errors.Is(err, memlimit.ErrNoCgroup) && !errors.Is(err, memlimit.ErrCgroupsNotSupported) {
-		log.Log(context.Background(), level,
-			"the memory limit of the container cannot be read; set GOMEMLIMIT to four fifths of it", slog.Any("error", err))
+		tell("the memory limit of the container cannot be read; set GOMEMLIMIT to four fifths of it",
+			slog.Any("error", err))
 	}
 }

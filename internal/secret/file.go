@@ -92,7 +92,8 @@ func (f *File) Watch(ctx context.Context) {
 // Reload reads the file now; the second of two equal reads puts a new content in force.
 func (f *File) Reload() { _ = f.reload(false) }
 
-// ReadNow is Reload for whoever knows that the file is complete: one read is enough. The error is why it cannot be used.
+// ReadNow is Reload for whoever knows that the file is complete: one read is enough. The error says why it cannot be
+// used.
 func (f *File) ReadNow() error { return f.reload(true) }
 
 func (f *File) reload(complete bool) error {

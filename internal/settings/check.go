@@ -39,13 +39,18 @@ func (s Settings) mistakes() []error {
 	}
 	s.redisMistakes(&c)
 
-	longest := maxCallTime / time.Duration(max(1, s.UpstreamMaxAttempts))
-	c.check(s.UpstreamTimeout <= longest || s.UpstreamTimeout > maxCallTime, "UPSTREAM_TIMEOUT", fmt.Sprintf(
-		"times UPSTREAM_MAX_ATTEMPTS is more than %s, for which no caller waits; with %d attempts the most is %s",
-		short(maxCallTime), s.UpstreamMaxAttempts, short(longest)))
-	c.check(!s.KeepRefreshTokens || s.EncryptionKeysFile != "", "KEEP_REFRESH_TOKENS",
-		"needs ENCRYPTION_KEYS_FILE: keys derived from the client secret would lose the tokens when it rotates")
-	c.check(!s.KeepRefreshTokens || s.RedisURL.Reveal() != "", "KEEP_REFRESH_TOKENS", "needs REDIS_URL to keep them in")
+	if n := s.UpstreamMaxAttempts; n >= 1 && n <= 10 && s.UpstreamTimeout <= maxCallTime {
+		longest := maxCallTime / time.Duration(n)
+		c.check(s.UpstreamTimeout <= longest, "UPSTREAM_TIMEOUT", fmt.Sprintf(
+			"times UPSTREAM_MAX_ATTEMPTS is more than %s, for which no caller waits; with %d attempts the most is %s",
+			short(maxCallTime), n, short(longest)))
+	}
+	switch keys, redis := s.EncryptionKeysFile != "", s.RedisURL.Reveal() != ""; {
+	case s.KeepRefreshTokens && !keys:
+		c.add("KEEP_REFRESH_TOKENS", "needs ENCRYPTION_KEYS_FILE, and REDIS_URL; keys derived from the client secret would lose the tokens when it rotates")
+	case s.KeepRefreshTokens && !redis:
+		c.add("KEEP_REFRESH_TOKENS", "needs REDIS_URL, to keep them in")
+	}
 	return c.errs
 }
 

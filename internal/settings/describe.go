@@ -30,6 +30,7 @@ func (s Settings) List(wrong map[string]bool) []Setting {
 	for field := range v.Type().Fields() {
 		name, value := field.Tag.Get("env"), show(v.FieldByIndex(field.Index).Interface())
 		switch {
+		case value == "":
 		case wrong[name]:
 			value = "[wrong]"
 		case name == "HUMANAPI_CLIENT_ID":
@@ -44,9 +45,6 @@ func (s Settings) List(wrong map[string]bool) []Setting {
 
 // beginning is enough to tell a client_id by. Any text can be one, the client secret as well.
 func beginning(text string) string {
-	if text == "" {
-		return ""
-	}
 	return text[:min(4, len(text)/4)] + "…"
 }
 

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"token-sidecar/internal/spelling"
 )
 
 // A Stranger is a variable that looks like a setting and is none.
@@ -32,9 +34,10 @@ func Strangers(environ []string, further ...string) (found []Stranger) {
 			continue
 		}
 		spelt := strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(name))
-		meant := cmp.Or(nearest(spelt, settings, len(spelt)/4), nearest(spelt, further, 2))
+		meant := cmp.Or(spelling.Nearest(spelt, settings, len(spelt)/4), spelling.Nearest(spelt, further, 2))
 		if meant == "" && hasOurPrefix(spelt) {
-			meant = cmp.Or(nearest(spelt, withWords(spelt, settings), len(spelt)), nearest(spelt, settings, len(spelt)))
+			meant = cmp.Or(spelling.Nearest(spelt, withWords(spelt, settings), len(spelt)),
+				spelling.Nearest(spelt, settings, len(spelt)))
 		}
 		if meant != "" {
 			found = append(found, Stranger{name, meant})
@@ -58,38 +61,4 @@ func withWords(name string, names []string) (found []string) {
 		}
 	}
 	return found
-}
-
-// nearest is the one of names that name is within so many typing mistakes of, and the fewest; empty if there is none.
-func nearest(name string, names []string, within int) (found string) {
-	for _, candidate := range names {
-		if d := distance(name, candidate); d <= within {
-			found, within = candidate, d-1
-		}
-	}
-	return found
-}
-
-// distance counts the letters that were left out, added, replaced, or swapped with the next to make b of a (optimal
-// string alignment).
-func distance(a, b string) int {
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		before, last, row = last, row, before
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			replaced := last[j-1]
-			if a[i-1] != b[j-1] {
-				replaced++
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, replaced)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-	}
-	return row[len(b)]
 }

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,7 +20,7 @@ func TestStrangers(t *testing.T) {
 				"joined":   strings.ReplaceAll(name, "_", ""),
 			} {
 				found := Strangers([]string{typed + "=x"})
-				if typed != name && !contains(names(), typed) && (len(found) != 1 || found[0] != Stranger{typed, name}) {
+				if typed != name && !slices.Contains(names(), typed) && (len(found) != 1 || found[0] != Stranger{typed, name}) {
 					t.Errorf("%s, %s: %v", kind, typed, found)
 				}
 			}
@@ -47,7 +48,8 @@ func TestStrangers(t *testing.T) {
 		"REDIS_SERVICE_HOST=10.0.0.1", "REDIS_SERVICE_PORT=6379", "REDIS_SERVICE_PORT_REDIS=6379",
 		"REDIS_PORT=tcp://10.0.0.1:6379", "REDIS_PORT_6379_TCP=tcp://10.0.0.1:6379", "REDIS_PORT_6379_TCP_PROTO=tcp",
 		"REDIS_PORT_6379_TCP_PORT=6379", "REDIS_PORT_6379_TCP_ADDR=10.0.0.1", "HUMANAPI_MOCK_SERVICE_HOST=10.0.0.1",
-		"HUMANAPI_MOCK_PORT=tcp://10.0.0.1:80", "UPSTREAM_PORT_53_UDP=udp://10.0.0.1:53", "UPSTREAM_PORT_53_UDP_ADDR=10.0.0.1",
+		"HUMANAPI_MOCK_PORT=tcp://10.0.0.1:80", "UPSTREAM_PORT_53_UDP=udp://10.0.0.1:53",
+		"UPSTREAM_PORT_53_UDP_ADDR=10.0.0.1",
 		"KUBERNETES_SERVICE_HOST=10.0.0.1", "KUBERNETES_PORT_443_TCP=tcp://10.0.0.1:443",
 		// OpenTelemetry's, that others use.
 		"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=x", "OTEL_LOGS_EXPORTER=none", "OTEL_METRICS_EXPORTER=none",
@@ -63,13 +65,4 @@ func swapped(s string) string {
 		return s
 	}
 	return s[1:2] + s[:1] + s[2:]
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }
