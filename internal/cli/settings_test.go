@@ -218,7 +218,8 @@ func TestNoSecretInTheWrongPlaceIsPrinted(t *testing.T) {
 
 // TestMistypedSettingsAreWarnedOf, with the name that was meant.
 func TestMistypedSettingsAreWarnedOf(t *testing.T) {
-	environ := base("REDIS_URI=x", "MEMORY_CACHE_ENTRIES=5", "REDIS_SERVICE_HOST=10.0.0.1", "OTEL_EXPORTER_OLTP_ENDPOINT=x")
+	environ := base("REDIS_URI=x", "MEMORY_CACHE_ENTRIES=5", "REDIS_SERVICE_HOST=10.0.0.1",
+		"OTEL_EXPORTER_OLTP_ENDPOINT=x")
 	wrong := append(slices.Clone(environ), "LOG_LEVEL=x")
 	for name, args := range map[string][]string{"config": {"config"}, "serve": {"serve"}} {
 		for _, environ := range [][]string{environ, wrong} {
