@@ -62,7 +62,9 @@ func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 }
 
 func (f files) all() (open []*secret.File) {
-	for _, file := range []*secret.File{f.clientSecret, f.authRoots, f.callerToken, f.redisPassword, f.encryptionKeys} {
+	for _, file := range []*secret.File{
+		f.clientSecret, f.authRoots, f.callerToken, f.redisRoots, f.redisPassword, f.encryptionKeys,
+	} {
 		if file != nil {
 			open = append(open, file)
 		}
