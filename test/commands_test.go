@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"token-sidecar/internal/testbed"
@@ -115,6 +116,8 @@ func TestSandboxFindsAnotherPort(t *testing.T) {
 	for name, args := range map[string][]string{"emulator": {"sandbox"}, "sidecar": {"serve", "--sandbox"}} {
 		t.Run(name, func(t *testing.T) {
 			cmd := testbed.Command(t.Context(), nil, args...)
+			var log strings.Builder
+			cmd.Stderr = &log
 			out, err := cmd.StdoutPipe()
 			if err == nil {
 				err = cmd.Start()
@@ -144,6 +147,9 @@ func TestSandboxFindsAnotherPort(t *testing.T) {
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("it ended with %v", err)
 			}
+			if strings.Contains(log.String(), "WARN") {
+				t.Errorf("a newcomer is warned: %s", &log)
+			}
 		})
 	}
 	if _, errs, code := tool(t, nil, "sandbox", "--addr", "127.0.0.1:8090"); code != 1 || !strings.Contains(errs, "in use") {
@@ -168,4 +174,33 @@ func TestEmulatorAlone(t *testing.T) {
 	s := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL=http://"+addr, "HUMANAPI_CLIENT_ID=sandbox-client",
 		"HUMANAPI_CLIENT_SECRET=sandbox-secret")
 	testbed.Until(t, "it answers", func() bool { return s.Get("alice").Status == 200 })
+}
+
+// TestNoSecretInTheWrongPlaceIsShown: a running sidecar shows none, on no page and in no log.
+func TestNoSecretInTheWrongPlaceIsShown(t *testing.T) {
+	const marker = "s3cr3tMarker4711"
+	file := testbed.WriteFile(t, "file", marker)
+	environ := testbed.StartAuth(t).Environ("HUMANAPI_CLIENT_ID="+marker, "HUMANAPI_CLIENT_SECRET=",
+		"HUMANAPI_CLIENT_SECRET_FILE="+file, "CALLER_TOKEN_FILE="+file,
+		"REDIS_URL=redis://"+marker+":"+marker+"@"+testbed.FreeAddr(t)+"/0",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+testbed.FreeAddr(t), "OTEL_EXPORTER_OTLP_HEADERS=key="+marker)
+	s := testbed.StartSidecar(t, environ...)
+	at := append(environ, "LISTEN_ADDR="+s.Addr, "ADMIN_ADDR="+s.Admin)
+	got, asked, _ := tool(t, at, "get", "--user", marker)
+	seen := map[string]string{"get": got + asked, "metrics": s.Metrics()}
+	for _, args := range []string{"config", "status", "status --json"} {
+		out, errs, _ := tool(t, at, strings.Fields(args)...)
+		seen[args] = out + errs
+	}
+	for _, path := range []string{"/", "/status.json"} {
+		_, seen[path] = s.Fetch("http://" + s.Admin + path)
+	}
+	s.Signal(syscall.SIGTERM)
+	s.Wait()
+	seen["log"] = s.Log()
+	for place, text := range seen {
+		if text == "" || strings.Contains(text, marker) {
+			t.Errorf("%s: %s", place, text)
+		}
+	}
 }

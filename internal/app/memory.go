@@ -20,6 +20,10 @@ const inPod = "KUBERNETES_SERVICE_HOST="
 // limit, or no pod around, there is nothing to warn of.
 func limitMemory(log *slog.Logger, environ []string) {
 	_, err := memlimit.Set(memlimit.WithRatio(memoryShare))
+	reportLimit(log, environ, err)
+}
+
+func reportLimit(log *slog.Logger, environ []string, err error) {
 	tell := log.Debug
 	if slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, inPod) }) {
 		tell = log.Warn
