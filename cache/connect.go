@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -59,6 +58,12 @@ func Connect(s Server) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(opts), nil
 }
 
+// CheckURL reports why no client could be made for url in that mode, without quoting it.
+func CheckURL(url secret.Text, mode string) error {
+	_, err := parseURL(url.Reveal(), mode)
+	return err
+}
+
 func parseURL(raw, mode string) (*redis.UniversalOptions, error) {
 	bad := errors.New("REDIS_URL: cannot be read; use redis://[user:password@]host:port[/db], rediss:// for TLS, further addresses as ?addr=host:port")
 	switch mode {
@@ -94,7 +99,7 @@ func parseURL(raw, mode string) (*redis.UniversalOptions, error) {
 			PoolSize: o.PoolSize,
 		}, nil
 	default:
-		return nil, fmt.Errorf("REDIS_MODE: %q is unknown; use single, cluster or sentinel", mode)
+		return nil, errors.New("REDIS_MODE: is unknown; use single, cluster or sentinel")
 	}
 }
 

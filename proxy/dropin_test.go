@@ -263,10 +263,35 @@ func TestTheLastSecondIsOne(t *testing.T) {
 	})
 }
 
-// TestCallersWhoWaitDenyNoHit: what memory can answer is answered, however many wait for something else.
+// TestHalfBodiesTakeNoPlace: whoever sends a body slowly, or never ends it, keeps nobody else from waiting for a token.
+func TestHalfBodiesTakeNoPlace(t *testing.T) {
+	bothPaths(t, func(s *settings) { s.proxy.MaxConcurrent = 1 }, func(t *testing.T, l *line) {
+		for _, text := range []string{
+			post("/token", asJSON, `{"client_user_id":"half"}`), post("/v1/connect/token", asJSON, `{"client_user_id":"half","type":"access"}`),
+			chunkedPost("/token", chunks(`{"client_user_id":"half"}`, 5), "Content-Type: application/json"),
+		} {
+			for range 5 {
+				slow := l.another(t)
+				if _, err := io.WriteString(slow.Conn, text[:len(text)-10]); err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = slow.Close() }()
+			}
+		}
+		synctest.Wait()
+		for i, text := range []string{plainGet("a"), post("/token", asJSON, `{"client_user_id":"b"}`)} {
+			if status, said := l.ask(t, text); status != 200 || l.world.calls() != i+1 {
+				t.Errorf("beside half bodies: %d %s", status, said)
+			}
+		}
+	})
+}
+
+// TestCallersWhoWaitDenyNoHit: what memory can answer is answered, however many wait for something else; a refusal, too.
 func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 	bothPaths(t, func(s *settings) { s.proxy.MaxConcurrent = 3 }, func(t *testing.T, l *line) {
 		l.ask(t, plainGet("a"))
+		l.ask(t, plainGet("unknown-x"))
 		l.world.auth.Set(sandbox.Mood{Fault: "hang"})
 		var waiting []*line
 		for i := range 3 {
@@ -286,7 +311,17 @@ func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 			}
 		}
 		for _, text := range []string{
+			plainGet("unknown-x"), post("/token", asJSON, `{"client_user_id":"unknown-x"}`),
+			chunkedPost("/token", chunks(`{"client_user_id":"unknown-x"}`, 5), "Content-Type: application/json"),
+		} {
+			if status, said := l.ask(t, text); status != 404 || !strings.Contains(said, "UNKNOWN_CLIENT_USER_ID") {
+				t.Errorf("a remembered refusal beside them: %d %s", status, said)
+			}
+		}
+		for _, text := range []string{
 			plainGet("b"), strings.Replace(plainGet("a"), "Accept: */*", "Cache-Control: no-cache", 1),
+			strings.Replace(plainGet("unknown-x"), "Accept: */*", "Cache-Control: no-cache", 1),
+			"GET /token?client_user_id=unknown-x&type=session HTTP/1.1\r\nHost: localhost\r\n\r\n",
 			"GET /token?client_user_id=a&type=session HTTP/1.1\r\nHost: localhost\r\n\r\n",
 			"DELETE /token?client_user_id=a HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		} {

@@ -9,10 +9,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"token-sidecar/internal/reason"
 )
 
 // socketMode lets the containers of the pod that share the group in, and nobody else.
 const socketMode = 0o660
+
+// ErrInUse is the error of [Listen] when somebody listens already.
+var ErrInUse = errors.New("is in use by another program; stop that, or choose another address")
 
 // Listen opens addr: host:port, with localhost for both loopback addresses, or unix:///path. A socket file that nobody
 // listens on any more is replaced. Errors name the remedy.
@@ -32,9 +37,10 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s is in use by another program; stop that, or choose another address", addr)
+		return nil, fmt.Errorf("%s %w", addr, ErrInUse)
 	case err != nil:
-		return nil, fmt.Errorf("cannot listen: %w", err)
+		return nil, fmt.Errorf("cannot listen: %s; use an address of this machine, and a path that may be written",
+			reason.Of(err))
 	}
 	return listener, nil
 }
@@ -46,7 +52,7 @@ func removeStale(ctx context.Context, path string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot look at %s: %w", path, err)
+		return fmt.Errorf("the path cannot be looked at: %s; choose another", reason.Of(err))
 	}
 	if info.Mode()&os.ModeSocket == 0 {
 		return fmt.Errorf("%s exists and is not a socket; remove it, or choose another path", path)
@@ -54,10 +60,11 @@ func removeStale(ctx context.Context, path string) error {
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 	if err == nil {
 		_ = conn.Close()
-		return fmt.Errorf("%s is in use by another program; stop that, or choose another path", path)
+		return fmt.Errorf("%s %w", path, ErrInUse)
 	}
 	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("cannot remove the stale socket: %w", err)
+		return fmt.Errorf("the socket that nobody listens on cannot be removed: %s; let user %d write to its folder",
+			reason.Of(err), os.Getuid())
 	}
 	return nil
 }

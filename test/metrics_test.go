@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -58,6 +59,8 @@ func TestMetricsDoc(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer parts.Close()
+	_, closeLog := app.NewLog(io.Discard, conf, d)
+	defer closeLog()
 
 	var rows []string
 	for name, row := range d.rows {

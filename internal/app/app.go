@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -71,14 +72,27 @@ func (p *Parts) Close() {
 	p.Tokens.Close()
 }
 
-// Serve runs the sidecar until ctx ends, and then drains it. It logs to errs. environ has the form of [os.Environ]; the
-// OpenTelemetry variables are read from it.
-func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.Writer) error {
-	log := newLog(errs, s)
-	limitMemory(log)
+// A Process is what [Serve] needs of the process it runs in.
+type Process struct {
+	// Environ has the form of [os.Environ]. The OpenTelemetry variables are read from it.
+	Environ []string
+	// Log is where the log is written. Nobody waits for it.
+	Log io.Writer
+	// Reload has all files read again for each signal. May be nil.
+	Reload <-chan os.Signal
+}
+
+// Serve runs the sidecar until ctx ends, and then drains it. What is wrong with s is to be found by [Load] before.
+func Serve(ctx context.Context, s settings.Settings, process Process) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	traces, err := tracing.Start(ctx, environ, version, log)
+	log, closeLog := NewLog(process.Log, s, metrics)
+	defer closeLog()
+	for _, stranger := range Strangers(process.Environ) {
+		log.Warn("a variable looks like a mistyped setting", slog.String("hint", stranger.String()))
+	}
+	limitMemory(log, process.Environ)
+	traces, err := tracing.Start(ctx, process.Environ, version, log)
 	if err != nil {
 		return err
 	}
@@ -102,6 +116,7 @@ func Serve(ctx context.Context, s settings.Settings, environ []string, errs io.W
 	for _, file := range parts.files.all() {
 		background.Go(func() { file.Watch(running) })
 	}
+	background.Go(func() { parts.files.reloadAt(running, process.Reload, log) })
 	background.Go(func() { status.history.Run(running) })
 	status.started.Store(true)
 	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr),

@@ -3,6 +3,8 @@ package app
 import (
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
@@ -11,11 +13,23 @@ import (
 // rest is for what Go does not count, such as the kernel's buffers of connections.
 const memoryShare = 0.8
 
-// limitMemory keeps a burst of requests from having the container killed. It respects GOMEMLIMIT.
-func limitMemory(log *slog.Logger) {
+// inPod begins the variable that is set in every pod.
+const inPod = "KUBERNETES_SERVICE_HOST="
+
+// limitMemory keeps a burst of requests from having the container killed. It respects GOMEMLIMIT. Where there is no
+// limit, or no pod around, there is nothing to warn of.
+func limitMemory(log *slog.Logger, environ []string) {
 	_, err := memlimit.Set(memlimit.WithRatio(memoryShare))
+	reportLimit(log, environ, err)
+}
+
+func reportLimit(log *slog.Logger, environ []string, err error) {
+	tell := log.Debug
+	if slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, inPod) }) {
+		tell = log.Warn
+	}
 	if err != nil && !errors.Is(err, memlimit.ErrNoCgroup) && !errors.Is(err, memlimit.ErrCgroupsNotSupported) {
-		log.Warn("the memory limit of the container cannot be read; set GOMEMLIMIT to four fifths of it",
+		tell("the memory limit of the container cannot be read; set GOMEMLIMIT to four fifths of it",
 			slog.Any("error", err))
 	}
 }

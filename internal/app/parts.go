@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -34,20 +33,14 @@ func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (t
 	return tokens.RefreshToken(ctx, vend.RefreshTokenKey(s.AuthURL, s.ClientID, user))
 }
 
-func newLog(w io.Writer, s settings.Settings) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: s.LogLevel, ReplaceAttr: secret.ReplaceAttr}
-	if s.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, opts))
-	}
-	return slog.New(slog.NewJSONHandler(w, opts))
+// files are what may change while the sidecar runs; nil where none is set.
+type files struct {
+	clientSecret, authRoots, callerToken, redisRoots, redisPassword, encryptionKeys *secret.File
 }
 
-// files are what may change while the sidecar runs; nil where none is set.
-type files struct{ clientSecret, authRoots, callerToken, redisPassword, encryptionKeys *secret.File }
-
+// openFiles opens the files that s names. The error joins one for each that cannot be used.
 func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
-	f.clientSecret, err = s.OpenSecret(log)
-	errs := []error{err}
+	var errs []error
 	open := func(setting, path string, accept func(string) error) *secret.File {
 		if path == "" {
 			return nil
@@ -56,20 +49,48 @@ func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 		errs = append(errs, err)
 		return file
 	}
+	f.clientSecret = secret.Fixed(s.ClientSecret.Reveal())
+	if s.ClientSecretFile != "" {
+		f.clientSecret = open("HUMANAPI_CLIENT_SECRET_FILE", s.ClientSecretFile, nil)
+	}
 	f.authRoots = open("HUMANAPI_CA_FILE", s.CAFile, checkRoots)
-	f.callerToken = open("CALLER_TOKEN_FILE", s.CallerTokenFile, nil)
+	f.callerToken = open("CALLER_TOKEN_FILE", s.CallerTokenFile, checkCallerToken)
+	f.redisRoots = open("REDIS_CA_FILE", s.RedisCAFile, checkRoots)
 	f.redisPassword = open("REDIS_PASSWORD_FILE", s.RedisPasswordFile, nil)
 	f.encryptionKeys = open("ENCRYPTION_KEYS_FILE", s.EncryptionKeysFile, cache.CheckKeys)
 	return f, errors.Join(errs...)
 }
 
 func (f files) all() (open []*secret.File) {
-	for _, file := range []*secret.File{f.clientSecret, f.authRoots, f.callerToken, f.redisPassword, f.encryptionKeys} {
+	for _, file := range []*secret.File{
+		f.clientSecret, f.authRoots, f.callerToken, f.redisRoots, f.redisPassword, f.encryptionKeys,
+	} {
 		if file != nil {
 			open = append(open, file)
 		}
 	}
 	return open
+}
+
+// reloadAt reads all files at each signal, until ctx ends. They are read all the time, but not put in force before two
+// reads found the same; whoever sends a signal has written them to the end.
+func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			all := f.all()
+			unusable := 0
+			for _, file := range all {
+				if file.ReadNow() != nil {
+					unusable++
+				}
+			}
+			log.Info("all files were read again at a signal; those that cannot be used keep their old values",
+				slog.Int("files", len(all)), slog.Int("unusable", unusable))
+		}
+	}
 }
 
 func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error) {
@@ -168,7 +189,7 @@ func readRoots(setting, path string) (*x509.CertPool, error) {
 
 func checkRoots(pem string) error {
 	if parseRoots(pem) == nil {
-		return errors.New("there is no PEM certificate in it")
+		return errors.New("there is no PEM certificate in it; name a file that has some")
 	}
 	return nil
 }

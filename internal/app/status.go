@@ -52,7 +52,7 @@ func (s *status) get() admin.Status {
 	for _, f := range s.handler.Failures() {
 		st.Failures = append(st.Failures, admin.Failure{Code: f.Code, Count: f.Count, Last: f.Last.UTC()})
 	}
-	for _, setting := range s.settings.List() {
+	for _, setting := range s.settings.List(nil) {
 		st.Settings = append(st.Settings, admin.Setting{Name: setting.Name, Value: setting.Value})
 	}
 	return st

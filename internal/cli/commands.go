@@ -10,10 +10,11 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"token-sidecar/internal/app"
 	"token-sidecar/internal/secret"
-	"token-sidecar/internal/settings"
+	"token-sidecar/internal/spelling"
 )
 
 // A Process is what the commands need of the process they run in.
@@ -61,19 +62,63 @@ func Run(ctx context.Context, p Process) int {
 func newRoot(p Process) *cobra.Command {
 	serve := newServe(p)
 	root := &cobra.Command{
-		Use:           "token-sidecar",
-		Short:         "Vends Human API tokens to the containers of its own pod",
-		Long:          "Vends Human API tokens to the containers of its own pod. Without a command it serves.\n\nSettings are environment variables; token-sidecar config lists them.",
-		Args:          noArgs,
-		RunE:          serve.RunE,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Use:   "token-sidecar",
+		Short: "Vends Human API tokens to the containers of its own pod",
+		Long: "Vends Human API tokens to the containers of its own pod. Without a command it serves.\n\n" +
+			"Settings are environment variables; token-sidecar config lists them.",
+		Example:           "  token-sidecar serve --sandbox      try it, without any settings",
+		Version:           versionText(),
+		Args:              noArgs,
+		RunE:              serve.RunE,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	root.SetVersionTemplate("{{.Version}}")
 	root.Flags().AddFlagSet(serve.Flags())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p),
 		newVersion())
 	return root
+}
+
+// didYouMean suggests the name that was meant.
+func didYouMean(typed string, names []string) string {
+	if meant := spelling.Nearest(typed, names, max(1, len(typed)/3)); meant != "" {
+		return fmt.Sprintf("; did you mean %s?", meant)
+	}
+	return ""
+}
+
+// flagError says what is wrong with a flag.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var missing *pflag.ValueRequiredError
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown):
+		name := "--" + unknown.GetSpecifiedName()
+		if unknown.GetSpecifiedShortnames() != "" {
+			name = "-" + unknown.GetSpecifiedName()
+		}
+		var all []string
+		cmd.Flags().VisitAll(func(flag *pflag.Flag) { all = append(all, "--"+flag.Name) })
+		return usageError{fmt.Errorf("%s has no flag %s%s", cmd.CommandPath(), name, didYouMean(name, all))}
+	case errors.As(err, &missing):
+		return usageError{fmt.Errorf("the flag --%s needs a value", missing.GetSpecifiedName())}
+	case errors.As(err, &invalid):
+		return usageError{fmt.Errorf("the flag --%s takes %s", invalid.GetFlag().Name, kindOf(invalid.GetFlag()))}
+	default:
+		return usageError{errors.New("the flags are not understood; write --name or --name=value")}
+	}
+}
+
+// kindOf says what a flag takes.
+func kindOf(flag *pflag.Flag) string {
+	if flag.Value.Type() == "bool" {
+		return "true or false, or no value for true"
+	}
+	return "a " + flag.Value.Type()
 }
 
 // noArgs refuses arguments, as a mistake in the command line.
@@ -82,26 +127,31 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if cmd.HasParent() {
-		return usageError{fmt.Errorf("%s takes no argument %q", cmd.Name(), args[0])}
+		return usageError{fmt.Errorf("%s takes no argument %q", cmd.CommandPath(), args[0])}
 	}
-	return usageError{fmt.Errorf("there is no command %q", args[0])}
+	var all []string
+	for _, command := range cmd.Commands() {
+		all = append(all, command.Name())
+	}
+	return usageError{fmt.Errorf("there is no command %q%s", args[0], didYouMean(args[0], all))}
 }
 
 func newRefreshToken(p Process) *cobra.Command {
 	var user string
 	cmd := &cobra.Command{
-		Use:     "refresh-token --user U",
-		Short:   "Print the refresh token that was kept of a user",
-		Long:    "Print the newest refresh_token of a user, in full, as KEEP_REFRESH_TOKENS kept it in Redis.\nIt takes the settings of the sidecar and asks Redis itself.",
+		Use:   "refresh-token --user U",
+		Short: "Print the refresh token that was kept for a user",
+		Long: "Print the newest refresh_token of a user, in full, as KEEP_REFRESH_TOKENS kept it in Redis.\n" +
+			"It needs the settings of the sidecar, and asks Redis itself.",
 		Example: "  token-sidecar refresh-token --user alice",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if user == "" {
 				return usageError{errors.New("--user is missing; name the client_user_id")}
 			}
-			s, err := settings.Load(p.Environ)
+			s, err := app.Load(cmd.Context(), p.Environ)
 			if err != nil {
-				return settingsError(err)
+				return settingsError(err, p.Environ)
 			}
 			if !s.KeepRefreshTokens {
 				return errors.New("KEEP_REFRESH_TOKENS: is false, so none are kept; set it to true")
@@ -124,12 +174,15 @@ func newRefreshToken(p Process) *cobra.Command {
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Version, commit and Go version",
+		Short: "Print version, commit and Go version",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "token-sidecar %s\ncommit %s\n%s\n", app.Version(), app.Commit(),
-				app.GoVersion())
+			_, err := fmt.Fprint(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
+}
+
+func versionText() string {
+	return fmt.Sprintf("token-sidecar %s\ncommit %s\n%s\n", app.Version(), app.Commit(), app.GoVersion())
 }

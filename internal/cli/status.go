@@ -1,28 +1,25 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"token-sidecar/internal/admin"
-	"token-sidecar/internal/settings"
 )
 
 func newStatus(p Process) *cobra.Command {
 	var raw bool
 	cmd := &cobra.Command{
 		Use:     "status",
-		Short:   "What the status page tells, in the terminal",
-		Long:    "Ask the running sidecar at ADMIN_ADDR how it does. Exit 1 when it cannot be asked or does not serve.",
+		Short:   "Show the state of the running sidecar",
+		Long:    "Show the state of the running sidecar, as the status page at ADMIN_ADDR does. Exit 1 when it does not answer\nor does not serve.",
 		Example: "  token-sidecar status\n  token-sidecar status --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,40 +33,13 @@ func newStatus(p Process) *cobra.Command {
 			}
 			var s admin.Status
 			if err := json.Unmarshal(body, &s); err != nil {
-				return fmt.Errorf("the answer is not understood, it may be of another version: %w", err)
+				return errors.New("the answer is not understood; is it a sidecar of this version that listens on ADMIN_ADDR?")
 			}
 			return printStatus(cmd.OutOrStdout(), s, time.Now())
 		},
 	}
 	cmd.Flags().BoolVar(&raw, "json", false, "print JSON")
 	return cmd
-}
-
-// askAdmin gets a path of ADMIN_ADDR. An answer other than 200 is an error.
-func askAdmin(ctx context.Context, p Process, path string) ([]byte, error) {
-	s, err := settings.LoadAdmin(p.Environ)
-	if err != nil {
-		return nil, settingsError(err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, probeLimit)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("cannot ask: %w", err)
-	}
-	res, err := clientFor(s.AdminAddr).Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("no answer on ADMIN_ADDR %s: %w; is the sidecar running?", s.AdminAddr, unwrapURL(err))
-	}
-	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<20))
-	if err != nil {
-		return nil, fmt.Errorf("the answer was cut short: %w", err)
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answered %d: %s", path, res.StatusCode, strings.TrimSpace(string(body)))
-	}
-	return body, nil
 }
 
 func printStatus(w io.Writer, s admin.Status, now time.Time) error {
@@ -106,7 +76,7 @@ func printStatus(w io.Writer, s admin.Status, now time.Time) error {
 		return err
 	}
 	if !s.Serving {
-		return fmt.Errorf("it does not serve")
+		return errors.New("the sidecar does not serve: it is starting or draining")
 	}
 	return nil
 }

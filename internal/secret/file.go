@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"token-sidecar/internal/reason"
 )
 
 // maxFileSize bounds what is read of a file, in bytes. All the certificates that a system trusts are some 250 KB.
@@ -86,9 +90,15 @@ func (f *File) Watch(ctx context.Context) {
 }
 
 // Reload reads the file now; the second of two equal reads puts a new content in force.
-func (f *File) Reload() {
+func (f *File) Reload() { _ = f.reload(false) }
+
+// ReadNow is Reload for whoever knows that the file is complete: one read is enough. The error says why it cannot be
+// used.
+func (f *File) ReadNow() error { return f.reload(true) }
+
+func (f *File) reload(complete bool) error {
 	if f.path == "" {
-		return
+		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -99,19 +109,20 @@ func (f *File) Reload() {
 			f.log.Warn("secret file cannot be used, the old value stays in force; write a complete file",
 				slog.String("setting", f.setting), slog.Any("error", err))
 		}
-		return
+		return err
 	}
 	f.complain = ""
-	settled := Equal(f.seen, content)
+	settled := complete || Equal(f.seen, content)
 	f.seen = Hide(content)
 	if !settled || Equal(f.Text(), content) {
-		return
+		return nil
 	}
 	f.set(content)
 	f.log.Info("secret file changed, the new value is in force", slog.String("setting", f.setting))
 	for _, fn := range f.changed {
 		fn()
 	}
+	return nil
 }
 
 func (f *File) set(content string) {
@@ -119,22 +130,37 @@ func (f *File) set(content string) {
 	f.value.Store(&text)
 }
 
+// unreadable says why the file cannot be read, and what to do, without its path: that could be the secret itself, set
+// as the name of its file by mistake.
+func unreadable(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("the file is not there; mount it, or correct the path")
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the file may not be read; let user %d read it", os.Getuid())
+	case errors.Is(err, syscall.EISDIR):
+		return errors.New("it is a folder; name the file in it")
+	default:
+		return fmt.Errorf("the file cannot be read: %s; correct the path", reason.Of(err))
+	}
+}
+
 func (f *File) read() (string, error) {
 	file, err := os.Open(f.path)
 	if err != nil {
-		return "", fmt.Errorf("cannot read the file: %w", err)
+		return "", unreadable(err)
 	}
 	defer func() { _ = file.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
 	if err != nil {
-		return "", fmt.Errorf("cannot read the file: %w", err)
+		return "", unreadable(err)
 	}
 	if len(raw) > maxFileSize {
-		return "", fmt.Errorf("the file is larger than %d bytes", maxFileSize)
+		return "", errors.New("the file is larger than 1 MiB; name the right one")
 	}
 	content := string(bytes.TrimSpace(raw))
 	if content == "" {
-		return "", errors.New("the file is empty")
+		return "", errors.New("the file is empty; write the value into it")
 	}
 	if f.accept != nil {
 		if err := f.accept(content); err != nil {

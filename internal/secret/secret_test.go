@@ -130,8 +130,19 @@ func TestFile(t *testing.T) {
 	f.Reload()
 	expect("two", 1, "")
 
+	write("new")
+	if err := f.ReadNow(); err != nil {
+		t.Error(err)
+	}
+	expect("new", 2, "")
+	write("two")
+	_ = f.ReadNow()
+	changes = 1
+	expect("two", 1, "")
 	write("")
-	f.Reload()
+	if f.ReadNow() == nil {
+		t.Error("an empty file was taken")
+	}
 	expect("two", 1, "empty")
 	f.Reload()
 	expect("two", 1, "") // told once
@@ -144,7 +155,7 @@ func TestFile(t *testing.T) {
 	}
 	f.Reload()
 	f.Reload()
-	expect("two", 1, "cannot read")
+	expect("two", 1, "not there")
 	write(strings.Repeat("x", maxFileSize+1))
 	f.Reload()
 	f.Reload()

@@ -112,6 +112,14 @@ func LaunchSidecar(t testing.TB, environ ...string) *Sidecar {
 	return launch(t, Command(context.WithoutCancel(t.Context()), nil, "serve"), environ)
 }
 
+// LaunchLogging is LaunchSidecar of a process whose output goes to out.
+func LaunchLogging(t testing.TB, out *os.File, environ ...string) *Sidecar {
+	t.Helper()
+	cmd := Command(context.WithoutCancel(t.Context()), nil, "serve")
+	cmd.Stdout, cmd.Stderr = out, out
+	return launch(t, cmd, environ)
+}
+
 // LaunchBuilt is LaunchSidecar of the program as it is shipped, started by command.
 func LaunchBuilt(t testing.TB, command []string, environ ...string) *Sidecar {
 	t.Helper()
@@ -125,7 +133,9 @@ func launch(t testing.TB, cmd *exec.Cmd, environ []string) *Sidecar {
 	s := &Sidecar{cmd: cmd, t: t, Addr: FreeAddr(t), Admin: FreeAddr(t), log: &output{}, done: make(chan error, 1)}
 	environ = append([]string{"LISTEN_ADDR=" + s.Addr, "ADMIN_ADDR=" + s.Admin, "LOG_LEVEL=debug"}, environ...)
 	s.cmd.Env = append(s.cmd.Env, environ...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if s.cmd.Stdout == nil {
+		s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -30,8 +30,20 @@ type config struct {
 	tls      *tls.Config
 }
 
+// Variables are the names of those that have an effect.
+func Variables() []string {
+	v := parse(nil)
+	v.read()
+	return append(v.asked, "OTEL_SERVICE_NAME") // the library's to read
+}
+
 func read(environ []string) (config, error) {
 	v := parse(environ)
+	c := v.read()
+	return c, errors.Join(v.errs...)
+}
+
+func (v *variables) read() config {
 	disabled, exporter := v.value("OTEL_SDK_DISABLED"), v.value("OTEL_TRACES_EXPORTER")
 	v.oneOf(disabled, "true", "false")
 	v.oneOf(exporter, "otlp", "none")
@@ -50,7 +62,7 @@ func read(environ []string) (config, error) {
 	}
 	named := v.otlp("ENDPOINT").text != ""
 	c.wanted = (named || exporter.text == "otlp") && exporter.text != "none" && disabled.text != "true"
-	return c, errors.Join(v.errs...)
+	return c
 }
 
 // transport is that of net/http, with the collector's certificates.
@@ -65,10 +77,11 @@ func (c config) transport() *http.Transport {
 // A value is that of a variable, empty if it is not set.
 type value struct{ name, text string }
 
-// variables gather the mistakes that are found in them.
+// variables gather the mistakes that are found in them, and what was asked of them.
 type variables struct {
 	given map[string]string
 	errs  []error
+	asked []string
 }
 
 func parse(environ []string) *variables {
@@ -81,7 +94,10 @@ func parse(environ []string) *variables {
 	return &variables{given: given}
 }
 
-func (v *variables) value(name string) value { return value{name, v.given[name]} }
+func (v *variables) value(name string) value {
+	v.asked = append(v.asked, name)
+	return value{name, v.given[name]}
+}
 
 // otlp is the exporter's setting of that name: the one for traces alone, else the one for all signals.
 func (v *variables) otlp(name string) value {
@@ -91,14 +107,14 @@ func (v *variables) otlp(name string) value {
 	return v.value("OTEL_EXPORTER_OTLP_" + name)
 }
 
-// wrong notes a mistake. Values are quoted only where they cannot be a credential.
+// wrong notes a mistake. No value is quoted: it could be a credential in the wrong place.
 func (v *variables) wrong(of value, format string, args ...any) {
 	v.errs = append(v.errs, fmt.Errorf("%s: "+format, append([]any{of.name}, args...)...))
 }
 
 func (v *variables) oneOf(of value, allowed ...string) {
 	if of.text != "" && !slices.Contains(allowed, of.text) {
-		v.wrong(of, "%q is not supported; use %s", of.text, strings.Join(allowed, " or "))
+		v.wrong(of, "is not supported; use %s", strings.Join(allowed, " or "))
 	}
 }
 
@@ -108,7 +124,7 @@ func (v *variables) number(of value, least, standard int) int {
 	}
 	n, err := strconv.ParseInt(of.text, 10, 32)
 	if err != nil || int(n) < least {
-		v.wrong(of, "%q is no whole number from %d on", of.text, least)
+		v.wrong(of, "is not understood; use a whole number from %d on", least)
 	}
 	return int(n)
 }
@@ -123,7 +139,7 @@ func (v *variables) checkSampler() {
 		return
 	}
 	if f, err := strconv.ParseFloat(ratio.text, 64); err != nil || !(f >= 0 && f <= 1) {
-		v.wrong(ratio, "%q is no number from 0 to 1", ratio.text)
+		v.wrong(ratio, "is not understood; use a number from 0 to 1")
 	}
 }
 
@@ -178,16 +194,16 @@ func (v *variables) tls() *tls.Config {
 	if authorities := v.otlp("CERTIFICATE"); authorities.text != "" {
 		c.RootCAs = x509.NewCertPool()
 		if pem, err := os.ReadFile(authorities.text); err != nil || !c.RootCAs.AppendCertsFromPEM(pem) {
-			v.wrong(authorities, "there is no PEM certificate in the file")
+			v.wrong(authorities, "there is no PEM certificate in the file; name one that has some")
 		}
 	}
 	certificate, key := v.otlp("CLIENT_CERTIFICATE"), v.otlp("CLIENT_KEY")
 	switch {
 	case certificate.text == "" && key.text == "":
 	case key.text == "":
-		v.wrong(key, "is missing beside %s", certificate.name)
+		v.wrong(key, "is missing beside %s; set both, or neither", certificate.name)
 	case certificate.text == "":
-		v.wrong(certificate, "is missing beside %s", key.name)
+		v.wrong(certificate, "is missing beside %s; set both, or neither", key.name)
 	default:
 		pair, err := tls.LoadX509KeyPair(certificate.text, key.text)
 		if err != nil {

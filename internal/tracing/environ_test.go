@@ -72,6 +72,22 @@ func TestCheckNamesEachMistake(t *testing.T) {
 	}
 }
 
+// TestNoValueIsQuoted in a mistake, whichever variable it is in.
+func TestNoValueIsQuoted(t *testing.T) {
+	names := Variables()
+	if len(names) < 20 {
+		t.Errorf("only %q", names)
+	}
+	for _, name := range names {
+		for _, value := range []string{"s3cr3t", "https://u:s3cr3t@h", "https://h?k=s3cr3t", "s3cr3t=%zz", "/s3cr3t"} {
+			err := Check([]string{name + "=" + value, "OTEL_TRACES_SAMPLER=traceidratio"})
+			if err != nil && strings.Contains(err.Error(), "s3cr3t") {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 func TestEndpointAndWhetherThereAreTraces(t *testing.T) {
 	const otlp = "OTEL_EXPORTER_OTLP_"
 	for environ, want := range map[string]struct {

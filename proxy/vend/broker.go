@@ -175,6 +175,10 @@ func (b *Broker) refusal(key cache.Key) error {
 	return decodeRefusal(remembered)
 }
 
+// Refused returns the refusal that memory holds for req, if it does. It never waits; a token that only Redis holds would
+// come before it.
+func (b *Broker) Refused(req upstream.Request) error { return b.refusal(b.Key(req)) }
+
 // Known returns the token that memory holds for req, if it does. It never waits.
 func (b *Broker) Known(now time.Time, req upstream.Request) (Token, bool) {
 	return b.known(now, b.Key(req), req)

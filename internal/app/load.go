@@ -1,0 +1,60 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/net/http/httpguts"
+
+	"token-sidecar/cache"
+	"token-sidecar/internal/settings"
+	"token-sidecar/internal/tracing"
+	"token-sidecar/proxy"
+)
+
+// Load reads the settings from environ and finds everything for which [Serve] would not start: mistakes in them, in the
+// files that they name, and addresses that this machine does not have. The error is made by [settings.Join].
+func Load(ctx context.Context, environ []string) (settings.Settings, error) {
+	s, err := settings.Load(environ)
+	_, unusable := openFiles(s, slog.New(slog.DiscardHandler))
+	err = settings.Add(err, unusable)
+	if url := s.RedisURL; url.Reveal() != "" && !settings.Wrong(err)["REDIS_MODE"] {
+		err = settings.Add(err, cache.CheckURL(url, s.RedisMode))
+	}
+	err = settings.Add(err, tracing.Check(environ))
+	for name, addr := range map[string]string{"LISTEN_ADDR": s.ListenAddr, "ADMIN_ADDR": s.AdminAddr} {
+		if !settings.Wrong(err)[name] {
+			err = settings.Add(err, tryAddress(ctx, name, addr))
+		}
+	}
+	return s, err
+}
+
+// Strangers are the variables in environ that look like mistyped settings.
+func Strangers(environ []string) []settings.Stranger {
+	return settings.Strangers(environ, tracing.Variables()...)
+}
+
+// tryAddress reports why nobody could listen on addr. That somebody does already, such as the sidecar whose settings
+// are looked at, is no mistake.
+func tryAddress(ctx context.Context, name, addr string) error {
+	listener, err := proxy.Listen(ctx, addr)
+	switch {
+	case errors.Is(err, proxy.ErrInUse):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	default:
+		return listener.Close()
+	}
+}
+
+// checkCallerToken refuses what no caller could send.
+func checkCallerToken(token string) error {
+	if !httpguts.ValidHeaderFieldValue(token) {
+		return errors.New("there is a control character in it, which no caller can send; write the token on one line")
+	}
+	return nil
+}

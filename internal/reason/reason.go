@@ -1,0 +1,30 @@
+// Package reason says in plain words why the system refused something. Go's errors name system calls, addresses and
+// paths besides: of no use to an operator, and a path can be a secret that was pasted into the wrong setting.
+package reason
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// Of returns the reason for err, as part of a sentence.
+func Of(err error) string {
+	var dns *net.DNSError
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return "no answer in time"
+	case errors.As(err, &dns):
+		return "the name of the host is not known"
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed"
+	default:
+		return "it is not possible"
+	}
+}

@@ -1,0 +1,88 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+
+	"token-sidecar/internal/secret"
+)
+
+// Load reads the settings from environ, which has the form of [os.Environ], and checks them, but not what is in the
+// files that they name. An empty value counts as not set. The error is made by [Join].
+func Load(environ []string) (Settings, error) {
+	s, mistakes := parse(environ)
+	// A setting that was not understood holds its zero value; what the check says of it would mislead.
+	err := Add(Join(mistakes...), errors.Join(s.mistakes()...))
+	s.AuthURL = strings.TrimRight(s.AuthURL, "/")
+	return s, err
+}
+
+// LoadOnly reads these settings and takes the defaults for all others, for the commands that ask a running sidecar. It
+// checks the addresses alone.
+func LoadOnly(environ []string, names ...string) (Settings, error) {
+	wanted := slices.DeleteFunc(slices.Clone(environ), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return !slices.Contains(names, name)
+	})
+	s, mistakes := parse(wanted)
+	return s, Join(append(mistakes, s.addressMistakes()...)...)
+}
+
+func parse(environ []string) (Settings, []error) {
+	given := env.ToMap(environ)
+	for name, value := range given {
+		if value == "" {
+			delete(given, name)
+		}
+	}
+	s, err := env.ParseAsWithOptions[Settings](env.Options{
+		Environment: given,
+		FuncMap: map[reflect.Type]env.ParserFunc{
+			reflect.TypeFor[secret.Text](): func(v string) (any, error) { return secret.Hide(v), nil },
+			reflect.TypeFor[slog.Level]():  func(v string) (any, error) { return parseLevel(v) },
+		},
+	})
+	for i, kind := range s.AllowedTypes {
+		s.AllowedTypes[i] = strings.TrimSpace(kind)
+	}
+	return s, parseMistakes(err)
+}
+
+// parseMistakes names settings where the library names struct fields, and says what a setting takes in place of what
+// its parser says.
+func parseMistakes(err error) (mistakes []error) {
+	if err == nil {
+		return nil
+	}
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{err}
+	}
+	for _, e := range all.Errors {
+		var wrong env.ParseError
+		if !errors.As(e, &wrong) {
+			mistakes = append(mistakes, e)
+			continue
+		}
+		field, _ := reflect.TypeFor[Settings]().FieldByName(wrong.Name)
+		mistakes = append(mistakes, fmt.Errorf("%s: is not understood; use %s", field.Tag.Get("env"), takes(field)))
+	}
+	return mistakes
+}
+
+var errLevel = errors.New("no level")
+
+func parseLevel(v string) (slog.Level, error) {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if strings.EqualFold(v, level.String()) {
+			return level, nil
+		}
+	}
+	return 0, errLevel
+}
