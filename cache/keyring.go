@@ -59,7 +59,7 @@ func CheckKeys(content string) error {
 func parseKeys(content string) ([][]byte, error) {
 	var roots [][]byte
 	for i, line := range strings.Split(content, "\n") {
-		line = strings.TrimSpace(line)
+		line = secret.Trim(line)
 		if line == "" {
 			continue
 		}

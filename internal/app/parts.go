@@ -2,12 +2,9 @@ package app
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"token-sidecar/cache"
@@ -43,7 +40,9 @@ func newLog(w io.Writer, s settings.Settings) *slog.Logger {
 }
 
 // files are what may change while the sidecar runs; nil where none is set.
-type files struct{ clientSecret, authRoots, callerToken, redisPassword, encryptionKeys *secret.File }
+type files struct {
+	clientSecret, authRoots, callerToken, redisRoots, redisPassword, encryptionKeys *secret.File
+}
 
 func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 	f.clientSecret, err = s.OpenSecret(log)
@@ -58,13 +57,16 @@ func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 	}
 	f.authRoots = open("HUMANAPI_CA_FILE", s.CAFile, checkRoots)
 	f.callerToken = open("CALLER_TOKEN_FILE", s.CallerTokenFile, nil)
+	f.redisRoots = open("REDIS_CA_FILE", s.RedisCAFile, checkRoots)
 	f.redisPassword = open("REDIS_PASSWORD_FILE", s.RedisPasswordFile, nil)
 	f.encryptionKeys = open("ENCRYPTION_KEYS_FILE", s.EncryptionKeysFile, cache.CheckKeys)
 	return f, errors.Join(errs...)
 }
 
 func (f files) all() (open []*secret.File) {
-	for _, file := range []*secret.File{f.clientSecret, f.authRoots, f.callerToken, f.redisPassword, f.encryptionKeys} {
+	for _, file := range []*secret.File{
+		f.clientSecret, f.authRoots, f.callerToken, f.redisRoots, f.redisPassword, f.encryptionKeys,
+	} {
 		if file != nil {
 			open = append(open, file)
 		}
@@ -83,16 +85,14 @@ func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error
 	if s.RedisURL.Reveal() == "" {
 		return opts, nil
 	}
-	roots, err := readRoots("REDIS_CA_FILE", s.RedisCAFile)
-	if err != nil {
-		return opts, err
-	}
+	var err error
 	opts.Keys, err = newKeyring(f, o.Log)
 	if err != nil {
 		return opts, err
 	}
 	opts.Client, err = cache.Connect(cache.Server{
-		URL: s.RedisURL, Mode: s.RedisMode, Roots: roots, Password: f.redisPassword, Timeout: s.RedisTimeout,
+		URL: s.RedisURL, Mode: s.RedisMode, Timeout: s.RedisTimeout,
+		Roots: newRoots(f.redisRoots).pool, Password: f.redisPassword,
 	})
 	return opts, err
 }
@@ -121,10 +121,9 @@ func report(log *slog.Logger, err error) {
 }
 
 func newUpstream(s settings.Settings, f files, o Options) *upstream.Client {
-	transport := upstream.NewTransport(upstream.TransportOptions{Roots: rootsIn(f.authRoots), Registerer: o.Registerer})
-	if f.authRoots != nil {
-		f.authRoots.OnChange(func() { transport.SetRoots(rootsIn(f.authRoots)) })
-	}
+	authRoots := newRoots(f.authRoots)
+	transport := upstream.NewTransport(upstream.TransportOptions{Roots: authRoots.pool(), Registerer: o.Registerer})
+	authRoots.onChange(func() { transport.SetRoots(authRoots.pool()) })
 	return upstream.New(upstream.Options{
 		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
@@ -150,42 +149,4 @@ func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 		CallerToken: p.files.callerToken, AnyHost: s.TakesAnyHost(), AllowedTypes: s.AllowedTypes,
 		MaxConcurrent: s.MaxConcurrentRequests, Registerer: o.Registerer, Log: o.Log,
 	})
-}
-
-func readRoots(setting, path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(path) //nolint:gosec // the operator's own setting
-	if err != nil {
-		return nil, fmt.Errorf("%s: cannot read the file: %w", setting, err)
-	}
-	if err := checkRoots(string(pem)); err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, err)
-	}
-	return parseRoots(string(pem)), nil
-}
-
-func checkRoots(pem string) error {
-	if parseRoots(pem) == nil {
-		return errors.New("there is no PEM certificate in it")
-	}
-	return nil
-}
-
-// rootsIn returns the certificates in the file; nil, which are the system's, when there is none.
-func rootsIn(file *secret.File) *x509.CertPool {
-	if file == nil {
-		return nil
-	}
-	return parseRoots(file.Text().Reveal())
-}
-
-// parseRoots returns nil when there is no certificate in pem.
-func parseRoots(pem string) *x509.CertPool {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(pem)) {
-		return nil
-	}
-	return roots
 }

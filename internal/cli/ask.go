@@ -7,16 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 )
 
@@ -81,11 +82,11 @@ func askToken(ctx context.Context, p Process, query url.Values, fresh bool) (bod
 		req.Header.Set("Cache-Control", "no-cache")
 	}
 	if s.CallerTokenFile != "" {
-		token, err := os.ReadFile(s.CallerTokenFile)
+		token, err := secret.Open("CALLER_TOKEN_FILE", s.CallerTokenFile, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
-			return nil, "", fmt.Errorf("CALLER_TOKEN_FILE: %w", err)
+			return nil, "", err
 		}
-		req.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
+		req.Header.Set("Authorization", "Bearer "+token.Text().Reveal())
 	}
 	res, err := clientFor(s.ListenAddr).Do(req)
 	if err != nil {

@@ -37,7 +37,7 @@ type Settings struct {
 
 	RedisURL          secret.Text   `env:"REDIS_URL" doc:"redis:// or rediss://; empty keeps tokens in memory only"`
 	RedisMode         string        `env:"REDIS_MODE" envDefault:"single" doc:"single, cluster or sentinel"`
-	RedisCAFile       string        `env:"REDIS_CA_FILE" doc:"PEM certificates to trust for Redis; needs rediss://"`
+	RedisCAFile       string        `env:"REDIS_CA_FILE" doc:"PEM certificates to trust for Redis instead of the system's, read again when they change; needs rediss://"`
 	RedisPasswordFile string        `env:"REDIS_PASSWORD_FILE" doc:"file with the Redis password, read again when it changes"`
 	RedisTimeout      time.Duration `env:"REDIS_TIMEOUT" envDefault:"250ms" doc:"limit of a whole cache step, retries and dialling included"`
 
@@ -64,8 +64,8 @@ type Settings struct {
 	ShutdownDelay         time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" doc:"how long everything is still served after SIGTERM, with /readyz 503"`
 }
 
-// Load reads the settings from environ, which has the form of [os.Environ], and checks them. An empty value
-// counts as not set. The error joins one error for each mistake.
+// Load reads the settings from environ, which has the form of [os.Environ], and checks them. Values are
+// trimmed as [secret.Trim] does; an empty one counts as not set. The error joins one error for each mistake.
 func Load(environ []string) (Settings, error) { return load(environ, Settings.mistakes) }
 
 // LoadAdmin reads the settings without requiring those that only serving needs, for the commands that ask a
@@ -77,7 +77,7 @@ func LoadAdmin(environ []string) (Settings, error) {
 func load(environ []string, check func(Settings) []error) (Settings, error) {
 	given := env.ToMap(environ)
 	for name, value := range given {
-		if value == "" {
+		if given[name] = secret.Trim(value); given[name] == "" {
 			delete(given, name)
 		}
 	}
