@@ -105,13 +105,9 @@ func newKeyring(f files, log *slog.Logger) (*cache.Keyring, error) {
 		f.encryptionKeys.OnChange(func() { report(log, use()) })
 		return keys, use()
 	}
-	current := f.clientSecret.Text()
-	f.clientSecret.OnChange(func() {
-		former := current
-		current = f.clientSecret.Text()
-		report(log, keys.UseSecrets(current, former))
-	})
-	return keys, keys.UseSecrets(current)
+	use := func() error { return keys.UseSecret(f.clientSecret.Text()) }
+	f.clientSecret.OnChange(func() { report(log, use()) })
+	return keys, use()
 }
 
 func report(log *slog.Logger, err error) {
