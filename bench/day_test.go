@@ -119,7 +119,7 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth vend.AuthService) 
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	keys := &cache.Keyring{}
-	if err := keys.UseSecrets(secret.Hide("secret")); err != nil {
+	if err := keys.UseSecret(secret.Hide("secret")); err != nil {
 		t.Fatal(err)
 	}
 	tokens := cache.New(cache.Options{

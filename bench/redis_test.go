@@ -62,7 +62,7 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 	}
 	if redisURL != "" {
 		opts.Client, opts.Keys = connect(t, redisURL), &cache.Keyring{}
-		if err := opts.Keys.UseSecrets(clientSecret.Text()); err != nil {
+		if err := opts.Keys.UseSecret(clientSecret.Text()); err != nil {
 			t.Fatal(err)
 		}
 	}

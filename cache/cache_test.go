@@ -23,16 +23,11 @@ func newEntry(token string, keepFor time.Duration) *Entry {
 	return e
 }
 
+// newKeys returns a keyring of these secrets, the last of which is in force.
 func newKeys(t testing.TB, secrets ...string) *Keyring {
 	t.Helper()
-	texts := make([]secret.Text, len(secrets))
-	for i, s := range secrets {
-		texts[i] = secret.Hide(s)
-	}
 	keys := &Keyring{}
-	if err := keys.UseSecrets(texts...); err != nil {
-		t.Fatal(err)
-	}
+	rotate(t, keys, secrets...)
 	return keys
 }
 

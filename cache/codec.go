@@ -126,6 +126,7 @@ func formatID(id uint64) string { return fmt.Sprintf("%0*x", idDigits, id) }
 
 // formatToken is a token without its kind and fence, which the script that stores it puts before it.
 func formatToken(e *Entry, name name, wall time.Time) string {
+	name.key.keeps(e.KeepFor)
 	hashes := e.Hashes()[:min(len(e.Hashes()), maxMarks)]
 	var b strings.Builder
 	b.WriteString(formatID(e.ID) + fmt.Sprintf("%0*d", countDigits, len(hashes)))
@@ -151,6 +152,7 @@ func (k *Keyring) parseToken(raw string, name name, wall time.Time, pttl time.Du
 		return nil, err
 	}
 	e.ID, e.Fence = h.id, h.fence
+	name.key.keeps(e.KeepFor)
 	return e, nil
 }
 

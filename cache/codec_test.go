@@ -13,7 +13,7 @@ import (
 // text is fuzzed too, as if somebody had the key.
 func FuzzValue(f *testing.F) {
 	keys := &Keyring{}
-	if err := keys.UseSecrets(secret.Hide("s")); err != nil {
+	if err := keys.UseSecret(secret.Hide("s")); err != nil {
 		f.Fatal(err)
 	}
 	at := name{keys.all()[0], "name"}

@@ -5,6 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -19,9 +22,10 @@ type Server struct {
 	URL secret.Text
 	// Mode is single, cluster or sentinel.
 	Mode string
-	// Roots are the certificates to trust, nil for the system's.
-	Roots *x509.CertPool
-	// Password, when set, is used for each new connection instead of the URL's.
+	// Roots returns the certificates to trust, nil for the system's; it is asked at each new connection. Default: the
+	// system's.
+	Roots func() *x509.CertPool
+	// Password, when set, is used for each new connection to Redis instead of the URL's; sentinels keep theirs.
 	Password *secret.File
 	// Timeout bounds dialling, writing, reading and waiting for a connection.
 	Timeout time.Duration
@@ -36,8 +40,7 @@ func Connect(s Server) (redis.UniversalClient, error) {
 		return nil, err
 	}
 	if opts.TLSConfig != nil {
-		opts.TLSConfig.MinVersion = tls.VersionTLS12
-		opts.TLSConfig.RootCAs = s.Roots
+		opts.Dialer = s.dialTLS(opts)
 	}
 	if s.Password != nil {
 		user := opts.Username
@@ -62,6 +65,41 @@ func Connect(s Server) (redis.UniversalClient, error) {
 func CheckURL(url secret.Text, mode string) error {
 	_, err := parseURL(url.Reveal(), mode)
 	return err
+}
+
+// dialTLS returns a function that connects with TLS 1.2 or newer. The library would check every certificate against the
+// host in the URL; here each server is checked against the name or address by which it is reached: a sentinel, the
+// master that the sentinels name, a node of a cluster. The nodes of a cluster may tell bare addresses of each other,
+// which certificates seldom hold; such a node is checked against the name in the URL.
+func (s Server) dialTLS(opts *redis.UniversalOptions) func(context.Context, string, string) (net.Conn, error) {
+	base, inURL := opts.TLSConfig, opts.TLSConfig.ServerName
+	base.MinVersion = tls.VersionTLS12
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, fmt.Errorf("cache: cannot dial: %w", err)
+		}
+		config := base.Clone()
+		config.ServerName = host
+		if opts.IsClusterMode && isIP(host) && !isIP(inURL) {
+			config.ServerName = inURL
+		}
+		if s.Roots != nil {
+			config.RootCAs = s.Roots()
+		}
+		dialer := tls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: s.Timeout, KeepAliveConfig: keepAlive()}}
+		return dialer.DialContext(ctx, network, addr)
+	}
+}
+
+// keepAlive finds a dead connection within a minute; it is what the library has where it dials itself.
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3}
+}
+
+func isIP(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 func parseURL(raw, mode string) (*redis.UniversalOptions, error) {

@@ -178,7 +178,7 @@ func TestTLSAndPasswordFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := secret.Hide("rediss://127.0.0.1:" + port)
-	c := newCacheOn(t, Server{URL: url, Mode: "single", Roots: roots, Password: password})
+	c := newCacheOn(t, Server{URL: url, Mode: "single", Roots: func() *x509.CertPool { return roots }, Password: password})
 	if _, err := c.shared.look(t.Context(), NewKey("u")); err != nil {
 		t.Errorf("with its own CA: %v", err)
 	}

@@ -133,7 +133,7 @@ func (e *Entry) SharesToken(other *Entry) bool {
 
 // EndWith makes e, which is not shared yet, live no longer than former. It is for whoever makes e.
 func (e *Entry) EndWith(former *Entry) {
-	gap := e.Sent.Sub(former.Sent)
+	gap := former.Age(e.Sent)
 	e.KeepFor = min(e.KeepFor, former.KeepFor-gap)
 	e.Life = min(e.Life, former.Life-gap)
 	holes := e.holes.all()

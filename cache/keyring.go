@@ -10,35 +10,78 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"token-sidecar/internal/secret"
 )
 
+const (
+	// formerLife bounds how long a former secret opens and names.
+	formerLife = 24 * time.Hour
+	// maxFormer is how many former secrets are kept; each costs a further name in Redis at every step.
+	maxFormer = 3
+)
+
 // A Keyring seals what goes to Redis. The first key seals and names, every key opens. It can be replaced
 // while in use; the zero Keyring has no key and must be given one first.
-type Keyring struct{ keys atomic.Pointer[[]sealKey] }
+type Keyring struct {
+	mu   sync.Mutex // orders changes
+	keys atomic.Pointer[[]sealKey]
+}
 
 // sealKey is one key with what is derived from it.
 type sealKey struct {
 	id   [4]byte
 	name []byte // HMAC key for names
 	aead cipher.AEAD
+	// longest is how long the longest-lived token that is known to be sealed with it is kept, in nanoseconds.
+	longest *atomic.Int64
+	former  *former // nil: in force
 }
 
-// UseSecrets derives one key of each secret by HKDF (RFC 5869). The first is the one in force; a former one
-// keeps what it sealed readable.
-func (k *Keyring) UseSecrets(secrets ...secret.Text) error {
-	roots := make([][]byte, len(secrets))
-	for i, s := range secrets {
-		root, err := hkdf.Key(sha256.New, []byte(s.Reveal()), nil, "token-sidecar/v1/client-secret", 32)
-		if err != nil {
-			return fmt.Errorf("cannot derive a key: %w", err)
-		}
-		roots[i] = root
+// A former key is one that was replaced at a time, and ends so long after it.
+type former struct {
+	since time.Time
+	life  time.Duration
+}
+
+// UseSecret derives a key of a secret by HKDF (RFC 5869) and puts it in force. The former one opens and names for as
+// long as the tokens that were sealed with it are kept, at most a day. Those that other sidecars sealed are taken to be
+// kept as long as those that this one has sealed or opened; where there are none, the former one has its day.
+func (k *Keyring) UseSecret(s secret.Text) error {
+	root, err := hkdf.Key(sha256.New, []byte(s.Reveal()), nil, "token-sidecar/v1/client-secret", 32)
+	if err != nil {
+		return fmt.Errorf("cannot derive a key: %w", err)
 	}
-	return k.use(roots)
+	key, err := derive(root)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	keys := []sealKey{key}
+	for _, old := range k.current() {
+		if old.id == key.id { // it is in force, or again
+			keys[0].longest = old.longest
+			continue
+		}
+		if old.former == nil {
+			old.former = &former{since: now, life: formerLife}
+			if longest := time.Duration(old.longest.Load()); longest > 0 {
+				old.former.life = min(longest, formerLife)
+			}
+		}
+		if !old.ended(now) && len(keys) <= maxFormer {
+			keys = append(keys, old)
+		}
+	}
+	k.keys.Store(&keys)
+	return nil
 }
 
 // UseKeys takes the content of ENCRYPTION_KEYS_FILE: base64 of 32 bytes, one a line.
@@ -59,7 +102,7 @@ func CheckKeys(content string) error {
 func parseKeys(content string) ([][]byte, error) {
 	var roots [][]byte
 	for i, line := range strings.Split(content, "\n") {
-		line = strings.TrimSpace(line)
+		line = secret.Trim(line)
 		if line == "" {
 			continue
 		}
@@ -84,6 +127,8 @@ func (k *Keyring) use(roots [][]byte) error {
 		}
 		keys[i] = key
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.keys.Store(&keys)
 	return nil
 }
@@ -101,11 +146,50 @@ func derive(root []byte) (sealKey, error) {
 	if err != nil {
 		return sealKey{}, fmt.Errorf("cannot derive a key: %w", err)
 	}
-	return sealKey{id: [4]byte(material[64:68]), name: material[32:64], aead: aead}, nil
+	return sealKey{
+		id: [4]byte(material[64:68]), name: material[32:64], aead: aead, longest: new(atomic.Int64),
+	}, nil
 }
 
-// all returns the keys, the first one first.
-func (k *Keyring) all() []sealKey { return *k.keys.Load() }
+// all returns the keys that have not ended, the first one first.
+func (k *Keyring) all() []sealKey {
+	keys := *k.keys.Load()
+	if len(keys) == 1 {
+		return keys
+	}
+	now := time.Now()
+	if !slices.ContainsFunc(keys, func(key sealKey) bool { return key.ended(now) }) {
+		return keys
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	left := slices.DeleteFunc(slices.Clone(k.current()), func(key sealKey) bool { return key.ended(now) })
+	k.keys.Store(&left)
+	return left
+}
+
+// current returns the keys, those that have ended too, or none.
+func (k *Keyring) current() []sealKey {
+	if keys := k.keys.Load(); keys != nil {
+		return *keys
+	}
+	return nil
+}
+
+// ended reports whether k is a former key whose time is over.
+func (k sealKey) ended(now time.Time) bool {
+	return k.former != nil && since(k.former.since, now) >= k.former.life
+}
+
+// keeps notes that a token that is kept so long is sealed with k.
+func (k sealKey) keeps(life time.Duration) {
+	for {
+		longest := k.longest.Load()
+		if int64(life) <= longest || k.longest.CompareAndSwap(longest, int64(life)) {
+			return
+		}
+	}
+}
 
 // Format hides the key.
 func (sealKey) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte("[hidden]")) }

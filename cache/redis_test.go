@@ -123,7 +123,7 @@ func TestRotatedKeysStillOpen(t *testing.T) {
 	old := newCache(t, server.URL(), func(o *Options) { o.Keys = newKeys(t, "old") })
 	key := NewKey("u")
 	e := fetchOnce(t, old, key, nil)
-	rotated := newCache(t, server.URL(), func(o *Options) { o.Keys = newKeys(t, "new", "old") })
+	rotated := newCache(t, server.URL(), func(o *Options) { o.Keys = newKeys(t, "old", "new") })
 	if got := get(t, rotated, key); got == nil || got.ID != e.ID {
 		t.Error("a value sealed with the former key is not read")
 	}

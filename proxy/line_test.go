@@ -24,6 +24,7 @@ type line struct {
 	server *Server
 	pipe   *testbed.Pipe
 	seen   atomic.Int64 // how many requests net/http saw
+	idle   atomic.Bool  // it is done with the last one
 	done   sync.WaitGroup
 }
 
@@ -36,6 +37,7 @@ func connect(t testing.TB, fast bool, change func(*settings)) *line {
 		if state == http.StateActive {
 			l.seen.Add(1)
 		}
+		l.idle.Store(state == http.StateIdle)
 		if follow != nil {
 			follow(conn, state)
 		}

@@ -22,7 +22,7 @@ func TestFleetGate(t *testing.T) {
 			var passed atomic.Int64
 			sidecar := func() upstream.Gate {
 				keys := &cache.Keyring{}
-				if err := keys.UseSecrets(secret.Hide("s")); err != nil {
+				if err := keys.UseSecret(secret.Hide("s")); err != nil {
 					t.Fatal(err)
 				}
 				tokens := cache.New(cache.Options{

@@ -2,9 +2,7 @@ package app
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -104,16 +102,14 @@ func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error
 	if s.RedisURL.Reveal() == "" {
 		return opts, nil
 	}
-	roots, err := readRoots("REDIS_CA_FILE", s.RedisCAFile)
-	if err != nil {
-		return opts, err
-	}
+	var err error
 	opts.Keys, err = newKeyring(f, o.Log)
 	if err != nil {
 		return opts, err
 	}
 	opts.Client, err = cache.Connect(cache.Server{
-		URL: s.RedisURL, Mode: s.RedisMode, Roots: roots, Password: f.redisPassword, Timeout: s.RedisTimeout,
+		URL: s.RedisURL, Mode: s.RedisMode, Timeout: s.RedisTimeout,
+		Roots: newRoots(f.redisRoots).pool, Password: f.redisPassword,
 	})
 	return opts, err
 }
@@ -126,13 +122,9 @@ func newKeyring(f files, log *slog.Logger) (*cache.Keyring, error) {
 		f.encryptionKeys.OnChange(func() { report(log, use()) })
 		return keys, use()
 	}
-	current := f.clientSecret.Text()
-	f.clientSecret.OnChange(func() {
-		former := current
-		current = f.clientSecret.Text()
-		report(log, keys.UseSecrets(current, former))
-	})
-	return keys, keys.UseSecrets(current)
+	use := func() error { return keys.UseSecret(f.clientSecret.Text()) }
+	f.clientSecret.OnChange(func() { report(log, use()) })
+	return keys, use()
 }
 
 func report(log *slog.Logger, err error) {
@@ -142,10 +134,9 @@ func report(log *slog.Logger, err error) {
 }
 
 func newUpstream(s settings.Settings, f files, gate upstream.Gate, o Options) *upstream.Client {
-	transport := upstream.NewTransport(upstream.TransportOptions{Roots: rootsIn(f.authRoots), Registerer: o.Registerer})
-	if f.authRoots != nil {
-		f.authRoots.OnChange(func() { transport.SetRoots(rootsIn(f.authRoots)) })
-	}
+	authRoots := newRoots(f.authRoots)
+	transport := upstream.NewTransport(upstream.TransportOptions{Roots: authRoots.pool(), Registerer: o.Registerer})
+	authRoots.onChange(func() { transport.SetRoots(authRoots.pool()) })
 	return upstream.New(upstream.Options{
 		URL: s.AuthURL, ClientID: s.ClientID, Secret: f.clientSecret,
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
@@ -171,42 +162,4 @@ func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 		CallerToken: p.files.callerToken, AnyHost: s.TakesAnyHost(), AllowedTypes: s.AllowedTypes,
 		MaxConcurrent: s.MaxConcurrentRequests, Registerer: o.Registerer, Log: o.Log,
 	})
-}
-
-func readRoots(setting, path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(path) //nolint:gosec // the operator's own setting
-	if err != nil {
-		return nil, fmt.Errorf("%s: cannot read the file: %w", setting, err)
-	}
-	if err := checkRoots(string(pem)); err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, err)
-	}
-	return parseRoots(string(pem)), nil
-}
-
-func checkRoots(pem string) error {
-	if parseRoots(pem) == nil {
-		return errors.New("there is no PEM certificate in it; name a file that has some")
-	}
-	return nil
-}
-
-// rootsIn returns the certificates in the file; nil, which are the system's, when there is none.
-func rootsIn(file *secret.File) *x509.CertPool {
-	if file == nil {
-		return nil
-	}
-	return parseRoots(file.Text().Reveal())
-}
-
-// parseRoots returns nil when there is no certificate in pem.
-func parseRoots(pem string) *x509.CertPool {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(pem)) {
-		return nil
-	}
-	return roots
 }

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/testbed"
@@ -94,21 +95,76 @@ func TestCertificatesRotate(t *testing.T) {
 	}
 }
 
-// TestBadCertificates: a mistake at start that names the setting.
-func TestBadCertificates(t *testing.T) {
-	for name, content := range map[string]string{
-		"empty": "", "no PEM": "certificate",
-		"half": "-----BEGIN CERTIFICATE-----\nhalf-writ",
-	} {
-		s, err := settings.Load([]string{
-			"HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret",
-			"HUMANAPI_CA_FILE=" + testbed.WriteFile(t, "ca.pem", content),
+// TestRedisCertificatesRotate: when the certificate of Redis is issued by another authority, a new REDIS_CA_FILE is
+// enough.
+func TestRedisCertificatesRotate(t *testing.T) {
+	cert, key := testbed.Certificate(t)
+	redis := testbed.StartTLSRedis(t, cert, key)
+	caFile := testbed.WriteFile(t, "ca.pem", testbed.ReadFile(t, cert))
+	s, err := settings.Load([]string{
+		"HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret", "REDIS_URL=" + redis.URL(),
+		"REDIS_CA_FILE=" + caFile, "REDIS_TIMEOUT=1s",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := NewParts(s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parts.Close()
+	is := func(want string) {
+		t.Helper()
+		testbed.Until(t, "Redis is "+want, func() bool {
+			parts.Tokens.Look(t.Context(), cache.NewKey("u"))
+			return parts.Tokens.State().Redis == want
 		})
-		if err != nil {
+	}
+	replace := func(file, content string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewParts(s, Options{}); err == nil || !strings.HasPrefix(err.Error(), "HUMANAPI_CA_FILE: ") {
-			t.Errorf("%s: %v", name, err)
+	}
+	reload := func() {
+		parts.files.redisRoots.Reload()
+		parts.files.redisRoots.Reload()
+	}
+	is("up")
+
+	newCert, newKey := testbed.Certificate(t)
+	redis.Kill()
+	replace(cert, testbed.ReadFile(t, newCert))
+	replace(key, testbed.ReadFile(t, newKey))
+	redis.Start()
+	is("down")
+	replace(caFile, testbed.ReadFile(t, newCert))
+	reload()
+	is("up")
+
+	replace(caFile, "-----BEGIN CERTIFICATE-----\nhalf-writ")
+	reload()
+	redis.Kill()
+	redis.Start()
+	is("up")
+}
+
+// TestBadCertificates: a mistake at start that names the setting.
+func TestBadCertificates(t *testing.T) {
+	for _, setting := range []string{"HUMANAPI_CA_FILE", "REDIS_CA_FILE"} {
+		for name, content := range map[string]string{
+			"empty": "", "no PEM": "certificate", "half": "-----BEGIN CERTIFICATE-----\nhalf-writ",
+		} {
+			s, err := settings.Load([]string{
+				"HUMANAPI_CLIENT_ID=id", "HUMANAPI_CLIENT_SECRET=the-client-secret", "REDIS_URL=rediss://127.0.0.1:1",
+				setting + "=" + testbed.WriteFile(t, "ca.pem", content),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := NewParts(s, Options{}); err == nil || !strings.HasPrefix(err.Error(), setting+": ") {
+				t.Errorf("%s, %s: %v", setting, name, err)
+			}
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +23,8 @@ const maxFileSize = 1 << 20
 // two levels above the file, which watches on the file do not see, and a read of a few bytes costs nothing.
 const pollInterval = time.Second
 
-// A File is a secret in a file that may be replaced while the program runs. Its value is the content
-// without surrounding white space. A new content counts once two reads in a row found it, so a file caught
+// A File is a secret in a file that may be replaced while the program runs. Its value is the content, trimmed
+// as [Trim] does. A new content counts once two reads in a row found it, so a file caught
 // half-written does not. A file that became empty, unreadable or unacceptable keeps the old value; that is
 // logged once for each such state.
 //
@@ -158,7 +157,7 @@ func (f *File) read() (string, error) {
 	if len(raw) > maxFileSize {
 		return "", errors.New("the file is larger than 1 MiB; name the right one")
 	}
-	content := string(bytes.TrimSpace(raw))
+	content := Trim(string(raw))
 	if content == "" {
 		return "", errors.New("the file is empty; write the value into it")
 	}

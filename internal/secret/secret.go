@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
+	"unicode"
 )
 
 // hidden is what every printer shows in place of the content.
@@ -26,6 +28,12 @@ type Text = Value[string]
 
 // Hide wraps content.
 func Hide[T any](content T) Value[T] { return Value[T]{func() T { return content }} }
+
+// Trim returns content without the white space and byte order marks around it, which editors, shells and manifests
+// leave there. They are no part of a secret, nor of any other setting.
+func Trim(content string) string {
+	return strings.TrimFunc(content, func(r rune) bool { return unicode.IsSpace(r) || r == '\uFEFF' })
+}
 
 // Reveal returns the content.
 func (v Value[T]) Reveal() (content T) {

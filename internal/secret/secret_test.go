@@ -79,6 +79,18 @@ func TestReplaceAttrIsASecondNet(t *testing.T) {
 	}
 }
 
+func TestTrim(t *testing.T) {
+	for _, before := range []string{"", " ", "\ufeff", "\ufeff \ufeff", "\r\n\t"} {
+		for _, after := range []string{"", "\n", "\r\n", " \ufeff", "\u00a0\v\f"} {
+			for _, inside := range []string{"s3cr3t", "s3 \r\n\ufeffcr3t", "\xff\x85", ""} {
+				if got := Trim(before + inside + after); got != inside {
+					t.Errorf("%q + %q + %q became %q", before, inside, after, got)
+				}
+			}
+		}
+	}
+}
+
 func TestFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "secret")

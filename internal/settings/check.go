@@ -80,6 +80,9 @@ func (s Settings) redisMistakes(c *checker) {
 	}
 	c.check(s.RedisCAFile == "" || u.Scheme == "rediss", "REDIS_CA_FILE", "needs TLS; let REDIS_URL begin with rediss://")
 	_, password := u.User.Password()
+	if s.RedisMode == "sentinel" { // what stands before the host is the sentinels' own
+		password = u.Query().Has("password")
+	}
 	c.check(s.RedisPasswordFile == "" || !password, "REDIS_PASSWORD_FILE",
 		"is set beside a password in REDIS_URL; keep one of them")
 }

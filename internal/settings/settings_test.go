@@ -68,6 +68,21 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// TestTwoRedisPasswords: the password of the data must be given once.
+func TestTwoRedisPasswords(t *testing.T) {
+	for mode, url := range map[string]string{
+		"single": "redis://:p@r", "cluster": "redis://:p@r", "sentinel": "redis://r?master_name=m&password=p",
+	} {
+		_, err := Load(append([]string{
+			"REDIS_MODE=" + mode, "REDIS_URL=" + url,
+			"REDIS_PASSWORD_FILE=" + testbed.WriteFile(t, "password", "p"),
+		}, enough...))
+		if err == nil || !strings.HasPrefix(err.Error(), "REDIS_PASSWORD_FILE: ") {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
 // TestAllMistakesAtOnce, in the order of the settings, each once.
 func TestAllMistakesAtOnce(t *testing.T) {
 	var environ []string
@@ -103,6 +118,10 @@ func TestAccepted(t *testing.T) {
 		"long limits":    {"UPSTREAM_TIMEOUT=200s", "REDIS_TIMEOUT=2s"},
 		"one type":       {"ALLOWED_TYPES=client"},
 		"with spaces":    {"ALLOWED_TYPES=access, client"},
+		"the sentinels' own password beside a file": {
+			"REDIS_MODE=sentinel", "REDIS_URL=rediss://:sentinels@r:26379?master_name=m&username=u",
+			"REDIS_PASSWORD_FILE=" + token,
+		},
 	} {
 		s, err := Load(append(append([]string{}, enough...), environ...))
 		if err != nil {

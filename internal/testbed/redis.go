@@ -4,6 +4,7 @@ package testbed
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -26,6 +27,7 @@ type Redis struct {
 	dir  string
 	args []string
 	conf string // a file of settings, for those that must be in one
+	tls  bool
 	cmd  *exec.Cmd
 }
 
@@ -76,13 +78,7 @@ func (r *Redis) Start() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	Eventually(r.t, "redis-server answers", func() error {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", r.Addr)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	})
+	Eventually(r.t, "redis-server answers", func() error { return dials(r.Addr) })
 }
 
 // Kill ends the server at once, as a lost node would.
@@ -103,16 +99,27 @@ func (r *Redis) Flush() {
 }
 
 // URL is what REDIS_URL takes.
-func (r *Redis) URL() string { return "redis://" + r.Addr }
+func (r *Redis) URL() string {
+	if r.tls {
+		return "rediss://" + r.Addr
+	}
+	return "redis://" + r.Addr
+}
 
 // Client returns a client of the library, for looking at what is kept. It closes with the test.
-func (r *Redis) Client() *redis.Client { return StartedClient(r.t, r.Addr) }
+func (r *Redis) Client() *redis.Client { return startedClient(r.t, r.Addr, r.tls) }
 
 // StartedClient returns a client for addr. It closes with the test.
-func StartedClient(t testing.TB, addr string) *redis.Client {
-	client := redis.NewClient(&redis.Options{
+func StartedClient(t testing.TB, addr string) *redis.Client { return startedClient(t, addr, false) }
+
+func startedClient(t testing.TB, addr string, overTLS bool) *redis.Client {
+	opts := &redis.Options{
 		Addr: addr, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
+	}
+	if overTLS {
+		opts.TLSConfig = &tls.Config{InsecureSkipVerify: true} // it is the test's own
+	}
+	client := redis.NewClient(opts)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
