@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 // A command is one script, or a look at one name, and what came of it.
 type command struct {
 	step   string  // for the metrics
+	first  bool    // it overtakes those that wait: a lock must not end because of what is asked meanwhile
 	script *script // nil: a look at keys[0]
 	keys   []string
 	args   []any
@@ -131,7 +133,11 @@ func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
 	g := &group{ctx: ctx, since: time.Now(), commands: commands, done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting = append(p.waiting, g)
+	if commands[0].first {
+		p.waiting = slices.Insert(p.waiting, 0, g)
+	} else {
+		p.waiting = append(p.waiting, g)
+	}
 	if p.running == 0 {
 		p.addLane()
 	} else {
@@ -233,19 +239,20 @@ func (p *pipeline) take() []*group {
 func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.base += (took - p.base) / 16; p.base > took || p.base == 0 {
+	if p.base == 0 || p.base > took {
 		p.base = took
 	}
 	inTime, eachTakesItsTime := max(p.limit/4, 2*p.base), 2*time.Duration(sent)*p.base >= took
 	switch {
-	case answered < sent && (answered == 0 || !eachTakesItsTime):
+	case (answered < sent || took > inTime) && (answered == 0 || !eachTakesItsTime):
 	case answered < sent:
 		p.most = answered
-	case took > inTime && eachTakesItsTime:
+	case took > inTime:
 		p.most = max(1, int(int64(sent)*int64(inTime)/int64(took)))
 	case sent > p.most/2:
 		p.most = min(2*p.most, largestBatch)
 	}
+	p.base += min((took-p.base)/16, p.base/8) // it may have moved away
 }
 
 // exchange sends a batch and takes the replies. Its time limit begins here: what was spent in our own queue says

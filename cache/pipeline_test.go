@@ -1,7 +1,10 @@
 package cache
 
 import (
+	"context"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -56,4 +59,84 @@ func exchanges(t *testing.T, registry *prometheus.Registry, step string) (n uint
 		}
 	}
 	return n
+}
+
+// TestASilentConnectionHoldsUpNobody: what is asked while a reply does not come is answered on another connection.
+func TestASilentConnectionHoldsUpNobody(t *testing.T) {
+	server := testbed.StartRedis(t)
+	proxy := testbed.StartRESPProxy(t, server.Addr)
+	c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 10 * time.Second })
+	silent := make(chan struct{})
+	proxy.OnStep(func(s testbed.Step) testbed.Fault {
+		if strings.EqualFold(s.Args[0], "get") && strings.HasSuffix(s.Args[1], "silent") {
+			close(silent)
+			return testbed.ReplyLost
+		}
+		return testbed.None
+	})
+	p := c.shared.pipeline
+	ctx, leave := context.WithCancel(t.Context())
+	first := p.submit(ctx, []*command{{step: "get", keys: []string{keyPrefix + "silent"}}})
+	<-silent
+	for range 100 {
+		if err := p.do(t.Context(), &command{step: "get", keys: []string{keyPrefix + "another"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-first.done:
+		t.Error("the reply was not lost")
+	default:
+	}
+	leave()
+	proxy.OnStep(nil)
+	proxy.Down() // or the end would wait for it
+}
+
+func TestHeartbeatsOvertake(t *testing.T) {
+	p := &pipeline{running: manyLanes, most: firstBatch}
+	for _, c := range []*command{{step: "a"}, {step: "b"}, {step: "extend", first: true}, {step: "c"}} {
+		p.submit(t.Context(), []*command{c})
+	}
+	var order []string
+	for _, g := range p.take() {
+		order = append(order, g.commands[0].step)
+	}
+	if !slices.Equal(order, []string{"extend", "a", "b", "c"}) {
+		t.Error(order)
+	}
+}
+
+// TestBatchesGrowAndShrink: as long as an exchange takes no longer for more commands, there are more of them.
+func TestBatchesGrowAndShrink(t *testing.T) {
+	const limit, far = 250 * time.Millisecond, 10 * time.Millisecond
+	type exchange struct {
+		sent, answered int
+		took           time.Duration
+	}
+	for name, c := range map[string]struct {
+		seen []exchange
+		want int
+	}{
+		"quick":                         {[]exchange{{1, 1, far}, {16, 16, far}, {32, 32, far}}, 64},
+		"few are asked":                 {[]exchange{{1, 1, far}, {2, 2, far}, {8, 8, far}}, 16},
+		"no end":                        {slices.Repeat([]exchange{{largestBatch, largestBatch, far}}, 9), largestBatch},
+		"each takes its time":           {[]exchange{{1, 1, far}, {16, 16, 16 * far}}, 6},
+		"some were not answered":        {[]exchange{{1, 1, far}, {40, 25, limit}}, 25},
+		"Redis far away":                {[]exchange{{1, 1, 70 * time.Millisecond}, {16, 16, 71 * time.Millisecond}}, 32},
+		"the machine was busy":          {[]exchange{{1, 1, far / 100}, {16, 16, limit / 2}}, 16},
+		"none was answered":             {[]exchange{{1, 1, far}, {16, 0, limit}}, 16},
+		"a time-out on a busy machine":  {[]exchange{{1, 1, far / 100}, {16, 3, limit}}, 16},
+		"one at a time, and each takes": {slices.Repeat([]exchange{{1, 1, 70 * time.Millisecond}, {2, 1, limit}}, 3), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &pipeline{limit: limit, most: firstBatch}
+			for _, e := range c.seen {
+				p.adapt(e.sent, e.answered, e.took)
+			}
+			if p.most != c.want {
+				t.Errorf("%d commands at once, want %d", p.most, c.want)
+			}
+		})
+	}
 }

@@ -287,7 +287,7 @@ func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration
 	for _, l := range leases {
 		for text, fence := range l.fences {
 			commands = append(commands, &command{
-				step: "extend", script: extendScript, keys: []string{text + lockSuffix},
+				step: "extend", first: true, script: extendScript, keys: []string{text + lockSuffix},
 				args: []any{l.owner, life.Milliseconds(), fence},
 			})
 		}

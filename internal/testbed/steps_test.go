@@ -147,7 +147,7 @@ func TestWhatIsNoStepPasses(t *testing.T) {
 	p := StartRESPProxy(t, server.Addr)
 	for _, protocol := range []int{2, 3} {
 		t.Run(fmt.Sprint("RESP ", protocol), func(t *testing.T) {
-			client := clientOf(t, p, protocol)
+			client := clientOf(t, p, protocol).WithTimeout(10 * time.Second) // a megabyte on a busy machine
 			sub := client.Subscribe(t.Context(), "a", "b")
 			defer sub.Close()
 			heard := sub.Channel()
