@@ -186,7 +186,8 @@ func named(entry *Entry, from Source, err error) (*Entry, Source, error) {
 	return entry, from, err
 }
 
-// Former returns the token of key that is or was in use, until the end of its life: it may be answered again.
+// Former returns the token of key that is or was in use, until shortly after the end of its life: it may be answered
+// again.
 func (c *Cache) Former(key Key) *Entry { return c.memory.former(key) }
 
 // Refusal returns the refusal that is remembered of key, if there is one.

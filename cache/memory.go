@@ -41,6 +41,10 @@ type refused struct {
 	until time.Time
 }
 
+// formerGrace is how long a token is known after the end of its life. That is told in whole seconds, rounded down, so the
+// auth service may answer with it once more, as if it were to live another second.
+const formerGrace = 10 * time.Second
+
 // untickedClock is the wall clock without otter's clean-up every second: what has expired goes at the next write, and
 // is never served.
 type untickedClock struct{}
@@ -58,9 +62,9 @@ func newMemory(size int64) *memory {
 				return uint32(entryOverhead + len(i.entry.Body.Reveal())) //nolint:gosec // the body is bounded
 			},
 			Clock: untickedClock{},
-			// Until the end of its life, not only of its use: the auth service may answer with the same token again.
+			// Beyond its use: the auth service may answer with the same token again until that ends.
 			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[Key, *item]) time.Duration {
-				return max(1, e.Value.entry.Life-e.Value.entry.Age(time.Now()))
+				return max(1, e.Value.entry.Life+formerGrace-e.Value.entry.Age(time.Now()))
 			}),
 		}),
 		refusals: otter.Must(&otter.Options[Key, refused]{
@@ -98,7 +102,7 @@ func (m *memory) entry(key Key, now time.Time) *Entry {
 	return nil
 }
 
-// former returns the token of key that is or was in use, until the end of its life.
+// former returns the token of key that is or was in use, until shortly after the end of its life.
 func (m *memory) former(key Key) *Entry {
 	i, ok := m.entries.GetIfPresent(key)
 	if !ok {
