@@ -96,9 +96,12 @@ func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, o
 		newest, token, ok = stamp, secret.Hide(string(plain)), true
 	}
 	if ok {
-		err = nil
+		return token, true, nil
 	}
-	return token, ok, err
+	if err != nil {
+		return token, false, err
+	}
+	return c.shared.formerRefreshToken(ctx, key)
 }
 
 func (s *shared) putRefreshToken(ctx context.Context, key Key, token refreshToken) error {

@@ -373,8 +373,8 @@ func TestFailuresAreNotRemembered(t *testing.T) {
 	}
 }
 
-// TestTroubleIsSummedUp: one line when it begins, one a minute while it goes on, one when it is over.
-func TestTroubleIsSummedUp(t *testing.T) {
+// TestRecurringFailuresAreSummedUp: one line when it begins, one a minute while it goes on, one when it is over.
+func TestRecurringFailuresAreSummedUp(t *testing.T) {
 	var log bytes.Buffer
 	inWorld(t, func(s *settings) {
 		s.broker.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -390,7 +390,7 @@ func TestTroubleIsSummedUp(t *testing.T) {
 		w.mustGet("bob")
 		failing, over := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "answers again")
 		if failing < 2 || failing > 4 || over != 1 || !strings.Contains(log.String(), "times=") {
-			t.Errorf("%d lines of trouble, %d of its end:\n%s", failing, over, &log)
+			t.Errorf("%d lines of failures, %d of their end:\n%s", failing, over, &log)
 		}
 		if strings.Contains(log.String(), "user-") {
 			t.Error("the log names a user")

@@ -1,0 +1,54 @@
+package cache
+
+import (
+	"context"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"token-sidecar/internal/secret"
+)
+
+// Refresh tokens have no end, so those that were kept in the first format are still read, where there is none in this one.
+//
+//	name   token-sidecar:v1:{HMAC}:refresh
+//	value  1 (1 byte) | key id (4) | 0 (8) | nonce (12) | AES-256-GCM of the token
+//
+// with the first 13 bytes and the name as additional data.
+
+const (
+	formerPrefix  = "token-sidecar:v1:"
+	formerVersion = 1
+	formerKeyEnd  = 5
+	formerHead    = formerKeyEnd + 8
+)
+
+// formerRefreshToken reads what the first format kept for key. A user of Redis who may not read it has none.
+func (s *shared) formerRefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
+	for _, n := range s.keys.names(key) {
+		name := formerPrefix + strings.TrimPrefix(n.text, keyPrefix) + refreshSuffix
+		look := &command{step: "get", keys: []string{name}}
+		err := s.pipeline.do(ctx, look)
+		if redis.HasErrorPrefix(err, "NOPERM") {
+			return token, false, nil
+		}
+		if err != nil {
+			return token, false, err
+		}
+		raw, _ := look.reply.(string)
+		if raw == "" {
+			continue
+		}
+		nonceEnd := formerHead + n.key.aead.NonceSize()
+		if len(raw) < nonceEnd || raw[0] != formerVersion || raw[1:formerKeyEnd] != string(n.key.id[:]) {
+			return token, false, errUnreadable
+		}
+		plain, err := n.key.aead.Open(nil, []byte(raw[formerHead:nonceEnd]), []byte(raw[nonceEnd:]),
+			[]byte(raw[:formerHead]+name))
+		if err != nil {
+			return token, false, errUnreadable
+		}
+		return secret.Hide(string(plain)), true, nil
+	}
+	return token, false, nil
+}
