@@ -41,25 +41,28 @@ class Client {
         }
     }
 
-    /** Asks on connections that are kept until it is told to leave, or fails. */
+    /** Asks on connections that are kept until it gets no token. */
     static void call(HttpClient client, String base) {
         var request = HttpRequest.newBuilder(URI.create(base + "/token?client_user_id=busy")).build();
         var last = System.nanoTime();
-        for (int n = 0;; n++) {
-            var said = "";
+        var before = "";
+        for (int n = 1;; n++) {
+            var status = 0;
+            var connection = "";
             try {
                 var response = client.send(request, HttpResponse.BodyHandlers.ofString());
-                if (response.statusCode() != 200) {
-                    said = response.statusCode() + " " + response.headers().firstValue("connection").orElse("");
-                }
+                status = response.statusCode();
+                connection = response.headers().firstValue("Connection").orElse("");
             } catch (Exception error) {
-                said = "error " + error;
+                connection = error.toString();
             }
-            if (!said.isEmpty()) {
-                System.out.println((System.nanoTime() - last) / 1_000_000 + "\t" + said);
+            if (status != 200) {
+                System.out.println(String.join("\t", String.valueOf((System.nanoTime() - last) / 1_000_000), before,
+                        String.valueOf(status), connection));
                 return;
             }
             last = System.nanoTime();
+            before = connection;
             if (n == 20) System.out.println("busy");
         }
     }

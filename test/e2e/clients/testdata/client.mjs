@@ -36,7 +36,7 @@ const post = async (send) => {
   }
 };
 
-// asks on connections that are kept until it is told to leave, or fails
+// asks on connections that are kept until it gets no token
 const busy = async () => {
   const agent = new http.Agent({ keepAlive: true });
   const ask = () => new Promise((resolve, reject) => {
@@ -45,18 +45,19 @@ const busy = async () => {
       response.on("end", () => resolve([response.statusCode, response.headers.connection]));
     }).on("error", reject);
   });
-  const call = async (caller) => {
-    let last = Date.now();
-    for (let n = 0; ; n++) {
-      let said;
+  const call = async () => {
+    let last = Date.now(), before = "";
+    for (let n = 1; ; n++) {
+      let status, connection;
       try {
-        const [status, connection] = await ask();
-        if (status !== 200) said = `${status} ${connection}`;
+        [status, connection] = await ask();
       } catch (error) {
-        said = `error ${error.code ?? error.message} ${(error.errors ?? []).map((e) => e.code)}`;
+        [status, connection] = [0, error.code ?? error.message];
       }
-      if (said) return console.log(`${Date.now() - last}\t${said}`);
-      last = Date.now();
+      if (status !== 200) {
+        return console.log([Date.now() - last, before, status, connection].join("\t"));
+      }
+      [last, before] = [Date.now(), connection];
       if (n === 20) console.log("busy");
     }
   };

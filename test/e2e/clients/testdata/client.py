@@ -25,24 +25,25 @@ def post():
 
 
 def busy():
-    """Ask on connections that are kept until told to leave, or failing."""
+    """Ask on connections that are kept until there is no token."""
 
     def call():
         with requests.Session() as session:
-            last, count, said = time.monotonic(), 0, ""
+            last, before, count = time.monotonic(), "", 0
             while True:
                 try:
                     answer = session.get(base + "/token", params={"client_user_id": "busy"}, timeout=60)
-                    if answer.status_code != 200:
-                        said = f"{answer.status_code} {answer.headers.get('Connection')}"
+                    status, connection = answer.status_code, answer.headers.get("Connection", "")
                 except requests.RequestException as error:
-                    said = f"error {error}"
-                if said:
-                    print(f"{round((time.monotonic() - last) * 1000)}\t{said}", flush=True)
+                    status, connection = 0, error
+                if status != 200:
+                    paused = round((time.monotonic() - last) * 1000)
+                    sys.stdout.write(f"{paused}\t{before}\t{status}\t{connection}\n")  # at once: they are threads
                     return
-                last, count = time.monotonic(), count + 1
+                last, before, count = time.monotonic(), connection, count + 1
                 if count == 20:
-                    print("busy", flush=True)
+                    sys.stdout.write("busy\n")
+                    sys.stdout.flush()
 
     callers = [threading.Thread(target=call) for _ in range(4)]
     for caller in callers:
