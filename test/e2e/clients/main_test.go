@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 
 // enterNetwork starts this test binary again in a network of its own. Where that cannot be had, start skips the tests.
 func enterNetwork() error {
-	unshare, err := exec.LookPath("unshare")
-	if os.Getenv(ownNetwork) != "" || err != nil {
+	unshare, missing := exec.LookPath("unshare")
+	if os.Getenv(ownNetwork) != "" || missing != nil {
 		return nil
 	}
 	hosts, err := os.CreateTemp("", "hosts")
