@@ -148,6 +148,12 @@ func (d *description) checkRequest(ctx context.Context, where string, in *openap
 			return fmt.Errorf("%s: parameter %s is not described", where, name)
 		}
 	}
+	for name := range x.req.Header {
+		meaningless := slices.Contains([]string{"Accept", "Content-Type"}, name) || strings.HasPrefix(x.req.URL.Path, "/v1/")
+		if !meaningless && in.Route.Operation.Parameters.GetByInAndName("header", name) == nil {
+			return fmt.Errorf("%s: parameter %s is not described", where, name)
+		}
+	}
 	if in.Route.Operation.RequestBody == nil {
 		return nil
 	}
