@@ -51,7 +51,7 @@ func busy(t *testing.T) (endings <-chan ending) {
 		"Node": {"node", scripts + "client.mjs"}, "Python": {debianPython, scripts + "client.py"},
 		"Java": {"java", scripts + "Client.java"},
 	} {
-		testbed.Needs(t, command[0])
+		testbed.Needs(t, command[0], requestsFolder)
 		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], append(command[1:], "busy", base)...)
 		out, err := cmd.StdoutPipe()
 		if err != nil {

@@ -25,7 +25,7 @@ import (
 // examples are the commands that run them.
 func examples(t *testing.T) map[string][]string {
 	t.Helper()
-	testbed.Needs(t, "go", "node", debianPython, "javac")
+	testbed.Needs(t, "go", "node", "javac", debianPython, requestsFolder)
 	dir := t.TempDir()
 	for _, build := range [][]string{
 		{"go", "build", "-o", dir + "/go", "./examples/go"}, {"javac", "-d", dir, "examples/java/Client.java"},

@@ -22,7 +22,10 @@ import (
 )
 
 // debianPython has the requests of Debian, which another python3 in PATH need not have.
-const debianPython = "/usr/bin/python3"
+const (
+	debianPython   = "/usr/bin/python3"
+	requestsFolder = "/usr/lib/python3/dist-packages/requests"
+)
 
 // A request is a POST. What is empty is not sent.
 type request struct{ path, contentType, cacheControl, body string }
@@ -58,7 +61,7 @@ func clients() map[string]client {
 func program(command ...string) client {
 	return func(t testing.TB, base string, requests []request) []answer {
 		t.Helper()
-		testbed.Needs(t, command[0])
+		testbed.Needs(t, command[0], requestsFolder)
 		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], append(command[1:], base)...)
 		var lines strings.Builder
 		for _, r := range requests {
