@@ -44,12 +44,12 @@ func (e ending) told() bool {
 // come when the sidecar has ended.
 func busy(t *testing.T) (endings <-chan ending) {
 	t.Helper()
-	const scripts, callers = "test/e2e/clients/testdata/", 4
+	const callers = 4 // in each language
 	all, begun := make(chan ending, 100), make(chan bool, 100)
 	var running sync.WaitGroup
 	for name, command := range map[string][]string{
 		"Node": {"node", scripts + "client.mjs"}, "Python": {debianPython, scripts + "client.py"},
-		"Java": {"java", scripts + "Client.java"},
+		"Java": compiled(t, scripts+"Client.java"),
 	} {
 		testbed.Needs(t, command[0], requestsFolder)
 		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], append(command[1:], "busy", base)...)
@@ -188,7 +188,7 @@ func TestAnAppThatDrainsBesideTheSidecar(t *testing.T) {
 		ask("before")
 		ask(fmt.Sprint("draining-", i))
 	}
-	for name, client := range clients() {
+	for name, client := range clients(t) {
 		for _, got := range client(t, base, []request{{"/v1/connect/token", asJSON, "", `{"client_user_id":"before"}`}}) {
 			if got.status != http.StatusOK {
 				t.Errorf("%s: %d %s", name, got.status, got.body)

@@ -25,17 +25,14 @@ import (
 // examples are the commands that run them.
 func examples(t *testing.T) map[string][]string {
 	t.Helper()
-	testbed.Needs(t, "go", "node", "javac", debianPython, requestsFolder)
-	dir := t.TempDir()
-	for _, build := range [][]string{
-		{"go", "build", "-o", dir + "/go", "./examples/go"}, {"javac", "-d", dir, "examples/java/Client.java"},
-	} {
-		if out, err := exec.Command(build[0], build[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", build, err, out)
-		}
+	testbed.Needs(t, "go", "node", debianPython, requestsFolder)
+	program := filepath.Join(t.TempDir(), "example")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./examples/go")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	return map[string][]string{
-		"go": {dir + "/go"}, "java": {"java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", dir, "Client"},
+		"go": {program}, "java": compiled(t, "examples/java/Client.java"),
 		"node": {"node", "examples/node/client.mjs"}, "python": {debianPython, "examples/python/client.py"},
 	}
 }

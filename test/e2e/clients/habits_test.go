@@ -21,11 +21,24 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// debianPython has the requests of Debian, which another python3 in PATH need not have.
 const (
+	// debianPython has the requests of Debian, which another python3 in PATH need not have.
 	debianPython   = "/usr/bin/python3"
 	requestsFolder = "/usr/lib/python3/dist-packages/requests"
+	// scripts has the clients in other languages.
+	scripts = "test/e2e/clients/testdata/"
 )
+
+// compiled returns a command that runs the class Client in a file of Java.
+func compiled(t testing.TB, file string) (command []string) {
+	t.Helper()
+	testbed.Needs(t, "javac")
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "javac", "-d", dir, file).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return []string{"java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", dir, "Client"}
+}
 
 // A request is a POST. What is empty is not sent.
 type request struct{ path, contentType, cacheControl, body string }
@@ -42,14 +55,15 @@ type client func(t testing.TB, base string, requests []request) []answer
 //
 // Spring and .NET are not to be had as Debian packages. Since 6.1 Spring writes through one of the JDK's two clients, in
 // the modes in which Client.java uses them. What .NET sends is written here as its HttpConnection writes it.
-func clients() map[string]client {
-	const scripts = "test/e2e/clients/testdata/"
+func clients(t testing.TB) map[string]client {
+	t.Helper()
+	java := compiled(t, scripts+"Client.java")
 	return map[string]client{
 		"Node, http.request":              program("node", scripts+"client.mjs", "write"),
 		"Node, fetch of a stream":         program("node", scripts+"client.mjs", "stream"),
 		"Python, requests of a generator": program(debianPython, scripts+"client.py", "generator"),
-		"Java, ofInputStream":             program("java", scripts+"Client.java", "inputStream"),
-		"Java, HttpURLConnection":         program("java", scripts+"Client.java", "urlConnection"),
+		"Java, ofInputStream":             program(append(slices.Clone(java), "inputStream")...),
+		"Java, HttpURLConnection":         program(append(slices.Clone(java), "urlConnection")...),
 		"Go, io.Pipe":                     pipe,
 		"curl":                            curl,
 		".NET, JsonContent":               dotnet,
@@ -201,7 +215,7 @@ func TestEveryHabitOfEveryClient(t *testing.T) {
 	for name, r := range all {
 		names, requests = append(names, name), append(requests, r)
 	}
-	for name, ask := range clients() {
+	for name, ask := range clients(t) {
 		t.Run(name, func(t *testing.T) {
 			for _, addresses := range [][]string{{"::1"}, {"127.0.0.1", "::1"}} {
 				localhost(t, addresses...)
@@ -246,7 +260,7 @@ func TestTheClientsSendChunked(t *testing.T) {
 	}))
 	defer server.Close()
 	sent := []request{{"/", asJSON, "no-cache", "123456"}, {"/", "", "", "123456"}}
-	for name, ask := range clients() {
+	for name, ask := range clients(t) {
 		t.Run(name, func(t *testing.T) {
 			framing = nil
 			ask(t, server.URL, sent)
