@@ -289,6 +289,28 @@ func TestJSONAsAForm(t *testing.T) {
 	}
 }
 
+// TestCurlOptions: other ways to send the same, each twice on its connection, are answered the same. curl asks whether to
+// go on with a long body, and offers HTTP/2, when it is told to; others do without being told.
+func TestCurlOptions(t *testing.T) {
+	testbed.Needs(t, "curl")
+	s := start(t)
+	body := `{"client_user_id":"4711","client_secret":"` + strings.Repeat("x", 12<<10) + `"}`
+	for _, options := range []string{
+		"-H Expect:100-continue", "-H Expect:100-continue -H Transfer-Encoding:chunked", "--http1.0", "--http2",
+		"--tr-encoding", "--compressed", "-H Connection:close",
+	} {
+		args := append(strings.Fields(options), "-sS", "-w", `\n%{http_code}\n`, "-H", "Content-Type: application/json", "-d", body,
+			base+"/v1/connect/token", base+"/v1/connect/token")
+		out, err := exec.CommandContext(t.Context(), "curl", args...).CombinedOutput()
+		if err != nil || strings.Count(string(out), "\n200\n") != 2 || strings.Count(string(out), "access_token") != 2 {
+			t.Errorf("%s: %v: %s", options, err, out)
+		}
+	}
+	if n := s.calls(); n != 1 {
+		t.Errorf("%d calls", n)
+	}
+}
+
 // TestBareGetWithHIP: what today's customers need is the client's token.
 func TestBareGetWithHIP(t *testing.T) {
 	testbed.Needs(t, "curl")
