@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -81,16 +82,44 @@ func (d *dataAPI) seen() (tokens []string, newer string) {
 	return d.tokens, d.newer
 }
 
-// run runs an example against the sidecar and d.
-func (d *dataAPI) run(t *testing.T, command, environ []string, args ...string) (out, errs string, ok bool) {
+// A running is an example that runs.
+type running struct {
+	cmd            *exec.Cmd
+	stdout, stderr strings.Builder
+}
+
+// run starts an example against the sidecar and the data API at url.
+func run(t *testing.T, url string, command, environ []string, args ...string) *running {
 	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], append(command[1:], args...)...)
-	cmd.Env = append(os.Environ(), append(environ, "DATA_API_URL="+d.URL, "HTTP_PROXY=http://127.0.0.1:1",
-		"http_proxy=http://127.0.0.1:1", "NO_PROXY=127.0.0.1")...) // the sidecar is asked at localhost
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	return strings.TrimSpace(stdout.String()), stderr.String(), err == nil
+	limit, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	r := &running{cmd: exec.CommandContext(limit, command[0], append(command[1:], args...)...)}
+	r.cmd.Env = append(os.Environ(), append([]string{
+		"DATA_API_URL=" + url, "HTTP_PROXY=http://127.0.0.1:1", "http_proxy=http://127.0.0.1:1",
+		"NO_PROXY=127.0.0.1", // the sidecar is asked at localhost
+	}, environ...)...)
+	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// wait waits for its end.
+func (r *running) wait() (out, errs string, ok bool) {
+	err := r.cmd.Wait()
+	return strings.TrimSpace(r.stdout.String()), r.stderr.String(), err == nil
+}
+
+// silent is the address of somebody who accepts connections and says nothing.
+func silent(t *testing.T) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	return "http://" + listener.Addr().String()
 }
 
 // TestExamples: each asks, uses, and on a 401 forgets by hash and asks once more.
@@ -102,7 +131,12 @@ func TestExamples(t *testing.T) {
 	callerToken := testbed.WriteFile(t, "caller-token", "of the pod\n")
 	guarded := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL=http://127.0.0.1:8090", "HUMANAPI_CLIENT_ID=sandbox-client",
 		"HUMANAPI_CLIENT_SECRET=sandbox-secret", "CALLER_TOKEN_FILE="+callerToken)
-	guardedURL := "SIDECAR_URL=http://" + guarded.Addr
+	guardedURL, nobody := "SIDECAR_URL=http://"+guarded.Addr, silent(t)
+	var patient []*running // they give up while the others run
+	for _, command := range commands {
+		patient = append(patient, run(t, nobody, command, []string{"SIDECAR_URL=" + nobody}, user),
+			run(t, nobody, command, nil, user))
+	}
 	for name, command := range commands {
 		t.Run(name, func(t *testing.T) {
 			for name, c := range map[string]struct {
@@ -132,7 +166,7 @@ func TestExamples(t *testing.T) {
 						replace = func() string { return askFor(t, base, user, callerToken, "no-cache") }
 					}
 					d, before := newDataAPI(t, user, c.refuse, replace), s.calls()
-					out, errs, ok := d.run(t, command, c.environ, c.user, path)
+					out, errs, ok := run(t, d.URL, command, c.environ, c.user, path).wait()
 					if good := c.errs == ""; ok != good || (out == want) != good || !good && out != "" ||
 						!regexp.MustCompile(c.errs).MatchString(errs) {
 						t.Errorf("%v\n%s\n%s", ok, out, errs)
@@ -150,12 +184,17 @@ func TestExamples(t *testing.T) {
 				})
 			}
 			t.Run("the path is a default", func(t *testing.T) {
-				out, errs, _ := newDataAPI(t, user, 0, nil).run(t, command, nil, user)
+				out, errs, _ := run(t, newDataAPI(t, user, 0, nil).URL, command, nil, user).wait()
 				if out != `{"data":"/v1/human/profile"}` {
 					t.Errorf("%s\n%s", out, errs)
 				}
 			})
 		})
+	}
+	for _, r := range patient {
+		if out, errs, ok := r.wait(); ok || out != "" || !regexp.MustCompile("(?i)time-?d? ?out").MatchString(errs) {
+			t.Errorf("%v, where nobody answers: %v %s %s", r.cmd.Args, ok, out, errs)
+		}
 	}
 }
 

@@ -299,8 +299,8 @@ func TestCurlOptions(t *testing.T) {
 		"-H Expect:100-continue", "-H Expect:100-continue -H Transfer-Encoding:chunked", "--http1.0", "--http2",
 		"--tr-encoding", "--compressed", "-H Connection:close",
 	} {
-		args := append(strings.Fields(options), "-sS", "-w", `\n%{http_code}\n`, "-H", "Content-Type: application/json", "-d", body,
-			base+"/v1/connect/token", base+"/v1/connect/token")
+		args := append(strings.Fields(options), "-sS", "-w", `\n%{http_code}\n`, "-H", "Content-Type: application/json",
+			"-d", body, base+"/v1/connect/token", base+"/v1/connect/token")
 		out, err := exec.CommandContext(t.Context(), "curl", args...).CombinedOutput()
 		if err != nil || strings.Count(string(out), "\n200\n") != 2 || strings.Count(string(out), "access_token") != 2 {
 			t.Errorf("%s: %v: %s", options, err, out)
