@@ -23,10 +23,11 @@ KUBERNETES    := $(TOOLS)/v1.36.3
 
 PLATFORM ?= linux/amd64
 
-# What tests run besides Go, as Debian packages: name of the program, name of the package.
+# What tests run besides Go, as Debian packages: name of the program, or of a file, name of the package.
 NEEDED         := redis-server:redis-server curl:curl
 NEEDED_BENCH   := nginx:nginx-light
 NEEDED_E2E     := chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static ip:iproute2 newuidmap:uidmap
+NEEDED_CLIENTS := node:nodejs javac:default-jdk-headless /usr/lib/python3/dist-packages/requests:python3-requests ip:iproute2
 NEEDED_CLUSTER := etcd:etcd-server openssl:openssl
 
 .PHONY: help
@@ -48,7 +49,7 @@ test: ## Run all tests, installing what they need; a quarter of an hour, half of
 	@echo "make test runs, with the race detector where the sidecar's own code runs:"
 	@echo "  1/3  the program's tests, unit tests and those from outside     5 minutes"
 	@echo "  2/3  the benchmarks, briefly: that they work                    2 minutes"
-	@echo "  3/3  page, image, dashboard and charts                          4 minutes; the first time 15, to build Helm's library"
+	@echo "  3/3  page, image, clients, dashboard and charts                 6 minutes; the first time 17, to build Helm's library"
 	@echo "Each installs before it what it needs and is missing, as Debian packages, by apt-get (with sudo unless you are root)."
 	@echo "A line appears for each package when its tests have passed; the first take a minute or two to build."
 	@echo; echo "1/3 the program"
@@ -57,15 +58,16 @@ test: ## Run all tests, installing what they need; a quarter of an hour, half of
 	@echo; echo "2/3 the benchmarks, briefly"
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
 	cd bench && go test -race -count 1 .
-	@echo; echo "3/3 page, image, dashboard and charts"
-	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_E2E)"
+	@echo; echo "3/3 page, image, clients, dashboard and charts"
+	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_E2E) $(NEEDED_CLIENTS)"
 	cd test/e2e && go test -race -count 1 .
+	cd test/e2e && go test -race -count 1 ./clients
 	cd test/e2e && go test -count 1 ./charts
 
 .PHONY: needed
 needed:
 	@missing=(); \
-	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
+	for pair in $(NEEDED); do [[ -e "$${pair%%:*}" ]] || command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
 	if (( $${#missing[@]} )); then \
 	  echo "installing $${missing[*]}"; \
 	  if ! command -v apt-get >/dev/null; then echo "there is no apt-get; install with your package manager: $${missing[*]}"; exit 1; fi; \

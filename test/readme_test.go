@@ -1,8 +1,6 @@
 package test
 
 import (
-	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"regexp"
@@ -44,46 +42,13 @@ func TestReadme(t *testing.T) {
 			t.Errorf("make run ended with %v:\n%s", err, &log)
 		}
 	}()
-	sh := func(script string) (string, error) {
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "bash", "-c", script)
-		cmd.Env = append(os.Environ(), "PATH="+tools+":"+os.Getenv("PATH"))
-		out, err := cmd.Output()
-		return strings.ReplaceAll(string(out), "\r", ""), err
-	}
+	path := "PATH=" + tools + ":" + os.Getenv("PATH")
 	testbed.Eventually(t, "it is ready", func() error {
-		_, err := sh("token-sidecar healthcheck")
-		return err
+		return exec.Command(tools+"/token-sidecar", "healthcheck").Run()
 	})
-	commands := 0
-	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(readme, -1) {
-		assignments := ""
-		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
-			command, want, _ := strings.Cut(step, "\n")
-			got, err := sh(assignments + command)
-			if regexp.MustCompile(`^[A-Z]+=`).MatchString(command) {
-				assignments += command + "\n"
-			}
-			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-				t.Fatal(err)
-			}
-			if !matches(want, got) || err != nil {
-				t.Errorf("$ %s\n%swant:\n%s(%v)", command, got, want, err)
-			}
-			commands++
-		}
-	}
-	if commands < 30 {
+	if commands := testbed.Console(t, readme, path); commands < 30 {
 		t.Errorf("only %d commands found", commands)
 	}
-}
-
-// matches compares got with a text in which … stands for anything.
-func matches(want, got string) bool {
-	parts := strings.Split(strings.TrimSpace(want), "…")
-	for i := range parts {
-		parts[i] = regexp.QuoteMeta(parts[i])
-	}
-	return regexp.MustCompile(`(?s)^` + strings.Join(parts, ".*") + `$`).MatchString(strings.TrimSpace(got))
 }
 
 // TestReadmeAndSettings: the defaults of the settings that the README names are right.

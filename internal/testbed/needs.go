@@ -3,15 +3,20 @@ package testbed
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
-// Needs skips the test where one of those programs is not installed, so that go test ./... needs nothing but Go. It
-// fails under make test, which installs them all, so that nothing is skipped there by mistake.
+// Needs skips the test where one of those programs, or files, is not installed, so that go test ./... needs nothing but
+// Go. It fails under make test, which installs them all, so that nothing is skipped there by mistake.
 func Needs(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, program := range programs {
-		if _, err := exec.LookPath(program); err == nil {
+		_, err := exec.LookPath(program)
+		if filepath.IsAbs(program) {
+			_, err = os.Stat(program)
+		}
+		if err == nil {
 			continue
 		}
 		if os.Getenv("SKIP_NO_TESTS") != "" {
