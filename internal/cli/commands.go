@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"token-sidecar/internal/app"
+	"token-sidecar/internal/reason"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/spelling"
 )
@@ -162,7 +163,7 @@ func newRefreshToken(p Process) *cobra.Command {
 			}
 			token, ok, err := app.RefreshToken(cmd.Context(), s, secret.Hide(user))
 			if err != nil {
-				return fmt.Errorf("cannot read it from Redis: %w", err)
+				return fmt.Errorf("cannot read it from Redis: %s", reason.Or(err, err.Error()))
 			}
 			if !ok {
 				return errors.New("none was kept for this user")
