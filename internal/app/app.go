@@ -14,6 +14,7 @@ import (
 
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/tracing"
 	"token-sidecar/proxy"
@@ -44,6 +45,11 @@ type Options struct {
 func NewParts(s settings.Settings, o Options) (*Parts, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if s.GenerateCallerToken {
+		if err := secret.Generate("CALLER_TOKEN_FILE", s.CallerTokenFile); err != nil {
+			return nil, err
+		}
 	}
 	files, err := openFiles(s, o.Log)
 	if err != nil {

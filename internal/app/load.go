@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -18,7 +20,14 @@ import (
 // files that they name, and addresses that this machine does not have. The error is made by [settings.Join].
 func Load(ctx context.Context, environ []string) (settings.Settings, error) {
 	s, err := settings.Load(environ)
-	_, unusable := openFiles(s, slog.New(slog.DiscardHandler))
+	there := s
+	if s.GenerateCallerToken && s.CallerTokenFile != "" {
+		there.CallerTokenFile = "" // it is written when the sidecar serves
+		if folder, statErr := os.Stat(filepath.Dir(s.CallerTokenFile)); statErr != nil || !folder.IsDir() {
+			err = settings.Add(err, errors.New("CALLER_TOKEN_FILE: names a file in no folder; mount a volume there"))
+		}
+	}
+	_, unusable := openFiles(there, slog.New(slog.DiscardHandler))
 	err = settings.Add(err, unusable)
 	if url := s.RedisURL; url.Reveal() != "" && !settings.Wrong(err)["REDIS_MODE"] {
 		err = settings.Add(err, cache.CheckURL(url, s.RedisMode))

@@ -37,6 +37,8 @@ func (s Settings) mistakes() []error {
 		c.check(s.AllowRemoteCallers && s.CallerTokenFile != "", "LISTEN_ADDR",
 			"reaches beyond loopback; keep localhost, or set ALLOW_REMOTE_CALLERS=true and CALLER_TOKEN_FILE")
 	}
+	c.check(!s.GenerateCallerToken || s.CallerTokenFile != "", "CALLER_TOKEN_GENERATE",
+		"needs CALLER_TOKEN_FILE, the file to write the token to")
 	s.redisMistakes(&c)
 
 	if n := s.UpstreamMaxAttempts; n >= 1 && n <= 10 && s.UpstreamTimeout <= maxCallTime {

@@ -23,11 +23,12 @@ type Settings struct {
 	CAFile           string      `env:"HUMANAPI_CA_FILE" is:"a file" doc:"PEM certificates to trust for the auth service instead of the system's"`
 	Product          string      `env:"HUMANAPI_PRODUCT" envDefault:"connect" oneOf:"connect,hip" doc:"where /token asks: connect is /v1/connect/token, hip is /v1/admin/token"`
 
-	ListenAddr         string   `env:"LISTEN_ADDR" envDefault:"localhost:8080" is:"host:port or unix:///path" doc:"where callers ask; localhost is both loopback addresses"`
-	AdminAddr          string   `env:"ADMIN_ADDR" envDefault:":8081" is:"host:port" doc:"probes, metrics and status page; never a token"`
-	AllowRemoteCallers bool     `env:"ALLOW_REMOTE_CALLERS" envDefault:"false" doc:"lets LISTEN_ADDR reach beyond loopback; needs CALLER_TOKEN_FILE"`
-	CallerTokenFile    string   `env:"CALLER_TOKEN_FILE" is:"a file" doc:"file with the bearer token that callers must send"`
-	AllowedTypes       []string `env:"ALLOWED_TYPES" envDefault:"access,client,id,id_token,session" oneOf:"access,client,id,id_token,session" doc:"types of token that callers may ask for; others get 403 TYPE_NOT_ALLOWED"`
+	ListenAddr          string   `env:"LISTEN_ADDR" envDefault:"localhost:8080" is:"host:port or unix:///path" doc:"where callers ask; localhost is both loopback addresses"`
+	AdminAddr           string   `env:"ADMIN_ADDR" envDefault:":8081" is:"host:port" doc:"probes, metrics and status page; never a token"`
+	AllowRemoteCallers  bool     `env:"ALLOW_REMOTE_CALLERS" envDefault:"false" doc:"lets LISTEN_ADDR reach beyond loopback; needs CALLER_TOKEN_FILE"`
+	CallerTokenFile     string   `env:"CALLER_TOKEN_FILE" is:"a file" doc:"file with the bearer token that callers must send"`
+	GenerateCallerToken bool     `env:"CALLER_TOKEN_GENERATE" envDefault:"false" doc:"writes a random token to CALLER_TOKEN_FILE at start, unless the file holds one"`
+	AllowedTypes        []string `env:"ALLOWED_TYPES" envDefault:"access,client,id,id_token,session" oneOf:"access,client,id,id_token,session" doc:"types of token that callers may ask for; others get 403 TYPE_NOT_ALLOWED"`
 
 	RedisURL          secret.Text   `env:"REDIS_URL" is:"redis://host:6379/0, or rediss:// for TLS" doc:"Redis, where the fleet shares tokens; empty keeps them in memory only"`
 	RedisMode         string        `env:"REDIS_MODE" envDefault:"single" oneOf:"single,cluster,sentinel" doc:"what REDIS_URL names"`

@@ -56,6 +56,7 @@ func TestMistakes(t *testing.T) {
 		"SHUTDOWN_TIMEOUT=-1s",
 		"SHUTDOWN_DELAY=-1s", "SHUTDOWN_DELAY=5", "ALLOWED_TYPES=access,refresh", "ALLOWED_TYPES=Access",
 		"ALLOWED_TYPES=access,",
+		"CALLER_TOKEN_GENERATE=true", "CALLER_TOKEN_GENERATE=maybe",
 		"ADMIN_ADDR=127.0.0.1:8080", "ADMIN_ADDR=:8080", "ADMIN_ADDR=u:p@h:1", "LOG_LEVEL=info+1",
 	} {
 		t.Run(c, func(t *testing.T) {
@@ -116,6 +117,7 @@ func TestAccepted(t *testing.T) {
 		"no fast path":   {"FAST_PATH=false"},
 		"unknown names":  {"PATH=/bin", "TOKEN=x"},
 		"long limits":    {"UPSTREAM_TIMEOUT=200s", "REDIS_TIMEOUT=2s"},
+		"made token":     {"CALLER_TOKEN_GENERATE=true", "CALLER_TOKEN_FILE=/run/token"},
 		"one type":       {"ALLOWED_TYPES=client"},
 		"with spaces":    {"ALLOWED_TYPES=access, client"},
 		"the sentinels' own password beside a file": {

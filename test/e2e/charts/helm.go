@@ -60,8 +60,9 @@ func Lint(chart string, values ...string) error {
 type Rendering struct {
 	// Namespace is that of the release. Default: default.
 	Namespace string
-	// Values are in the form of --set.
+	// Values are in the form of --set; Tree holds further ones as a values file does.
 	Values []string
+	Tree   map[string]any
 	// Kubernetes is the version of the cluster. Default: [Kubernetes].
 	Kubernetes string
 	// APIs are those that the cluster offers beside the usual ones.
@@ -87,6 +88,7 @@ func Render(name, chart string, r Rendering) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	vals = loader.MergeMaps(r.Tree, vals)
 	done, err := install.Run(loaded, vals)
 	if err != nil {
 		return "", err
