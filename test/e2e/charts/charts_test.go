@@ -47,7 +47,7 @@ func TestRendered(t *testing.T) {
 	for name, values := range map[string]string{
 		"service-native": "",
 		"service-plain":  "token-sidecar.mode=plain",
-		"service-shared":  "token-sidecar.socket=true,token-sidecar.callerToken.generate=true",
+		"service-shared": "token-sidecar.socket=true,token-sidecar.callerToken.generate=true",
 		"service-volumes": "token-sidecar.humanapi.existingSecret=,token-sidecar.humanapi.csi.driver=secrets-store.csi.k8s.io,token-sidecar.humanapi.csi.readOnly=true," +
 			"token-sidecar.humanapi.ca.configMap=authorities,token-sidecar.redis.url=rediss://redis:6379/0,token-sidecar.redis.ca.secret=redis," +
 			"token-sidecar.audit.log=/var/log/token-sidecar/audit,token-sidecar.audit.existingSecret=audit," +

@@ -188,7 +188,7 @@ func TestInjection(t *testing.T) {
 		c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", namespace)
 		c.must("", "kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
 	}
-	const values = "humanapi.clientId=a,humanapi.clientSecret=s,injection.enabled=true"
+	const values = "image.repository=token-sidecar,humanapi.clientId=a,humanapi.clientSecret=s,injection.enabled=true"
 	release := c.release("demo", "demo")
 	release.install(sidecar, values)
 	const optedIn = `{"token-sidecar/inject":"true"}`
@@ -259,7 +259,7 @@ func TestInjection(t *testing.T) {
 	}
 	release.uninstall()
 	c.until("pods are left alone again", func() bool { return !injected(c.admit("probe", "demo", optedIn, "", true)) })
-	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-o",
+	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "-o",
 		"name"); strings.TrimSpace(out) != "" {
 		t.Errorf("left behind: %s", out)
 	}
@@ -374,6 +374,7 @@ func TestServiceIsAdmitted(t *testing.T) {
 func TestGoldenFilesAreAdmitted(t *testing.T) {
 	c := startCluster(t)
 	c.must("", "kubectl", "create", "namespace", "demo")
+	c.must("", "kubectl", "create", "namespace", "monitoring") // the dashboard's
 	c.must("", "kubectl", "create", "serviceaccount", "default", "--namespace", "demo")
 	for _, document := range documents(t) {
 		if out, err := c.try(document, "kubectl", "create", "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
