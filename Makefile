@@ -90,6 +90,31 @@ tidy: ## Write go.mod and go.sum of each module anew, after a change of what one
 image: ## Build the image for this machine, and for arm64 with PLATFORM=linux/arm64
 	docker build --platform $(PLATFORM) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t token-sidecar:$(VERSION) .
 
+# Where image-push and chart-push push to, as in REGISTRY=registry.example/team; docker login, or helm registry login, comes before.
+REGISTRY  ?=
+IMAGE     ?= $(REGISTRY)/token-sidecar
+CHARTS    ?= oci://$(REGISTRY)/charts
+PLATFORMS ?= linux/amd64,linux/arm64
+HOME_PAGE ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's|^git@([^:]+):|https://\1/|; s|^ssh://git@|https://|; s|\.git$$||' | grep '^https://')
+# VERSION as charts and tags can have it: 1.2.3, 1.2.3-4-gabc, or 0.0.0-gabc before there is a tag.
+RELEASE    = $(shell v=$$(sed 's/^v//' <<<'$(VERSION)'); [[ $$v =~ ^[0-9]+\.[0-9]+\.[0-9]+ ]] || v=0.0.0-g$$v; echo $$v)
+
+.PHONY: image-push
+image-push: registry ## Build the image for amd64 and arm64 and push it: make image-push REGISTRY=registry.example/team
+	docker buildx build --platform $(PLATFORMS) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --push -t $(IMAGE):$(RELEASE) .
+
+.PHONY: chart-push
+chart-push: registry ## Push the chart, which then names that image: make chart-push REGISTRY=registry.example/team
+	@mkdir -p bin && cd test/e2e && go run ./release -image $(IMAGE) -version $(RELEASE) -home '$(HOME_PAGE)' -push $(CHARTS) $(CHART_PUSH_FLAGS) ../../charts/token-sidecar ../../bin
+
+.PHONY: registry
+registry:
+	@[[ -n '$(REGISTRY)' ]] || { echo "name the registry: make $(MAKECMDGOALS) REGISTRY=registry.example/team"; exit 1; }
+
+.PHONY: release-version
+release-version:
+	@echo $(RELEASE)
+
 .PHONY: sbom
 sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, what the program is made of (CycloneDX)
 	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
@@ -112,7 +137,7 @@ manifest: ## Write bin/manifest, plain manifests of a service with the sidecar, 
 
 .PHONY: golden
 golden: ## Write anew what the charts are expected to render to, and the chart's README; look at the difference
-	cd test/e2e && go test -count 1 -run 'TestRendered|TestInjectionNeeds|TestReadme' ./charts -args -update
+	cd test/e2e && go test -count 1 -run 'TestRendered|TestInjectionNeeds|TestSchema|TestReadme' ./charts -args -update
 
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md

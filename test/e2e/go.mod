@@ -10,6 +10,7 @@ require (
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/getkin/kin-openapi v0.153.0
 	github.com/containerd/platforms v1.0.0-rc.4
+	github.com/google/go-containerregistry v0.22.1
 	github.com/moby/buildkit v0.31.0
 	github.com/norwoodj/helm-docs v1.14.2
 	github.com/opencontainers/go-digest v1.0.0

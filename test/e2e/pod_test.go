@@ -32,9 +32,9 @@ type manifest struct {
 		Template struct {
 			Spec struct {
 				InitContainers []struct {
-					Command   []string `yaml:"command"`
-					Env       []struct{ Name, Value string }
-					Ports     []struct {
+					Command []string `yaml:"command"`
+					Env     []struct{ Name, Value string }
+					Ports   []struct {
 						Name string `yaml:"name"`
 						Port int    `yaml:"containerPort"`
 					} `yaml:"ports"`

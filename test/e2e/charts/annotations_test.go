@@ -109,8 +109,9 @@ func TestOneInstallForTheCluster(t *testing.T) {
 		"client and secret": {annotations: with(), env: map[string]string{
 			"HUMANAPI_CLIENT_ID": "my-client", "LISTEN_ADDR": "localhost:8080", "ADMIN_ADDR": ":8081", "HUMANAPI_PRODUCT": "connect",
 		}, check: inOrder},
-		"everything": {annotations: with("secret-key", "s", "product", "hip", "port", "9000", "admin-port", "9001", "app-container", "other"),
-			env: map[string]string{"LISTEN_ADDR": "localhost:9000", "ADMIN_ADDR": ":9001", "HUMANAPI_PRODUCT": "hip"},
+		"everything": {
+			annotations: with("secret-key", "s", "product", "hip", "port", "9000", "admin-port", "9001", "app-container", "other"),
+			env:         map[string]string{"LISTEN_ADDR": "localhost:9000", "ADMIN_ADDR": ":9001", "HUMANAPI_PRODUCT": "hip"},
 			check: func(p corev1.Pod) error {
 				if key := p.Spec.Volumes[0].Projected.Sources[0].Secret.Items[0].Key; key != "s" || p.Spec.InitContainers[0].Ports[0].ContainerPort != 9001 {
 					return fmt.Errorf("key %s, port %d", key, p.Spec.InitContainers[0].Ports[0].ContainerPort)
@@ -119,7 +120,8 @@ func TestOneInstallForTheCluster(t *testing.T) {
 					return fmt.Errorf("the wrong container has the caller token: %+v", p.Spec.Containers)
 				}
 				return nil
-			}},
+			},
+		},
 		"own volumes, init containers and pull secrets": {annotations: with(), change: func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{volume("mine")}
 			p.Spec.InitContainers = []corev1.Container{*p.Spec.Containers[0].DeepCopy()}

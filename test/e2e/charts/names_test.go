@@ -65,27 +65,56 @@ func TestWhereverTheChartIs(t *testing.T) {
 		layout
 		secrets []string
 	}{
-		"dependency": {layout{map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
-			[]string{"svc"}, []string{valuesAt("token-sidecar")}}, []string{"demo-token-sidecar"}},
-		"alias": {layout{map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar as tokens"), "svc/templates/pod.yaml": deployment},
-			[]string{"svc"}, []string{valuesAt("tokens")}}, []string{"demo-tokens"}},
-		"two aliases": {layout{map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar as patients", "token-sidecar as admins"),
-			"svc/templates/pod.yaml":  strings.ReplaceAll(twice, "ALIAS", "patients"),
-			"svc/templates/more.yaml": strings.ReplaceAll(strings.ReplaceAll(twice, "ALIAS", "admins"), "{{ .Chart.Name }}", "more")},
-			[]string{"svc"}, []string{valuesAt("patients"), valuesAt("admins")}}, []string{"demo-patients", "demo-admins"}},
-		"library": {layout{map[string]string{"lib/Chart.yaml": chartYAML("lib", "library", "token-sidecar"),
-			"lib/templates/_pod.tpl": `{{ define "lib.pod" }}` + deployment + `{{ end }}`,
-			"svc/Chart.yaml":         chartYAML("svc", "application", "lib"), "svc/templates/pod.yaml": `{{ include "lib.pod" . }}`},
-			[]string{"lib", "svc"}, []string{valuesAt("lib.token-sidecar")}}, []string{"demo-lib-token-sidecar"}},
-		"umbrella": {layout{map[string]string{"one/Chart.yaml": chartYAML("one", "application", "token-sidecar"), "one/templates/pod.yaml": deployment,
-			"two/Chart.yaml": chartYAML("two", "application", "token-sidecar"), "two/templates/pod.yaml": deployment,
-			"all/Chart.yaml": chartYAML("all", "application", "one", "two")},
-			[]string{"one", "two", "all"}, []string{valuesAt("one.token-sidecar"), valuesAt("two.token-sidecar")}},
-			[]string{"demo-one-token-sidecar", "demo-two-token-sidecar"}},
-		"names given": {layout{map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
-			[]string{"svc"}, []string{valuesAt("token-sidecar"), "token-sidecar.fullnameOverride=mine"}}, []string{"mine"}},
-		"last part given": {layout{map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
-			[]string{"svc"}, []string{valuesAt("token-sidecar"), "token-sidecar.nameOverride=mine"}}, []string{"demo-mine"}},
+		"dependency": {layout{
+			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
+			[]string{"svc"},
+			[]string{valuesAt("token-sidecar")},
+		}, []string{"demo-token-sidecar"}},
+		"alias": {layout{
+			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar as tokens"), "svc/templates/pod.yaml": deployment},
+			[]string{"svc"},
+			[]string{valuesAt("tokens")},
+		}, []string{"demo-tokens"}},
+		"two aliases": {layout{
+			map[string]string{
+				"svc/Chart.yaml":          chartYAML("svc", "application", "token-sidecar as patients", "token-sidecar as admins"),
+				"svc/templates/pod.yaml":  strings.ReplaceAll(twice, "ALIAS", "patients"),
+				"svc/templates/more.yaml": strings.ReplaceAll(strings.ReplaceAll(twice, "ALIAS", "admins"), "{{ .Chart.Name }}", "more"),
+			},
+			[]string{"svc"},
+			[]string{valuesAt("patients"), valuesAt("admins")},
+		}, []string{"demo-patients", "demo-admins"}},
+		"library": {layout{
+			map[string]string{
+				"lib/Chart.yaml":         chartYAML("lib", "library", "token-sidecar"),
+				"lib/templates/_pod.tpl": `{{ define "lib.pod" }}` + deployment + `{{ end }}`,
+				"svc/Chart.yaml":         chartYAML("svc", "application", "lib"), "svc/templates/pod.yaml": `{{ include "lib.pod" . }}`,
+			},
+			[]string{"lib", "svc"},
+			[]string{valuesAt("lib.token-sidecar")},
+		}, []string{"demo-lib-token-sidecar"}},
+		"umbrella": {
+			layout{
+				map[string]string{
+					"one/Chart.yaml": chartYAML("one", "application", "token-sidecar"), "one/templates/pod.yaml": deployment,
+					"two/Chart.yaml": chartYAML("two", "application", "token-sidecar"), "two/templates/pod.yaml": deployment,
+					"all/Chart.yaml": chartYAML("all", "application", "one", "two"),
+				},
+				[]string{"one", "two", "all"},
+				[]string{valuesAt("one.token-sidecar"), valuesAt("two.token-sidecar")},
+			},
+			[]string{"demo-one-token-sidecar", "demo-two-token-sidecar"},
+		},
+		"names given": {layout{
+			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
+			[]string{"svc"},
+			[]string{valuesAt("token-sidecar"), "token-sidecar.fullnameOverride=mine"},
+		}, []string{"mine"}},
+		"last part given": {layout{
+			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
+			[]string{"svc"},
+			[]string{valuesAt("token-sidecar"), "token-sidecar.nameOverride=mine"},
+		}, []string{"demo-mine"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := c.render(t)
