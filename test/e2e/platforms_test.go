@@ -19,7 +19,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestPlatforms evaluates the Dockerfile as docker build does, by BuildKit's own frontend, and runs what it would run in the
+// TestPlatforms evaluates the Dockerfile as docker build does, by BuildKit's own frontend, and runs what it would run
+// in the
 // builder image. What that makes is a program for the platform that was asked for. (buildah, which builds the image in
 // TestImage, sets TARGETARCH whatever the Dockerfile says.)
 func TestPlatforms(t *testing.T) {

@@ -51,7 +51,8 @@ type manifest struct {
 }
 
 // podScript is a pod: a network of its own, in which the sidecar starts and has passed its start-up probe before the
-// app comes; at the end the app has gone when the sidecar is told to. HTTP probes come to the pod's address, as those of
+// app comes; at the end the app has gone when the sidecar is told to. HTTP probes come to the pod's address, as those
+// of
 // the kubelet do.
 const podScript = `
 ip link set lo up && ip addr add 10.9.9.9/32 dev lo

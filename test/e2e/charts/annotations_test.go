@@ -35,7 +35,8 @@ func service(namespace string, c podCase) corev1.Pod {
 	pod := corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: "service", Namespace: namespace, Annotations: map[string]string{}, Labels: map[string]string{"token-sidecar/inject": "true"},
+			Name: "service", Namespace: namespace, Annotations: map[string]string{},
+			Labels: map[string]string{"token-sidecar/inject": "true"},
 		},
 		Spec: corev1.PodSpec{
 			AutomountServiceAccountToken: &no,
@@ -79,7 +80,8 @@ func with(more ...string) map[string]string {
 	return all
 }
 
-// TestOneInstallForTheCluster: a release serves the namespaces that carry a label, and each pod says by annotations what is its
+// TestOneInstallForTheCluster: a release serves the namespaces that carry a label, and each pod says by annotations
+// what is its
 // own. What cannot be is refused with a sentence.
 func TestOneInstallForTheCluster(t *testing.T) {
 	c := startCluster(t)
@@ -90,7 +92,8 @@ func TestOneInstallForTheCluster(t *testing.T) {
 	}
 	c.must("", "kubectl", "label", "namespace", "one", "two", "tokens=on")
 	release := c.release("tokens", "tokens")
-	const values = "image.repository=token-sidecar,image.pullSecrets[0]=registry,injection.enabled=true,injection.namespaceSelector.matchLabels.tokens=on"
+	const values = "image.repository=token-sidecar,image.pullSecrets[0]=registry,injection.enabled=true," +
+		"injection.namespaceSelector.matchLabels.tokens=on"
 	release.install(sidecar, values, "callerToken.generate=true,resources.requests.cpu=0.5")
 	c.until("pods are injected", func() bool {
 		pod, _ := c.offer(service("one", podCase{annotations: with()}))
@@ -102,18 +105,21 @@ func TestOneInstallForTheCluster(t *testing.T) {
 	}
 	port := func(container, number int) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
-			p.Spec.Containers[container].Ports = []corev1.ContainerPort{{ContainerPort: int32(number)}} //nolint:gosec // a port
+			p.Spec.Containers[container].Ports = []corev1.ContainerPort{{ContainerPort: int32(number)}}
 		}
 	}
 	cases := map[string]podCase{
 		"client and secret": {annotations: with(), env: map[string]string{
-			"HUMANAPI_CLIENT_ID": "my-client", "LISTEN_ADDR": "localhost:8080", "ADMIN_ADDR": ":8081", "HUMANAPI_PRODUCT": "connect",
+			"HUMANAPI_CLIENT_ID": "my-client", "LISTEN_ADDR": "localhost:8080", "ADMIN_ADDR": ":8081",
+			"HUMANAPI_PRODUCT": "connect",
 		}, check: inOrder},
 		"everything": {
-			annotations: with("secret-key", "s", "product", "hip", "port", "9000", "admin-port", "9001", "app-container", "other"),
-			env:         map[string]string{"LISTEN_ADDR": "localhost:9000", "ADMIN_ADDR": ":9001", "HUMANAPI_PRODUCT": "hip"},
+			annotations: with("secret-key", "s", "product", "hip", "port", "9000", "admin-port", "9001", "app-container",
+				"other"),
+			env: map[string]string{"LISTEN_ADDR": "localhost:9000", "ADMIN_ADDR": ":9001", "HUMANAPI_PRODUCT": "hip"},
 			check: func(p corev1.Pod) error {
-				if key := p.Spec.Volumes[0].Projected.Sources[0].Secret.Items[0].Key; key != "s" || p.Spec.InitContainers[0].Ports[0].ContainerPort != 9001 {
+				if key := p.Spec.Volumes[0].Projected.Sources[0].Secret.Items[0].Key; key != "s" ||
+					p.Spec.InitContainers[0].Ports[0].ContainerPort != 9001 {
 					return fmt.Errorf("key %s, port %d", key, p.Spec.InitContainers[0].Ports[0].ContainerPort)
 				}
 				if len(p.Spec.Containers[0].VolumeMounts) != 0 || len(p.Spec.Containers[1].VolumeMounts) != 1 {
@@ -129,40 +135,78 @@ func TestOneInstallForTheCluster(t *testing.T) {
 			p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "mine"}}
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/mine"}}
 		}, check: func(p corev1.Pod) error {
-			if len(p.Spec.InitContainers) != 2 || p.Spec.InitContainers[1].Name != "migrate" || len(p.Spec.Volumes) != 3 || len(p.Spec.ImagePullSecrets) != 2 ||
+			if len(p.Spec.InitContainers) != 2 || p.Spec.InitContainers[1].Name != "migrate" || len(p.Spec.Volumes) != 3 ||
+				len(p.Spec.ImagePullSecrets) != 2 ||
 				len(p.Spec.Containers[0].VolumeMounts) != 2 {
 				return fmt.Errorf("%+v", p.Spec)
 			}
 			return nil
 		}},
 		"ports of the app elsewhere": {annotations: with("port", "9000"), change: port(0, 8080), check: inOrder},
-		"its own sidecar": {annotations: with(), change: func(p *corev1.Pod) { p.Spec.Containers[1].Name = "token-sidecar" }, check: func(p corev1.Pod) error {
-			if len(p.Spec.InitContainers) != 0 {
-				return fmt.Errorf("%+v", p.Spec.InitContainers)
-			}
-			return nil
-		}},
-		"no annotations":        {refused: "annotation token-sidecar/client-id is missing"},
-		"no secret":             {annotations: map[string]string{"client-id": "a"}, refused: "annotation token-sidecar/secret is missing or no name of a Secret"},
-		"a wrong secret":        {annotations: with("secret", "Human API"), refused: "annotation token-sidecar/secret is missing or no name of a Secret"},
-		"a wrong product":       {annotations: with("product", "other"), refused: "annotation token-sidecar/product is neither connect nor hip"},
-		"no such container":     {annotations: with("app-container", "none"), refused: "annotation token-sidecar/app-container names no container"},
-		"one port for both":     {annotations: with("port", "8081"), refused: "are the same; choose two ports"},
-		"the app's port":        {annotations: with(), change: port(0, 8080), refused: "a container has a port that the sidecar takes before it starts"},
-		"the app's admin port":  {annotations: with("admin-port", "9000"), change: port(1, 9000), refused: "a container has a port that the sidecar takes before it starts"},
-		"hostNetwork":           {annotations: with(), change: func(p *corev1.Pod) { p.Spec.HostNetwork = true }, refused: "the pod has hostNetwork, where everybody on the node could ask"},
-		"a volume of that name": {annotations: with(), change: func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{volume("token-sidecar")} }, refused: "the pod has a volume with a name of the sidecar's"},
+		"its own sidecar": {
+			annotations: with(),
+			change:      func(p *corev1.Pod) { p.Spec.Containers[1].Name = "token-sidecar" }, check: func(p corev1.Pod) error {
+				if len(p.Spec.InitContainers) != 0 {
+					return fmt.Errorf("%+v", p.Spec.InitContainers)
+				}
+				return nil
+			},
+		},
+		"no annotations": {refused: "annotation token-sidecar/client-id is missing"},
+		"no secret": {
+			annotations: map[string]string{"client-id": "a"},
+			refused:     "annotation token-sidecar/secret is missing or no name of a Secret",
+		},
+		"a wrong secret": {
+			annotations: with("secret", "Human API"),
+			refused:     "annotation token-sidecar/secret is missing or no name of a Secret",
+		},
+		"a wrong product": {
+			annotations: with("product", "other"),
+			refused:     "annotation token-sidecar/product is neither connect nor hip",
+		},
+		"no such container": {
+			annotations: with("app-container", "none"),
+			refused:     "annotation token-sidecar/app-container names no container",
+		},
+		"one port for both": {annotations: with("port", "8081"), refused: "are the same; choose two ports"},
+		"the app's port": {
+			annotations: with(), change: port(0, 8080),
+			refused: "a container has a port that the sidecar takes before it starts",
+		},
+		"the app's admin port": {
+			annotations: with("admin-port", "9000"), change: port(1, 9000),
+			refused: "a container has a port that the sidecar takes before it starts",
+		},
+		"hostNetwork": {
+			annotations: with(), change: func(p *corev1.Pod) { p.Spec.HostNetwork = true },
+			refused: "the pod has hostNetwork, where everybody on the node could ask",
+		},
+		"a volume of that name": {
+			annotations: with(),
+			change:      func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{volume("token-sidecar")} },
+			refused:     "the pod has a volume with a name of the sidecar's",
+		},
 		"a volume at that path": {annotations: with(), change: func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{volume("mine")}
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/run/token-sidecar"}}
 		}, refused: "a container has a volume at /run/token-sidecar"},
 	}
 	for _, number := range []string{"", "80", "1023", "65536", "99999", "http", "8080x", "-1", "9000.5", "09000"} {
-		cases["port "+number] = podCase{annotations: with("port", number), refused: "annotation token-sidecar/port is no port from 1024 to 65535"}
-		cases["admin port "+number] = podCase{annotations: with("admin-port", number), refused: "annotation token-sidecar/admin-port is no port from 1024 to 65535"}
+		cases["port "+number] = podCase{
+			annotations: with("port", number),
+			refused:     "annotation token-sidecar/port is no port from 1024 to 65535",
+		}
+		cases["admin port "+number] = podCase{
+			annotations: with("admin-port", number),
+			refused:     "annotation token-sidecar/admin-port is no port from 1024 to 65535",
+		}
 	}
 	for _, number := range []string{"1024", "1099", "9999", "10000", "59999", "60000", "65535"} {
-		cases["port "+number] = podCase{annotations: with("port", number), env: map[string]string{"LISTEN_ADDR": "localhost:" + number}, check: inOrder}
+		cases["port "+number] = podCase{
+			annotations: with("port", number),
+			env:         map[string]string{"LISTEN_ADDR": "localhost:" + number}, check: inOrder,
+		}
 	}
 	for name, pc := range cases {
 		pod := service("one", pc)
@@ -197,7 +241,8 @@ func TestOneInstallForTheCluster(t *testing.T) {
 
 	// Ignore is for clusters in which pods have to start whatever happens.
 	release.upgrade(sidecar, values, "injection.failurePolicy=Ignore,socket=true")
-	if out := c.must("", "kubectl", "get", "mutatingadmissionpolicies,validatingadmissionpolicies", "-o", "jsonpath={.items[*].spec.failurePolicy}"); out != "Ignore Ignore" {
+	if out := c.must("", "kubectl", "get", "mutatingadmissionpolicies,validatingadmissionpolicies", "-o",
+		"jsonpath={.items[*].spec.failurePolicy}"); out != "Ignore Ignore" {
 		t.Errorf("failurePolicy: %s", out)
 	}
 	c.until("the upgrade is in force", func() bool {
@@ -218,16 +263,21 @@ func environOf(pod corev1.Pod) map[string]string {
 	return environ
 }
 
-// inOrder: the sidecar comes first, runs on, has its secrets, shares its run folder with the app alone, and costs what it should.
+// inOrder: the sidecar comes first, runs on, has its secrets, shares its run folder with the app alone, and costs
+// what it should.
 func inOrder(p corev1.Pod) error {
 	first := p.Spec.InitContainers[0]
 	half := first.Resources.Requests[corev1.ResourceCPU]
 	switch {
-	case first.Name != "token-sidecar" || first.RestartPolicy == nil || *first.RestartPolicy != corev1.ContainerRestartPolicyAlways:
+	case first.Name != "token-sidecar" || first.RestartPolicy == nil ||
+		*first.RestartPolicy != corev1.ContainerRestartPolicyAlways:
 		return fmt.Errorf("%+v", first)
-	case p.Spec.Volumes[0].Projected == nil || p.Spec.Volumes[0].Projected.Sources[0].Secret.Name != "humanapi" || len(p.Spec.Volumes) != 2:
+	case p.Spec.Volumes[0].Projected == nil || p.Spec.Volumes[0].Projected.Sources[0].Secret.Name != "humanapi" ||
+		len(p.Spec.Volumes) != 2:
 		return fmt.Errorf("volumes %+v", p.Spec.Volumes)
-	case !slices.Equal(mounts(first), []string{"token-sidecar", "token-sidecar-run"}) || !slices.Equal(mounts(p.Spec.Containers[0]), []string{"token-sidecar-run"}) || len(p.Spec.Containers[1].VolumeMounts) != 0:
+	case !slices.Equal(mounts(first), []string{"token-sidecar", "token-sidecar-run"}) ||
+		!slices.Equal(mounts(p.Spec.Containers[0]), []string{"token-sidecar-run"}) ||
+		len(p.Spec.Containers[1].VolumeMounts) != 0:
 		return fmt.Errorf("mounts %v, %+v", mounts(first), p.Spec.Containers)
 	case half.String() != "500m":
 		return fmt.Errorf("cpu %s", half.String())

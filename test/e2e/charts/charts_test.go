@@ -48,15 +48,20 @@ func TestRendered(t *testing.T) {
 		"service-native": "",
 		"service-plain":  "token-sidecar.mode=plain",
 		"service-shared": "token-sidecar.socket=true,token-sidecar.callerToken.generate=true",
-		"service-volumes": "token-sidecar.humanapi.existingSecret=,token-sidecar.humanapi.csi.driver=secrets-store.csi.k8s.io,token-sidecar.humanapi.csi.readOnly=true," +
-			"token-sidecar.humanapi.ca.configMap=authorities,token-sidecar.redis.url=rediss://redis:6379/0,token-sidecar.redis.ca.secret=redis," +
+		"service-volumes": "token-sidecar.humanapi.existingSecret=," +
+			"token-sidecar.humanapi.csi.driver=secrets-store.csi.k8s.io,token-sidecar.humanapi.csi.readOnly=true," +
+			"token-sidecar.humanapi.ca.configMap=authorities,token-sidecar.redis.url=rediss://redis:6379/0," +
+			"token-sidecar.redis.ca.secret=redis," +
 			"token-sidecar.audit.log=/var/log/token-sidecar/audit,token-sidecar.audit.existingSecret=audit," +
 			"token-sidecar.extraVolumes[0].name=log,token-sidecar.extraVolumes[0].persistentVolumeClaim.claimName=log," +
 			"token-sidecar.extraVolumeMounts[0].name=log,token-sidecar.extraVolumeMounts[0].mountPath=/var/log/token-sidecar," +
-			"token-sidecar.extraEnv[0].name=HTTPS_PROXY,token-sidecar.extraEnv[0].value=http://proxy:3128,token-sidecar.global.imagePullSecrets[0]=registry," +
+			"token-sidecar.extraEnv[0].name=HTTPS_PROXY,token-sidecar.extraEnv[0].value=http://proxy:3128," +
+			"token-sidecar.global.imagePullSecrets[0]=registry," +
 			"token-sidecar.extraEnv[1].name=POD,token-sidecar.extraEnv[1].valueFrom.fieldRef.fieldPath=metadata.name",
-		"service-full": "token-sidecar.redis.url=rediss://redis:6379/0,token-sidecar.redis.existingSecret=redis,token-sidecar.callerToken.existingSecret=caller," +
-			"token-sidecar.encryptionKeys.existingSecret=keys,token-sidecar.settings.REFRESH_AHEAD=20m,token-sidecar.settings.UPSTREAM_MAX_ATTEMPTS=2," +
+		"service-full": "token-sidecar.redis.url=rediss://redis:6379/0,token-sidecar.redis.existingSecret=redis," +
+			"token-sidecar.callerToken.existingSecret=caller," +
+			"token-sidecar.encryptionKeys.existingSecret=keys,token-sidecar.settings.REFRESH_AHEAD=20m," +
+			"token-sidecar.settings.UPSTREAM_MAX_ATTEMPTS=2," +
 			"token-sidecar.humanapi.product=hip,token-sidecar.ports.token=9080,token-sidecar.ports.admin=9081," +
 			"token-sidecar.image.digest=sha256:" + strings.Repeat("0", 64),
 	} {
@@ -69,7 +74,8 @@ func TestRendered(t *testing.T) {
 		"chart-plain":   "mode=plain",
 		"chart-secret":  "humanapi.existingSecret=,humanapi.clientSecret=s3cr3t",
 		"chart-network": "networkPolicy.enabled=true,networkPolicy.from[0].namespaceSelector.matchLabels.name=monitoring",
-		"chart-observability": "podMonitor.enabled=true,podMonitor.labels.release=prometheus,podMonitor.interval=30s,prometheusRule.enabled=true," +
+		"chart-observability": "podMonitor.enabled=true,podMonitor.labels.release=prometheus,podMonitor.interval=30s," +
+			"prometheusRule.enabled=true," +
 			"dashboard.enabled=true,dashboard.namespace=monitoring,dashboard.folder=Human API,commonLabels.team=a",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -199,10 +199,11 @@ func TestInjection(t *testing.T) {
 	c.until("pods are injected", func() bool { return injected(c.admit("probe", "demo", optedIn, "", true)) })
 
 	for name, p := range map[string]pod{
-		"bare":       c.admit("bare", "demo", optedIn, "", false),
-		"dry run":    c.admit("dry", "demo", optedIn, "", true),
-		"with lists": c.admit("lists", "demo", optedIn, `,"volumes":[{"name":"mine","emptyDir":{}}],"initContainers":[{"name":"migrate","image":"m","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]`, false),
-		"of a Job":   c.admit("job", "demo", optedIn, `,"restartPolicy":"Never"`, false),
+		"bare":    c.admit("bare", "demo", optedIn, "", false),
+		"dry run": c.admit("dry", "demo", optedIn, "", true),
+		"with lists": c.admit("lists", "demo", optedIn,
+			`,"volumes":[{"name":"mine","emptyDir":{}}],"initContainers":[{"name":"migrate","image":"m","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]`, false),
+		"of a Job": c.admit("job", "demo", optedIn, `,"restartPolicy":"Never"`, false),
 	} {
 		init, volumes := p.names()
 		if len(init) == 0 || init[0] != "token-sidecar" || p.Spec.InitContainers[0].RestartPolicy != "Always" ||
@@ -259,7 +260,9 @@ func TestInjection(t *testing.T) {
 	}
 	release.uninstall()
 	c.until("pods are left alone again", func() bool { return !injected(c.admit("probe", "demo", optedIn, "", true)) })
-	if out := c.must("", "kubectl", "get", "secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "-o",
+	if out := c.must("", "kubectl", "get",
+		"secrets,mutatingadmissionpolicies,mutatingadmissionpolicybindings,validatingadmissionpolicies,"+
+			"validatingadmissionpolicybindings", "-o",
 		"name"); strings.TrimSpace(out) != "" {
 		t.Errorf("left behind: %s", out)
 	}
@@ -274,7 +277,8 @@ func (c *cluster) checkTemplates(injected func(pod) bool) {
 "containers":[{"name":"app","image":"app","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}}`
 	for kind, manifest := range map[string]string{
 		"deployment": `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"made"},"spec":{"selector":{"matchLabels":{"app":"made"}},` + fmt.Sprintf(template, "Always") + `}}`,
-		"job":        `{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"made"},"spec":{` + fmt.Sprintf(template, "Never") + `}}`,
+		"job": `{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"made"},"spec":{` + fmt.Sprintf(template,
+			"Never") + `}}`,
 	} {
 		c.must(manifest, "kubectl", "create", "-f", "-")
 		made := c.podOf(kind, "made")

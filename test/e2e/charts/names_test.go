@@ -23,7 +23,8 @@ func rebuild(t *testing.T, chart string) {
 	}
 }
 
-// A layout is a way to have the sidecar in charts: files by their names, the charts in the order in which they are built.
+// A layout is a way to have the sidecar in charts: files by their names, the charts in the order in which they are
+// built.
 type layout struct {
 	files  map[string]string
 	build  []string
@@ -48,7 +49,8 @@ func chartYAML(name, kind string, dependencies ...string) string {
 	}
 	for _, dependency := range dependencies {
 		chart, alias, _ := strings.Cut(dependency, " as ")
-		out += "  - {name: " + chart + ", version: 0.1.0, repository: 'file://../" + chart + "', alias: '" + alias + "', condition: '" + chart + ".enabled'}\n"
+		out += "  - {name: " + chart + ", version: 0.1.0, repository: 'file://../" + chart + "', alias: '" + alias +
+			"', condition: '" + chart + ".enabled'}\n"
 	}
 	return strings.ReplaceAll(out, ", alias: ''", "")
 }
@@ -57,29 +59,38 @@ const secretOf = ".humanapi.clientId=a,%.humanapi.clientSecret=s,%.image.reposit
 
 func valuesAt(path string) string { return path + strings.ReplaceAll(secretOf, "%", path) }
 
-// TestWhereverTheChartIs: under an alias, twice, behind a library chart, and for several services of one umbrella, each pod gets
+// TestWhereverTheChartIs: under an alias, twice, behind a library chart, and for several services of one umbrella,
+// each pod gets
 // the Secret that its own copy of the chart makes, and no two objects have the same name.
 func TestWhereverTheChartIs(t *testing.T) {
-	twice := strings.ReplaceAll(strings.ReplaceAll(deployment, `container" .`, `container" (list . "ALIAS")`), `volumes" .`, `volumes" (list . "ALIAS")`)
+	twice := strings.ReplaceAll(strings.ReplaceAll(deployment, `container" .`, `container" (list . "ALIAS")`),
+		`volumes" .`, `volumes" (list . "ALIAS")`)
 	for name, c := range map[string]struct {
 		layout
 		secrets []string
 	}{
 		"dependency": {layout{
-			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
+			map[string]string{
+				"svc/Chart.yaml":         chartYAML("svc", "application", "token-sidecar"),
+				"svc/templates/pod.yaml": deployment,
+			},
 			[]string{"svc"},
 			[]string{valuesAt("token-sidecar")},
 		}, []string{"demo-token-sidecar"}},
 		"alias": {layout{
-			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar as tokens"), "svc/templates/pod.yaml": deployment},
+			map[string]string{
+				"svc/Chart.yaml":         chartYAML("svc", "application", "token-sidecar as tokens"),
+				"svc/templates/pod.yaml": deployment,
+			},
 			[]string{"svc"},
 			[]string{valuesAt("tokens")},
 		}, []string{"demo-tokens"}},
 		"two aliases": {layout{
 			map[string]string{
-				"svc/Chart.yaml":          chartYAML("svc", "application", "token-sidecar as patients", "token-sidecar as admins"),
-				"svc/templates/pod.yaml":  strings.ReplaceAll(twice, "ALIAS", "patients"),
-				"svc/templates/more.yaml": strings.ReplaceAll(strings.ReplaceAll(twice, "ALIAS", "admins"), "{{ .Chart.Name }}", "more"),
+				"svc/Chart.yaml":         chartYAML("svc", "application", "token-sidecar as patients", "token-sidecar as admins"),
+				"svc/templates/pod.yaml": strings.ReplaceAll(twice, "ALIAS", "patients"),
+				"svc/templates/more.yaml": strings.ReplaceAll(strings.ReplaceAll(twice, "ALIAS", "admins"), "{{ .Chart.Name }}",
+					"more"),
 			},
 			[]string{"svc"},
 			[]string{valuesAt("patients"), valuesAt("admins")},
@@ -88,7 +99,8 @@ func TestWhereverTheChartIs(t *testing.T) {
 			map[string]string{
 				"lib/Chart.yaml":         chartYAML("lib", "library", "token-sidecar"),
 				"lib/templates/_pod.tpl": `{{ define "lib.pod" }}` + deployment + `{{ end }}`,
-				"svc/Chart.yaml":         chartYAML("svc", "application", "lib"), "svc/templates/pod.yaml": `{{ include "lib.pod" . }}`,
+				"svc/Chart.yaml":         chartYAML("svc", "application", "lib"),
+				"svc/templates/pod.yaml": `{{ include "lib.pod" . }}`,
 			},
 			[]string{"lib", "svc"},
 			[]string{valuesAt("lib.token-sidecar")},
@@ -106,12 +118,18 @@ func TestWhereverTheChartIs(t *testing.T) {
 			[]string{"demo-one-token-sidecar", "demo-two-token-sidecar"},
 		},
 		"names given": {layout{
-			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
+			map[string]string{
+				"svc/Chart.yaml":         chartYAML("svc", "application", "token-sidecar"),
+				"svc/templates/pod.yaml": deployment,
+			},
 			[]string{"svc"},
 			[]string{valuesAt("token-sidecar"), "token-sidecar.fullnameOverride=mine"},
 		}, []string{"mine"}},
 		"last part given": {layout{
-			map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "svc/templates/pod.yaml": deployment},
+			map[string]string{
+				"svc/Chart.yaml":         chartYAML("svc", "application", "token-sidecar"),
+				"svc/templates/pod.yaml": deployment,
+			},
 			[]string{"svc"},
 			[]string{valuesAt("token-sidecar"), "token-sidecar.nameOverride=mine"},
 		}, []string{"demo-mine"}},
@@ -151,11 +169,13 @@ func TestWhereverTheChartIs(t *testing.T) {
 func TestWhichSidecar(t *testing.T) {
 	for sentence, c := range map[string]layout{
 		`svc depends on it more than once; say which one is meant, as in: include "token-sidecar.container" (list . "a")`: {
-			files: map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar as a", "token-sidecar as b")}, build: []string{"svc"},
+			files: map[string]string{"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar as a",
+				"token-sidecar as b")}, build: []string{"svc"},
 		},
 		"chart two has no dependency token-sidecar, or it is switched off; add it to dependencies in Chart.yaml": {
 			files: map[string]string{
-				"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "two/Chart.yaml": chartYAML("two", "application"),
+				"svc/Chart.yaml": chartYAML("svc", "application", "token-sidecar"), "two/Chart.yaml": chartYAML("two",
+					"application"),
 				"two/templates/pod.yaml": deployment, "all/Chart.yaml": chartYAML("all", "application", "svc", "two"),
 			},
 			build: []string{"svc", "all"}, values: []string{valuesAt("svc.token-sidecar")},

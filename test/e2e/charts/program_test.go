@@ -88,7 +88,10 @@ var errNoPod = errors.New("no pod")
 // sidecarOf renders the chart and returns the sidecar's container of its test pod, and the environment that it has.
 func sidecarOf(t *testing.T, tree map[string]any, values ...string) (pod *corev1.Pod, environ []string, err error) {
 	t.Helper()
-	out, err := Render("demo", sidecar, Rendering{Namespace: "demo", Values: append([]string{required}, values...), Tree: tree})
+	out, err := Render("demo", sidecar, Rendering{
+		Namespace: "demo", Values: append([]string{required}, values...),
+		Tree: tree,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -170,15 +173,19 @@ func TestSettings(t *testing.T) {
 	byName, _ := given(t)
 	for _, text := range []any{
 		"", "0", "1", "-1", "9", "10", "11", "1.5", "1e6", "+1", " 1", "999999999", "9999999999", "banana",
-		"true", "false", "yes", "0s", "1ns", "1ms", "250ms", "1s", "2s", "2001ms", "200s", "201s", "10m", "601s", "1h30m", "1.5s",
-		"-1s", "5", "s", "1d", "100000h", "9999999h", "1MiB", "1Mi", "1MB", "1B", "1023KiB", "1024KiB", "1024GiB", "1025GiB", "1048575", "1048576",
-		"json", "text", "xml", "debug", "info", "warn", "error", "loud", "access", "access,client", "access, id", "access,", "Access",
+		"true", "false", "yes", "0s", "1ns", "1ms", "250ms", "1s", "2s", "2001ms", "200s", "201s", "10m", "601s", "1h30m",
+		"1.5s",
+		"-1s", "5", "s", "1d", "100000h", "9999999h", "1MiB", "1Mi", "1MB", "1B", "1023KiB", "1024KiB", "1024GiB",
+		"1025GiB", "1048575", "1048576",
+		"json", "text", "xml", "debug", "info", "warn", "error", "loud", "access", "access,client", "access, id",
+		"access,", "Access",
 		"client,id,id_token,session", "access,refresh",
 		true, false, 0, 1, 3, 1000000, 100000000, float64(3), float64(1000000), float64(100000000), 0.5, -1,
 	} {
 		t.Run(fmt.Sprintf("%T %v", text, text), func(t *testing.T) {
 			tree, environ := map[string]any{}, []string{
-				"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b", "REDIS_URL=redis://r", "ENCRYPTION_KEYS_FILE=/etc/token-sidecar/encryption-keys",
+				"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b", "REDIS_URL=redis://r",
+				"ENCRYPTION_KEYS_FILE=/etc/token-sidecar/encryption-keys",
 			}
 			spelt := spell(text)
 			for name := range byName {
@@ -229,37 +236,48 @@ func spell(value any) string {
 	return fmt.Sprint(value)
 }
 
-// stricter reports whether the chart refuses a text on purpose that the program takes: other spellings of a number or of
+// stricter reports whether the chart refuses a text on purpose that the program takes: other spellings of a number or
+// of
 // true and false, more than any use has, and what has no sense in a pod.
 func stricter(name, text string) bool {
 	return name == "ALLOW_REMOTE_CALLERS" || text == "+1" || text == "1" || text == "0" || text == "9999999999" ||
 		text == "100000h" || text == "1ns"
 }
 
-// TestValues gives each value of the chart that ends up in a setting each of many texts. What the chart renders, the program
+// TestValues gives each value of the chart that ends up in a setting each of many texts. What the chart renders, the
+// program
 // takes; and what the chart refuses, it says by the value's name.
 func TestValues(t *testing.T) {
 	t.Parallel()
 	p := newProgram(t)
 	hosts := []string{
-		"", "h", "h.example", "h:1", "h:65536", "h:999999", "h:x", "h:", "[::1]", "[::1]:6379", "::1", "[::g]", "a b", "a_b", "h/", "h//", "h/0", "h/x", "h/0/1",
-		"h?a", "h?addr=a", "h?addr=a:1", "h?addr=a:1&addr=b:2", "h?addr=", "h?master_name=m", "h?master_name=m&addr=a:1", "h?db=1", "h?db=x", "h?pool_size=5",
-		"h?pool_size=x", "h?dial_timeout=1s", "h?unknown=1", "h?addr=a:1;", "h#f", "u@h", "u:p@h", ":p@h", "u:p@h/0", "u%40@h", "%", "h%zz", "127.0.0.1:1", "127.0.0.2",
+		"", "h", "h.example", "h:1", "h:65536", "h:999999", "h:x", "h:", "[::1]", "[::1]:6379", "::1", "[::g]", "a b",
+		"a_b", "h/", "h//", "h/0", "h/x", "h/0/1",
+		"h?a", "h?addr=a", "h?addr=a:1", "h?addr=a:1&addr=b:2", "h?addr=", "h?master_name=m", "h?master_name=m&addr=a:1",
+		"h?db=1", "h?db=x", "h?pool_size=5",
+		"h?pool_size=x", "h?dial_timeout=1s", "h?unknown=1", "h?addr=a:1;", "h#f", "u@h", "u:p@h", ":p@h", "u:p@h/0",
+		"u%40@h", "%", "h%zz", "127.0.0.1:1", "127.0.0.2",
 		"localhost", "localhost:1", "u@localhost", "h:1/0?db=2", "h/0?protocol=3",
 	}
 	var urls []string
 	for _, host := range hosts {
 		urls = append(urls, "redis://"+host)
 	}
-	for _, scheme := range []string{"rediss://", "http://", "https://", "", "unix://", "REDIS://", "ftp://", "//", "redis:"} {
+	for _, scheme := range []string{
+		"rediss://", "http://", "https://", "", "unix://", "REDIS://", "ftp://", "//",
+		"redis:",
+	} {
 		urls = append(urls, scheme+"h", scheme+"127.0.0.1:1", scheme+"u:p@h/0")
 	}
 	ports := []any{0, 1, 80, 1023, 1024, 8080, 8081, 65535, 65536, 99999, -1}
 	for value, probes := range map[string][]any{
-		"humanapi.authUrl": append(anys(urls), anys(replaced(urls, "redis:", "https:"))...), "redis.url": anys(urls), "ports.token": ports, "ports.admin": ports,
-		"humanapi.product": anys(words()), "redis.mode": anys(words()), "mode": anys(words()), "image.pullPolicy": anys(words()),
-		"humanapi.clientId": anys(words()), "humanapi.existingSecretKey": anys(words()), "redis.existingSecretKey": anys(words()),
-		"audit.log": anys(words()),
+		"humanapi.authUrl": append(anys(urls), anys(replaced(urls, "redis:", "https:"))...), "redis.url": anys(urls),
+		"ports.token": ports, "ports.admin": ports,
+		"humanapi.product": anys(words()), "redis.mode": anys(words()), "mode": anys(words()),
+		"image.pullPolicy":  anys(words()),
+		"humanapi.clientId": anys(words()), "humanapi.existingSecretKey": anys(words()),
+		"redis.existingSecretKey": anys(words()),
+		"audit.log":               anys(words()),
 	} {
 		for _, mode := range []string{"single", "cluster", "sentinel"} {
 			if value != "redis.url" && mode != "single" {
@@ -281,9 +299,13 @@ func TestValues(t *testing.T) {
 					if found := p.mistakes(environ); len(found) != 0 {
 						t.Errorf("%s=%v, mode %s: the program refuses %v", value, probe, mode, found)
 					}
-				case strings.Contains(err.Error(), "\n  "+name) || value == "ports.token" && strings.Contains(err.Error(), "\n  ports.admin: is the same"):
+				case strings.Contains(err.Error(), "\n  "+name) || value == "ports.token" && strings.Contains(err.Error(),
+					"\n  ports.admin: is the same"):
 					if value == "redis.url" && !strings.Contains(fmt.Sprint(probe), "@") {
-						refused := p.mistakes([]string{"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b", "REDIS_MODE=" + mode, "REDIS_URL=" + fmt.Sprint(probe)})
+						refused := p.mistakes([]string{
+							"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b", "REDIS_MODE=" + mode,
+							"REDIS_URL=" + fmt.Sprint(probe),
+						})
 						if len(refused) == 0 && !rareURL(fmt.Sprint(probe)) {
 							t.Errorf("%s=%v, mode %s: the program takes it, but %v", value, probe, mode, err)
 						}
@@ -298,7 +320,8 @@ func TestValues(t *testing.T) {
 
 // rareURL reports whether a URL is one that the program takes and the chart does not: spellings that nobody needs.
 func rareURL(url string) bool {
-	return url == "" || regexp.MustCompile(`^REDIS:|//$|:$|#f|//\?|h//|h/0/1|h/x|dial_timeout|protocol|:65536|:999999|addr=(a|)$|db=|addr=a:1;|\[::g\]|%|::1$|h\?a$|unknown|master_name`).MatchString(url)
+	return url == "" ||
+		regexp.MustCompile(`^REDIS:|//$|:$|#f|//\?|h//|h/0/1|h/x|dial_timeout|protocol|:65536|:999999|addr=(a|)$|db=|addr=a:1;|\[::g\]|%|::1$|h\?a$|unknown|master_name`).MatchString(url)
 }
 
 func replaced(texts []string, from, to string) (all []string) {
@@ -310,7 +333,8 @@ func replaced(texts []string, from, to string) (all []string) {
 
 func words() []string {
 	return []string{
-		"", "connect", "hip", "single", "cluster", "sentinel", "native", "plain", "Always", "Never", "IfNotPresent", "always", "other", "a b", "stdout", "stderr",
+		"", "connect", "hip", "single", "cluster", "sentinel", "native", "plain", "Always", "Never", "IfNotPresent",
+		"always", "other", "a b", "stdout", "stderr",
 		"/var/log/audit", "relative", "key.pem", "a/b", "'", `"`, "{", "é", "$(X)", "yes", "null", "1", "~",
 	}
 }
@@ -335,76 +359,4 @@ func set(tree map[string]any, path string, value any) {
 		tree[head] = child
 	}
 	set(child, rest, value)
-}
-
-// TestFeatures renders every pair of features together. The program takes what the chart renders of them, and finds each file.
-func TestFeatures(t *testing.T) {
-	t.Parallel()
-	p := newProgram(t)
-	features := []string{
-		"humanapi.existingSecret=,humanapi.clientSecret=x", "humanapi.existingSecret=,humanapi.csi.driver=d", "humanapi.ca.secret=ca", "humanapi.ca.configMap=ca",
-		"humanapi.authUrl=https://a.example,humanapi.product=hip", "redis.url=redis://r", "redis.url=rediss://r", "redis.existingSecret=r", "redis.ca.secret=ca", "redis.ca.configMap=ca",
-		"redis.mode=cluster", "redis.mode=sentinel", "redis.url=redis://r?master_name=m", "callerToken.generate=true", "callerToken.existingSecret=c",
-		"encryptionKeys.existingSecret=e", "audit.log=stdout,audit.existingSecret=a", "settings.KEEP_REFRESH_TOKENS=true", "settings.KEEP_REFRESH_TOKENS=false", "socket=true", "mode=plain", "ports.token=9000", "ports.admin=8080",
-		"settings.UPSTREAM_TIMEOUT=200s", "settings.UPSTREAM_MAX_ATTEMPTS=10", "settings.SHUTDOWN_DELAY=1m", "nameOverride=tokens", "fullnameOverride=tokens",
-		"global.imageRegistry=r.example", "image.pullSecrets[0]=a", "commonLabels.team=a", "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
-		"probes.startup=null,probes.liveness=null,probes.readiness=null", "resources=null", "securityContext.runAsUser=1000",
-	}
-	rendered := 0
-	for i, one := range features {
-		for _, other := range features[i:] {
-			pod, environ, err := sidecarOf(t, nil, one, other)
-			if err != nil {
-				if !strings.Contains(err.Error(), "the values have mistakes:\n  ") {
-					t.Errorf("%s,%s: %v", one, other, err)
-				}
-				continue
-			}
-			rendered++
-			if found := p.mistakes(environ); len(found) != 0 {
-				t.Errorf("%s,%s: %v", one, other, found)
-			}
-			checkFiles(t, pod, environ, one+","+other)
-		}
-	}
-	if rendered < len(features)*len(features)/3 {
-		t.Errorf("only %d of them were rendered", rendered)
-	}
-}
-
-// checkFiles: each file in the environment is in a volume that the container mounts.
-func checkFiles(t *testing.T, pod *corev1.Pod, environ []string, name string) {
-	t.Helper()
-	files := map[string]bool{}
-	for _, mount := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)[0].VolumeMounts {
-		i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
-		if i < 0 {
-			t.Errorf("%s: no volume %s", name, mount.Name)
-			continue
-		}
-		volume := pod.Spec.Volumes[i]
-		switch {
-		case volume.CSI != nil:
-			files[mount.MountPath+"/client-secret"] = true
-		case volume.EmptyDir != nil:
-			files[mount.MountPath+"/caller-token"] = true
-		case volume.Projected != nil:
-			for _, source := range volume.Projected.Sources {
-				var items []corev1.KeyToPath
-				if source.Secret != nil {
-					items = source.Secret.Items
-				} else {
-					items = source.ConfigMap.Items
-				}
-				for _, item := range items {
-					files[mount.MountPath+"/"+item.Path] = true
-				}
-			}
-		}
-	}
-	for _, pair := range environ {
-		if setting, file, _ := strings.Cut(pair, "="); strings.HasSuffix(setting, "_FILE") && !files[file] {
-			t.Errorf("%s: %s is not mounted; there are %v", name, pair, slices.Sorted(maps.Keys(files)))
-		}
-	}
 }

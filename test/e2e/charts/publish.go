@@ -52,7 +52,8 @@ func Package(from, to string, p Publication) (string, error) {
 	return chartutil.Save(c, to)
 }
 
-// Push uploads an archive into a folder of an OCI registry, as in oci://registry.example/charts, with the credentials of
+// Push uploads an archive into a folder of an OCI registry, as in oci://registry.example/charts, with the credentials
+// of
 // helm or docker, and returns the chart's reference.
 func Push(archive, folder string, options ...registry.ClientOption) (string, error) {
 	content, err := os.ReadFile(archive) //nolint:gosec // whoever runs it names the file

@@ -15,7 +15,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestPublish pushes the chart into a registry and pulls it again. It then needs no value for the image, names where it comes
+// TestPublish pushes the chart into a registry and pulls it again. It then needs no value for the image, names where
+// it comes
 // from, and a service can depend on it.
 func TestPublish(t *testing.T) {
 	server := httptest.NewServer(ociregistry.New(ociregistry.Logger(log.New(io.Discard, "", 0))))
@@ -47,7 +48,8 @@ func TestPublish(t *testing.T) {
 	if err != nil || !strings.Contains(out, "image: registry.example/team/token-sidecar:1.2.3-4-gabc\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if home := pulled.Chart.Meta.Home; home != "https://git.example/token-sidecar" || len(pulled.Chart.Meta.Sources) != 1 ||
+	if home := pulled.Chart.Meta.Home; home != "https://git.example/token-sidecar" ||
+		len(pulled.Chart.Meta.Sources) != 1 ||
 		len(pulled.Chart.Meta.Keywords) == 0 {
 		t.Errorf("%+v", pulled.Chart.Meta)
 	}
@@ -63,7 +65,8 @@ func TestVersionOfRelease(t *testing.T) {
 		t.Error("image and chart are pushed with other versions")
 	}
 	for described, want := range map[string]string{
-		"v1.2.3": "1.2.3", "1.2.3": "1.2.3", "v1.2.3-4-gabc1234-dirty": "1.2.3-4-gabc1234-dirty", "0123456": "0.0.0-g0123456", "dev": "0.0.0-gdev",
+		"v1.2.3": "1.2.3", "1.2.3": "1.2.3", "v1.2.3-4-gabc1234-dirty": "1.2.3-4-gabc1234-dirty",
+		"0123456": "0.0.0-g0123456", "dev": "0.0.0-gdev",
 	} {
 		out := runMake(t, "-s", "release-version", "VERSION="+described)
 		if got := strings.TrimSpace(out); got != want {
@@ -74,7 +77,10 @@ func TestVersionOfRelease(t *testing.T) {
 
 func runMake(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "make", append([]string{"-C", filepath.Join(folder, ".."), "--no-print-directory"}, args...)...)
+	cmd := exec.CommandContext(t.Context(), "make", append([]string{
+		"-C", filepath.Join(folder, ".."),
+		"--no-print-directory",
+	}, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -18,45 +18,66 @@ import (
 func TestWrongValues(t *testing.T) {
 	service := exampleService(t)
 	for values, sentence := range map[string]string{
-		"image.repository=":                                             "image.repository: is missing; push the image to your registry (make image-push) and name it",
-		"image.repository=r/a:1@x":                                      "image.repository: is no image without a tag",
-		"image.digest=latest":                                           "image.digest: is no digest",
-		"image.tag=a b":                                                 "image.tag: is no tag",
-		"humanapi.clientId=":                                            "humanapi.clientId: is missing; set it",
-		"humanapi.existingSecret=":                                      "humanapi.existingSecret: is missing; name the Secret",
-		"humanapi.clientSecret=x":                                       "humanapi.clientSecret: is set beside humanapi.existingSecret; keep one of them",
-		"humanapi.csi.driver=x":                                         "humanapi.csi: is set beside humanapi.existingSecret; keep one of them",
-		"humanapi.existingSecret=,humanapi.csi.readOnly=true":           "humanapi.csi: names no driver",
-		"humanapi.product=other":                                        `humanapi.product: "other" is unknown; use connect or hip`,
-		"humanapi.authUrl=http://auth.example":                          "humanapi.authUrl: is no URL of the form https://host, or http:// to loopback",
-		"humanapi.ca.secret=a,humanapi.ca.configMap=b":                  "humanapi.ca: names a Secret and a ConfigMap; keep one of them",
-		"humanapi.clientID=a":                                           "additional properties 'clientID' not allowed",
-		"replicas=2":                                                    "additional properties 'replicas' not allowed",
-		"mode=sidecar":                                                  `mode: "sidecar" is unknown; use native or plain`,
-		"redis.url=redis://:password@redis:6379":                        "redis.url: holds a password; put that into a Secret, and its name into redis.existingSecret",
-		"redis.url=localhost:6379":                                      "redis.url: is no Redis URL; use redis://host:6379/0, or rediss:// for TLS",
-		"redis.mode=ring":                                               `redis.mode: "ring" is unknown; use single or cluster or sentinel`,
-		"redis.existingSecret=r":                                        "redis.existingSecret: is set but redis.url is not",
-		"redis.ca.secret=r":                                             "redis.ca: is set but redis.url is not",
-		"redis.ca.secret=r,redis.url=redis://r":                         "redis.ca: needs TLS; begin redis.url with rediss://",
-		"redis.url=redis://r,redis.mode=sentinel":                       "redis.url: names no master; add ?master_name=mymaster",
-		"redis.url=redis://r?ttl=5":                                     "redis.url: ttl is no option with redis.mode single; use db or pool_size",
-		"callerToken.generate=true,callerToken.existingSecret=a":        "callerToken.generate: is set beside callerToken.existingSecret",
-		"audit.log=stdout":                                              "audit.existingSecret: is missing",
-		"audit.existingSecret=a":                                        "audit.existingSecret: is set but audit.log is not",
-		"ports.token=80":                                                "ports.token: is no port from 1024 to 65535",
-		"ports.token=8081":                                              "ports.admin: is the same as ports.token; choose another one",
-		"settings.LISTEN_ADDR=0.0.0.0:8080":                             "settings.LISTEN_ADDR: has a value of its own in the chart; use ports.token or socket",
-		"settings.refresh_ahead=1m":                                     "settings.refresh_ahead: is no setting of the sidecar",
-		"settings.REFRESH_AHED=1m":                                      "settings.REFRESH_AHED: is no setting of the sidecar",
-		"settings.REFRESH_AHEAD=soon":                                   "settings.REFRESH_AHEAD: is no duration; use one such as 250ms, 60s or 10m",
-		"settings.KEEP_REFRESH_TOKENS=true":                             "settings.KEEP_REFRESH_TOKENS: needs keys that outlive the client secret; set encryptionKeys.existingSecret",
-		"settings.REDIS_TIMEOUT.a=1":                                    "settings.REDIS_TIMEOUT: is a map or a list",
-		"extraEnv[0].name=REFRESH_AHEAD,extraEnv[0].value=1m":           "extraEnv: REFRESH_AHEAD is a setting of the sidecar; use settings.REFRESH_AHEAD",
-		"extraEnv[0].name=ADMIN_ADDR,extraEnv[0].valueFrom.x=1":         "extraEnv: ADMIN_ADDR has a value of its own in the chart; use ports.admin",
-		"extraEnv[0].name=HUMANAPI_CLIENT_ID,extraEnv[0].valueFrom.x=1": "extraEnv: HUMANAPI_CLIENT_ID is set beside humanapi.clientId; keep one of them",
-		"extraEnv[0].value=1":                                           "extraEnv: an entry has no name",
-		"extraEnv[0].name=A,extraEnv[1].name=A":                         "extraEnv: a name is there twice",
+		"image.repository=": "image.repository: is missing; push the image " +
+			"to your registry (make image-push) and name it",
+		"image.repository=r/a:1@x": "image.repository: is no image without a tag",
+		"image.digest=latest":      "image.digest: is no digest",
+		"image.tag=a b":            "image.tag: is no tag",
+		"humanapi.clientId=":       "humanapi.clientId: is missing; set it",
+		"humanapi.existingSecret=": "humanapi.existingSecret: is missing; name " +
+			"the Secret",
+		"humanapi.clientSecret=x": "humanapi.clientSecret: is set beside " +
+			"humanapi.existingSecret; keep one of them",
+		"humanapi.csi.driver=x": "humanapi.csi: is set beside " +
+			"humanapi.existingSecret; keep one of them",
+		"humanapi.existingSecret=,humanapi.csi.readOnly=true": "humanapi.csi: names no driver",
+		"humanapi.product=other":                              `humanapi.product: "other" is unknown; use connect or hip`,
+		"humanapi.authUrl=http://auth.example": "humanapi.authUrl: is no URL of the form " +
+			"https://host, or http:// to loopback",
+		"humanapi.ca.secret=a,humanapi.ca.configMap=b": "humanapi.ca: names a Secret and a ConfigMap; " +
+			"keep one of them",
+		"humanapi.clientID=a": "additional properties 'clientID' not allowed",
+		"replicas=2":          "additional properties 'replicas' not allowed",
+		"mode=sidecar":        `mode: "sidecar" is unknown; use native or plain`,
+		"redis.url=redis://:password@redis:6379": "redis.url: holds a password; put that into a " +
+			"Secret, and its name into redis.existingSecret",
+		"redis.url=localhost:6379": "redis.url: is no Redis URL; use " +
+			"redis://host:6379/0, or rediss:// for TLS",
+		"redis.mode=ring":        `redis.mode: "ring" is unknown; use single or cluster or sentinel`,
+		"redis.existingSecret=r": "redis.existingSecret: is set but redis.url is not",
+		"redis.ca.secret=r":      "redis.ca: is set but redis.url is not",
+		"redis.ca.secret=r,redis.url=redis://r": "redis.ca: needs TLS; begin redis.url with " +
+			"rediss://",
+		"redis.url=redis://r,redis.mode=sentinel": "redis.url: names no master; add " +
+			"?master_name=mymaster",
+		"redis.url=redis://r?ttl=5": "redis.url: ttl is no option with redis.mode " +
+			"single; use db or pool_size",
+		"callerToken.generate=true,callerToken.existingSecret=a": "callerToken.generate: is set beside " +
+			"callerToken.existingSecret",
+		"audit.log=stdout":       "audit.existingSecret: is missing",
+		"audit.existingSecret=a": "audit.existingSecret: is set but audit.log is not",
+		"ports.token=80":         "ports.token: is no port from 1024 to 65535",
+		"ports.token=8081": "ports.admin: is the same as ports.token; " +
+			"choose another one",
+		"settings.LISTEN_ADDR=0.0.0.0:8080": "settings.LISTEN_ADDR: has a value of its own " +
+			"in the chart; use ports.token or socket",
+		"settings.refresh_ahead=1m": "settings.refresh_ahead: is no setting of the " +
+			"sidecar",
+		"settings.REFRESH_AHED=1m": "settings.REFRESH_AHED: is no setting of the " +
+			"sidecar",
+		"settings.REFRESH_AHEAD=soon": "settings.REFRESH_AHEAD: is no duration; use " +
+			"one such as 250ms, 60s or 10m",
+		"settings.KEEP_REFRESH_TOKENS=true": "settings.KEEP_REFRESH_TOKENS: needs keys " +
+			"that outlive the client secret; set encryptionKeys.existingSecret",
+		"settings.REDIS_TIMEOUT.a=1": "settings.REDIS_TIMEOUT: is a map or a list",
+		"extraEnv[0].name=REFRESH_AHEAD,extraEnv[0].value=1m": "extraEnv: REFRESH_AHEAD is a setting of the " +
+			"sidecar; use settings.REFRESH_AHEAD",
+		"extraEnv[0].name=ADMIN_ADDR,extraEnv[0].valueFrom.x=1": "extraEnv: ADMIN_ADDR has a value of its own " +
+			"in the chart; use ports.admin",
+		"extraEnv[0].name=HUMANAPI_CLIENT_ID,extraEnv[0].valueFrom.x=1": "extraEnv: HUMANAPI_CLIENT_ID is set beside " +
+			"humanapi.clientId; keep one of them",
+		"extraEnv[0].value=1":                   "extraEnv: an entry has no name",
+		"extraEnv[0].name=A,extraEnv[1].name=A": "extraEnv: a name is there twice",
 	} {
 		t.Run(values, func(t *testing.T) {
 			prefixed := "token-sidecar." + strings.ReplaceAll(values, ",", ",token-sidecar.")
@@ -87,7 +108,8 @@ func TestMistakesAreToldTogether(t *testing.T) {
 	}
 }
 
-// TestNoValue: each value, each map of values too, can be null. What the chart makes of that is right, or is refused by name.
+// TestNoValue: each value, each map of values too, can be null. What the chart makes of that is right, or is refused
+// by name.
 func TestNoValue(t *testing.T) {
 	p := newProgram(t)
 	var values yaml.Node
@@ -95,10 +117,12 @@ func TestNoValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	everything := []string{
-		"podMonitor.enabled=true", "prometheusRule.enabled=true", "dashboard.enabled=true", "networkPolicy.enabled=true", "injection.enabled=true",
+		"podMonitor.enabled=true", "prometheusRule.enabled=true", "dashboard.enabled=true", "networkPolicy.enabled=true",
+		"injection.enabled=true",
 	}
 	for _, path := range paths(values.Content[0], "") {
-		out, err := Render("demo", sidecar, Rendering{Values: append(append([]string{required}, everything...), path+"=null"), APIs: offers("v1")})
+		out, err := Render("demo", sidecar, Rendering{Values: append(append([]string{required}, everything...),
+			path+"=null"), APIs: offers("v1")})
 		switch {
 		case err != nil && !strings.Contains(err.Error(), "\n  "+path):
 			t.Errorf("%s=null: %v", path, err)
@@ -135,7 +159,10 @@ func paths(node *yaml.Node, prefix string) (all []string) {
 // TestNumbers: whatever number a value is, it is written as it was given.
 func TestNumbers(t *testing.T) {
 	values := []string{required, "injection.enabled=true", "settings.MEMORY_CACHE_SIZE=100000000"}
-	tree := map[string]any{"resources": map[string]any{"requests": map[string]any{"cpu": 0.5, "memory": float64(100000000)}}}
+	tree := map[string]any{"resources": map[string]any{"requests": map[string]any{
+		"cpu":    0.5,
+		"memory": float64(100000000),
+	}}}
 	out, err := Render("demo", sidecar, Rendering{Values: values, Tree: tree, APIs: offers("v1")})
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +248,8 @@ func TestTestEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, container := range pod.Spec.Containers {
-			if args := fmt.Sprint(container.Args); args != "[healthcheck]" && args != "[config]" || container.StartupProbe != nil {
+			if args := fmt.Sprint(container.Args); args != "[healthcheck]" && args != "[config]" ||
+				container.StartupProbe != nil {
 				t.Errorf("%s: %s %s", mode, container.Name, args)
 			}
 		}
@@ -233,19 +261,24 @@ func TestTestEnds(t *testing.T) {
 	}
 }
 
-// TestProbesThatNoMeshRewrites: Istio without native sidecars sends HTTP probes of this container to a proxy that starts after it.
+// TestProbesThatNoMeshRewrites: Istio without native sidecars sends HTTP probes of this container to a proxy that
+// starts after it.
 func TestProbesThatNoMeshRewrites(t *testing.T) {
 	pod, _, err := sidecarOf(t, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	container := pod.Spec.InitContainers[0]
-	for name, probe := range map[string]*corev1.Probe{"startup": container.StartupProbe, "liveness": container.LivenessProbe} {
+	for name, probe := range map[string]*corev1.Probe{
+		"startup":  container.StartupProbe,
+		"liveness": container.LivenessProbe,
+	} {
 		if probe.Exec == nil || strings.Join(probe.Exec.Command, " ") != "/token-sidecar healthcheck" {
 			t.Errorf("%s: %+v", name, probe)
 		}
 	}
-	if pod, _, err = sidecarOf(t, nil, "probes.startup=null"); err != nil || pod.Spec.InitContainers[0].StartupProbe != nil {
+	if pod, _, err = sidecarOf(t, nil, "probes.startup=null"); err != nil ||
+		pod.Spec.InitContainers[0].StartupProbe != nil {
 		t.Errorf("%v", err)
 	}
 }

@@ -1,0 +1,89 @@
+package charts
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestFeatures renders every pair of features together. The program takes what the chart renders of them, and finds
+// each file.
+func TestFeatures(t *testing.T) {
+	t.Parallel()
+	p := newProgram(t)
+	features := []string{
+		"humanapi.existingSecret=,humanapi.clientSecret=x", "humanapi.existingSecret=,humanapi.csi.driver=d",
+		"humanapi.ca.secret=ca", "humanapi.ca.configMap=ca",
+		"humanapi.authUrl=https://a.example,humanapi.product=hip", "redis.url=redis://r", "redis.url=rediss://r",
+		"redis.existingSecret=r", "redis.ca.secret=ca", "redis.ca.configMap=ca",
+		"redis.mode=cluster", "redis.mode=sentinel", "redis.url=redis://r?master_name=m", "callerToken.generate=true",
+		"callerToken.existingSecret=c",
+		"encryptionKeys.existingSecret=e", "audit.log=stdout,audit.existingSecret=a", "settings.KEEP_REFRESH_TOKENS=true",
+		"settings.KEEP_REFRESH_TOKENS=false", "socket=true", "mode=plain", "ports.token=9000", "ports.admin=8080",
+		"settings.UPSTREAM_TIMEOUT=200s", "settings.UPSTREAM_MAX_ATTEMPTS=10", "settings.SHUTDOWN_DELAY=1m",
+		"nameOverride=tokens", "fullnameOverride=tokens",
+		"global.imageRegistry=r.example", "image.pullSecrets[0]=a", "commonLabels.team=a",
+		"extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
+		"probes.startup=null,probes.liveness=null,probes.readiness=null", "resources=null", "securityContext.runAsUser=1000",
+	}
+	rendered := 0
+	for i, one := range features {
+		for _, other := range features[i:] {
+			pod, environ, err := sidecarOf(t, nil, one, other)
+			if err != nil {
+				if !strings.Contains(err.Error(), "the values have mistakes:\n  ") {
+					t.Errorf("%s,%s: %v", one, other, err)
+				}
+				continue
+			}
+			rendered++
+			if found := p.mistakes(environ); len(found) != 0 {
+				t.Errorf("%s,%s: %v", one, other, found)
+			}
+			checkFiles(t, pod, environ, one+","+other)
+		}
+	}
+	if rendered < len(features)*len(features)/3 {
+		t.Errorf("only %d of them were rendered", rendered)
+	}
+}
+
+// checkFiles: each file in the environment is in a volume that the container mounts.
+func checkFiles(t *testing.T, pod *corev1.Pod, environ []string, name string) {
+	t.Helper()
+	files := map[string]bool{}
+	for _, mount := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)[0].VolumeMounts {
+		i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
+		if i < 0 {
+			t.Errorf("%s: no volume %s", name, mount.Name)
+			continue
+		}
+		volume := pod.Spec.Volumes[i]
+		switch {
+		case volume.CSI != nil:
+			files[mount.MountPath+"/client-secret"] = true
+		case volume.EmptyDir != nil:
+			files[mount.MountPath+"/caller-token"] = true
+		case volume.Projected != nil:
+			for _, source := range volume.Projected.Sources {
+				var items []corev1.KeyToPath
+				if source.Secret != nil {
+					items = source.Secret.Items
+				} else {
+					items = source.ConfigMap.Items
+				}
+				for _, item := range items {
+					files[mount.MountPath+"/"+item.Path] = true
+				}
+			}
+		}
+	}
+	for _, pair := range environ {
+		if setting, file, _ := strings.Cut(pair, "="); strings.HasSuffix(setting, "_FILE") && !files[file] {
+			t.Errorf("%s: %s is not mounted; there are %v", name, pair, slices.Sorted(maps.Keys(files)))
+		}
+	}
+}
