@@ -137,7 +137,7 @@ manifest: ## Write bin/manifest, plain manifests of a service with the sidecar, 
 
 .PHONY: golden
 golden: ## Write anew what the charts are expected to render to, and the chart's README; look at the difference
-	cd test/e2e && go test -count 1 -run 'TestRendered|TestInjectionNeeds|TestSchema|TestReadme' ./charts -args -update
+	cd test/e2e && go test -count 1 -run 'TestRendered|TestInjectionNeeds|TestSchema|TestSettingsFile|TestReadme' ./charts -args -update
 
 .PHONY: reliability
 reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md

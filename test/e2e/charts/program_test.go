@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/secret"
@@ -126,51 +127,22 @@ func settingsMistakes(err error) map[string]string {
 	return found
 }
 
-// given are the settings that the chart takes by name.
-func given(t *testing.T) (byName, byValue map[string]bool) {
-	t.Helper()
-	byName, byValue = map[string]bool{}, map[string]bool{}
-	for _, line := range regexp.MustCompile(`(?m)^([A-Z0-9_]+): \{(\w+)`).FindAllStringSubmatch(
-		testbed.ReadFile(t, filepath.Join(sidecar, "files/settings.yaml")), -1) {
-		if line[2] == "value" {
-			byValue[line[1]] = true
-		} else {
-			byName[line[1]] = true
+// byName are the settings that the chart takes by name.
+func byName() map[string]bool {
+	names := map[string]bool{}
+	for field := range reflect.TypeFor[settings.Settings]().Fields() {
+		if name := field.Tag.Get("env"); byValue()[name] == "" {
+			names[name] = true
 		}
 	}
-	return byName, byValue
-}
-
-// TestEverySettingIsOffered: the chart knows the settings that the program has, and no others.
-func TestEverySettingIsOffered(t *testing.T) {
-	byName, byValue := given(t)
-	s, _ := settings.Load(nil)
-	known := map[string]bool{}
-	for _, setting := range s.List() {
-		known[setting.Name] = true
-		if byName[setting.Name] == byValue[setting.Name] {
-			t.Errorf("%s is no value of the chart", setting.Name)
-		}
-	}
-	for name := range maps.Keys(byName) {
-		if !known[name] {
-			t.Errorf("%s is no setting of the program", name)
-		}
-	}
-	_, environ, err := sidecarOf(t, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if found := newProgram(t).mistakes(environ); len(found) != 0 {
-		t.Errorf("the chart's defaults: %v", found)
-	}
+	return names
 }
 
 // TestSettings gives each text to all settings at once, and compares those that the chart refuses with those that the
 // program refuses.
 func TestSettings(t *testing.T) {
 	p := newProgram(t)
-	byName, _ := given(t)
+	byName := byName()
 	for _, text := range []any{
 		"", "0", "1", "-1", "9", "10", "11", "1.5", "1e6", "+1", " 1", "999999999", "9999999999", "banana",
 		"true", "false", "yes", "0s", "1ns", "1ms", "250ms", "1s", "2s", "2001ms", "200s", "201s", "10m", "601s", "1h30m",
