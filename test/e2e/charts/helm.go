@@ -73,29 +73,9 @@ type Rendering struct {
 
 // Render returns what a chart makes of a release of that name, as helm template prints it.
 func Render(name, chart string, r Rendering) (string, error) {
-	if r.Kubernetes == "" {
-		r.Kubernetes = Kubernetes
-	}
-	version, err := common.ParseKubeVersion(r.Kubernetes)
+	rel, err := render(name, chart, r)
 	if err != nil {
 		return "", err
-	}
-	install := action.NewInstall(action.NewConfiguration())
-	install.DryRunStrategy = action.DryRunClient
-	install.ReleaseName, install.Namespace = name, r.Namespace
-	install.KubeVersion, install.APIVersions = version, r.APIs
-	loaded, vals, err := load(chart, r.Values)
-	if err != nil {
-		return "", err
-	}
-	vals = loader.MergeMaps(r.Tree, vals)
-	done, err := install.Run(loaded, vals)
-	if err != nil {
-		return "", err
-	}
-	rel, ok := done.(*releasev1.Release)
-	if !ok {
-		return "", fmt.Errorf("a release of type %T", done)
 	}
 	var out strings.Builder
 	fmt.Fprintln(&out, strings.TrimSpace(rel.Manifest))
@@ -105,6 +85,43 @@ func Render(name, chart string, r Rendering) (string, error) {
 		}
 	}
 	return out.String(), nil
+}
+
+// Notes returns what a chart tells whoever installs it.
+func Notes(name, chart string, r Rendering) (string, error) {
+	rel, err := render(name, chart, r)
+	if err != nil {
+		return "", err
+	}
+	return rel.Info.Notes, nil
+}
+
+func render(name, chart string, r Rendering) (*releasev1.Release, error) {
+	if r.Kubernetes == "" {
+		r.Kubernetes = Kubernetes
+	}
+	version, err := common.ParseKubeVersion(r.Kubernetes)
+	if err != nil {
+		return nil, err
+	}
+	install := action.NewInstall(action.NewConfiguration())
+	install.DryRunStrategy = action.DryRunClient
+	install.ReleaseName, install.Namespace = name, r.Namespace
+	install.KubeVersion, install.APIVersions = version, r.APIs
+	loaded, vals, err := load(chart, r.Values)
+	if err != nil {
+		return nil, err
+	}
+	vals = loader.MergeMaps(r.Tree, vals)
+	done, err := install.Run(loaded, vals)
+	if err != nil {
+		return nil, err
+	}
+	rel, ok := done.(*releasev1.Release)
+	if !ok {
+		return nil, fmt.Errorf("a release of type %T", done)
+	}
+	return rel, nil
 }
 
 // load reads a chart, and values in the form of --set.
