@@ -17,25 +17,24 @@
 {{/* What is wrong with the text of a setting of that kind, or nothing. */}}
 {{- define "token-sidecar.wrong" -}}
 {{- $rule := .rule -}}
-{{- $text := .text -}}
-{{- $least := $rule.least | default 0 -}}
+{{- $text := trim .text -}}
 {{- if not $text -}}
 {{- else if eq $rule.kind "duration" -}}
   {{- if not (regexMatch "^(0|([0-9]{1,12}(\\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h))+)$" $text) -}}
     is no duration; use one such as 250ms, 60s or 10m
   {{- else -}}
     {{- $ms := include "token-sidecar.milliseconds" $text | float64 -}}
-    {{- if lt $ms (include "token-sidecar.milliseconds" ($rule.least | default "0s") | float64) -}}
+    {{- if lt $ms (include "token-sidecar.milliseconds" $rule.least | float64) -}}
       is too short; the least is {{ $rule.least }}
-    {{- else if gt $ms (include "token-sidecar.milliseconds" ($rule.most | default "87600h") | float64) -}}
-      is too long; the most is {{ $rule.most | default "87600h" }}
+    {{- else if gt $ms (include "token-sidecar.milliseconds" $rule.most | float64) -}}
+      is too long; the most is {{ $rule.most }}
     {{- end -}}
   {{- end -}}
 {{- else if eq $rule.kind "number" -}}
   {{- if not (regexMatch "^[0-9]{1,9}$" $text) -}}
-    is no whole number from {{ $least }} to {{ $rule.most | default 999999999 }}
-  {{- else if or (lt (atoi $text) (int $least)) (gt (atoi $text) (int ($rule.most | default 999999999))) -}}
-    must be from {{ $least }} to {{ $rule.most | default 999999999 }}
+    is no whole number from {{ int64 $rule.least }} to {{ int64 $rule.most }}
+  {{- else if or (lt (atoi $text) (int $rule.least)) (gt (atoi $text) (int $rule.most)) -}}
+    is not from {{ int64 $rule.least }} to {{ int64 $rule.most }}
   {{- end -}}
 {{- else if eq $rule.kind "size" -}}
   {{- if not (regexMatch "^[0-9]{1,13}((Ki|Mi|Gi)?B?)$" $text) -}}
