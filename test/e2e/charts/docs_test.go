@@ -52,7 +52,8 @@ func TestInstallPage(t *testing.T) {
 	}
 	for _, page := range []string{filepath.Join(sidecar, "README.md"), filepath.Join(folder, "../README.md")} {
 		content := testbed.ReadFile(t, page)
-		for _, line := range regexp.MustCompile(`(?m)^( *)\{\{- include "token-sidecar[^|]*\| nindent (\d+)`).FindAllStringSubmatch(
+		includes := regexp.MustCompile(`(?m)^( *)\{\{- include "token-sidecar[^|]*\| nindent (\d+)`)
+		for _, line := range includes.FindAllStringSubmatch(
 			content, -1) {
 			if strings.Repeat(" ", len(line[1])) != line[1] || line[2] != map[int]string{8: "8", 6: "6", 4: "4"}[len(line[1])] {
 				t.Errorf("%s: %q is at depth %d", page, line[0], len(line[1]))

@@ -190,7 +190,8 @@ func TestWhichSidecar(t *testing.T) {
 
 func namesOf(manifests string) map[string][]string {
 	names := map[string][]string{}
-	for _, match := range regexp.MustCompile(`(?m)^kind: (\w+)\nmetadata:\s+\{?name: ([^\s}]+)`).FindAllStringSubmatch(manifests, -1) {
+	objects := regexp.MustCompile(`(?m)^kind: (\w+)\nmetadata:\s+\{?name: ([^\s}]+)`)
+	for _, match := range objects.FindAllStringSubmatch(manifests, -1) {
 		names[match[1]] = append(names[match[1]], match[2])
 	}
 	return names

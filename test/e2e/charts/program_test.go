@@ -16,7 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
-
 	"token-sidecar/cache"
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/secret"
@@ -121,7 +120,8 @@ func sidecarOf(t *testing.T, tree map[string]any, values ...string) (pod *corev1
 // settingsMistakes are the names of the settings that the chart refuses.
 func settingsMistakes(err error) map[string]string {
 	found := map[string]string{}
-	for _, line := range regexp.MustCompile(`(?m)^  settings\.([A-Z0-9_]+): (.*)$`).FindAllStringSubmatch(fmt.Sprint(err), -1) {
+	lines := regexp.MustCompile(`(?m)^  settings\.([A-Z0-9_]+): (.*)$`)
+	for _, line := range lines.FindAllStringSubmatch(fmt.Sprint(err), -1) {
 		found[line[1]] = line[2]
 	}
 	return found

@@ -30,7 +30,7 @@ func TestSettingsFile(t *testing.T) {
 	want := "# The settings, as internal/settings has them; made by make golden. Those with a value of their own in the chart name it.\n"
 	for field := range reflect.TypeFor[settings.Settings]().Fields() {
 		name := field.Tag.Get("env")
-		rule := ""
+		var rule string
 		if value := byValue()[name]; value != "" {
 			rule = "value: " + value
 		} else {
