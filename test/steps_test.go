@@ -143,8 +143,7 @@ func (p *pair) settled() {
 			continue
 		}
 		testbed.Until(p.t, "Redis is in use and nothing waits", func() bool {
-			state := parts.Tokens.State()
-			return state.Redis == "up" && state.PendingForgets == 0
+			return parts.Tokens.Redis().State == cache.RedisUp && parts.Tokens.PendingForgets() == 0
 		})
 	}
 	token := p.mustAsk(0, "afterwards")
