@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy/vend"
