@@ -114,13 +114,13 @@ func redisCondition(redis cache.RedisState) health.Condition {
 		return c
 	case cache.RedisReadOnly:
 		c.Level, c.Alert = health.Warn, "TokenSidecarRedisReadOnly"
-		c.Effect = "nothing yet: tokens in Redis are still used, new ones are not shared, forgets wait"
+		c.Effect = "callers notice nothing: tokens in Redis are still used, new ones are not shared, forgets wait"
 	case cache.RedisWriteOnly:
 		c.Level, c.Alert = health.Warn, "TokenSidecarRedisWriteOnly"
-		c.Effect = "nothing yet: tokens in Redis are not used, memory counts"
+		c.Effect = "callers notice nothing: tokens in Redis are not used, memory counts"
 	default:
 		c.Level, c.Alert = health.Bad, "TokenSidecarRedisLost"
-		c.Effect = "nothing yet: tokens are kept in memory only, and each sidecar asks the auth service for itself"
+		c.Effect = "callers notice nothing: tokens are kept in memory only, and each sidecar asks the auth service for itself"
 	}
 	c.Detail = "tried about twice a second"
 	c.Cause, c.First = redis.Cause, earlier(redis.FirstCause, redis.Cause)
@@ -149,7 +149,7 @@ func renewals(run health.Run, now time.Time) health.Condition {
 	c.Level, c.State, c.Alert = health.Warn, "failing", "TokenSidecarRenewalsFailing"
 	c.Cause, c.First, c.Since = run.Cause, earlier(run.First, run.Cause), run.Since
 	c.Detail = fmt.Sprintf("%s, the last one %s", times(run.Times), ago(run.Last, now))
-	c.Effect = "nothing before a token reaches its margin"
+	c.Effect = "callers notice nothing before a token reaches its margin"
 	c.Remedy = upstream.Remedy(run.Cause)
 	return c
 }
