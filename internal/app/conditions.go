@@ -17,7 +17,9 @@ func (s *status) conditions() []health.Condition {
 	all := []health.Condition{callers(s.handler.Failing(), s.history.Last(callersWindow), now)}
 	for _, path := range auth.Paths {
 		c := authService(auth, path, now)
-		c.Minor = !path.Asked && path.Path != s.settings.TokenPath()
+		if c.Minor = !path.Asked && path.Path != s.settings.TokenPath(); c.Minor && auth.Refused != "" {
+			c = health.Condition{Part: c.Part, Path: c.Path, Title: c.Title, Level: health.Good, State: "answers", Minor: true}
+		}
 		all = append(all, c)
 	}
 	return append(all,
@@ -72,13 +74,13 @@ func authService(auth upstream.State, path upstream.PathState, now time.Time) he
 		c.Effect = "no new token for anybody; cached ones are served until they expire"
 		c.Detail = "asked again in " + brief(auth.RefusedFor)
 	case path.Breaker != "closed" && path.OneKey:
-		c.Level, c.State, c.Alert = health.Warn, "breaker open for one token", "TokenSidecarBreakerOpen"
+		c.Level, c.State, c.Alert = health.Warn, "breaker open for one token", "TokenSidecarAuthServiceFailing"
 		c.Effect = "whoever needs that token gets 503; calls for others go out"
 	case path.Breaker != "closed":
 		c.Level, c.State, c.Alert = health.Bad, "breaker open", "TokenSidecarBreakerOpen"
 		c.Effect = "cached tokens are served; whoever needs a new one gets 503 UPSTREAM_UNAVAILABLE"
 	case path.Held != "":
-		c.Level, c.State, c.Alert = health.Warn, "asks for a pause", "TokenSidecarAuthServiceFailing"
+		c.Level, c.State, c.Alert = health.Warn, "asks for a pause", "TokenSidecarPaused"
 		c.Cause, c.Detail = path.HeldCause, "asked again in "+brief(path.HeldFor)
 		c.Effect = "cached tokens are served; whoever needs a new one is told to come back later"
 	case path.Failing.Any():

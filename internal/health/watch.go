@@ -103,6 +103,9 @@ func (w *Watcher) follow(c *Condition, now time.Time) {
 
 // news reports whether c is something else than what was told last.
 func (f *followed) news(c Condition) bool {
+	if c.Level == Good && f.told.Level == Good {
+		return false
+	}
 	return c.State != f.told.State || c.Level != f.told.Level || c.Cause != f.told.Cause
 }
 

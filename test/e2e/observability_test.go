@@ -8,15 +8,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
@@ -45,27 +44,6 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("%s is not tested both ways", alert[1])
 		}
 	}
-}
-
-// startPrometheus scrapes target every second.
-func startPrometheus(t *testing.T, target string) (url string) {
-	t.Helper()
-	dir, addr := t.TempDir(), testbed.FreeAddr(t)
-	config := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: sidecar\n    static_configs: [{targets: ['%s']}]\n", target)
-	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "prometheus",
-		"--config.file="+filepath.Join(dir, "prometheus.yml"),
-		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return "http://" + addr
 }
 
 // queries are those of the dashboard, with its variables filled in.
@@ -106,7 +84,7 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 		"UPSTREAM_MAX_ATTEMPTS=1")
 	other := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	s := testbed.StartSidecar(t, environ...)
-	prometheus := startPrometheus(t, s.Admin)
+	prometheus := startPrometheus(t, map[string]string{"web-1": s.Admin}, time.Second)
 
 	drive := func(n int) {
 		user := func(name string) string { return fmt.Sprint("policy-4711-", name, "-", n) }
@@ -183,7 +161,7 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	}
 	for _, query := range queries(t) {
 		testbed.Until(t, "data for "+query, func() bool {
-			status, body := s.Fetch(prometheus + "/api/v1/query?query=" + url.QueryEscape(query))
+			status, body := s.Fetch(prometheus.url + "/api/v1/query?query=" + url.QueryEscape(query))
 			if status == http.StatusBadRequest {
 				t.Fatalf("%s: %s", query, body)
 			}
