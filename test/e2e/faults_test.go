@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,12 +37,17 @@ func faults() []fault {
 	mood := func(m sandbox.Mood) func(*scene) { return func(s *scene) { s.auth.Set(m) } }
 	redis := func(commands ...string) func(*scene) {
 		return func(s *scene) {
+			conn := s.redis.Client().Conn()
+			defer conn.Close()
+			if s.password != "" {
+				conn.Do(s.t.Context(), "AUTH", s.password)
+			}
 			for _, command := range commands {
 				var args []any
 				for word := range strings.FieldsSeq(command) {
 					args = append(args, word)
 				}
-				if err := s.redis.Client().Do(s.t.Context(), args...).Err(); err != nil {
+				if err := conn.Do(s.t.Context(), args...).Err(); err != nil {
 					s.t.Error(command, err)
 				}
 			}
@@ -117,7 +123,9 @@ type scene struct {
 	auth  *testbed.Auth
 	proxy *testbed.Proxy
 	redis *testbed.Redis
-	asked int
+	// password is that of Redis, if it has one.
+	password string
+	asked    int
 }
 
 // passwordFile stands for the file with the password of the scene's Redis.
@@ -137,8 +145,9 @@ func newScene(t testing.TB, f fault) *scene {
 	var redisArgs []string
 	for _, pair := range f.environ {
 		if strings.HasSuffix(pair, passwordFile) {
-			redisArgs = []string{"--requirepass", "right"}
-			pair = strings.ReplaceAll(pair, passwordFile, testbed.WriteFile(t, "password", "right"))
+			s.password = "right"
+			redisArgs = []string{"--requirepass", s.password}
+			pair = strings.ReplaceAll(pair, passwordFile, testbed.WriteFile(t, "password", s.password))
 		}
 		environ = append(environ, pair)
 	}
@@ -147,10 +156,15 @@ func newScene(t testing.TB, f fault) *scene {
 	return s
 }
 
-// drive asks for the token of somebody new, and of somebody who has one.
+// drive has three who are new ask for their tokens, and then one who has one.
 func (s *scene) drive() {
-	s.asked++
-	s.Get(fmt.Sprint("policy-4711-", s.asked))
+	var callers sync.WaitGroup
+	for range 3 {
+		s.asked++
+		user := fmt.Sprint("policy-4711-", s.asked)
+		callers.Go(func() { s.Get(user) })
+	}
+	callers.Wait()
 	s.Get("policy-4711-1")
 }
 

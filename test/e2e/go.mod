@@ -9,6 +9,7 @@ require (
 	github.com/chromedp/chromedp v0.23.0
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/getkin/kin-openapi v0.153.0
+	github.com/grafana/grafana-foundation-sdk/go v0.0.22
 	github.com/norwoodj/helm-docs v1.14.2
 	github.com/spf13/viper v1.21.0
 	go.uber.org/goleak v1.3.0

@@ -61,7 +61,7 @@ func queries(t *testing.T) (all []string) {
 	}
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
-			all = append(all, strings.NewReplacer("$instance", ".*", "$__rate_interval", "1m").Replace(target.Expr))
+			all = append(all, strings.NewReplacer("$namespace", ".*", "$pod", ".*", "$__rate_interval", "1m").Replace(target.Expr))
 		}
 	}
 	return all
