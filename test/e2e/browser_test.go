@@ -41,6 +41,7 @@ func newBrowser(t *testing.T) *browser {
 	tab, cancel := context.WithTimeout(tab, 10*time.Minute)
 	t.Cleanup(cancel)
 	b.tab = tab
+	b.do(t, chromedp.EmulateViewport(1100, 640))
 	if err := chromedp.Listen(tab, func(event any) {
 		if kind := fmt.Sprintf("%T", event); strings.Contains(kind, "ExceptionThrown") ||
 			strings.Contains(kind, "EntryAdded") {

@@ -156,10 +156,10 @@ func newScene(t testing.TB, f fault) *scene {
 	return s
 }
 
-// drive has three who are new ask for their tokens, and then one who has one.
+// drive has five who are new ask for their tokens, and then one who has one.
 func (s *scene) drive() {
 	var callers sync.WaitGroup
-	for range 3 {
+	for range 5 {
 		s.asked++
 		user := fmt.Sprint("policy-4711-", s.asked)
 		callers.Go(func() { s.Get(user) })

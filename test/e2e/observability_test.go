@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,29 +21,6 @@ import (
 )
 
 const observability = "charts/token-sidecar/files/"
-
-func TestAlerts(t *testing.T) {
-	testbed.Needs(t, "promtool")
-	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
-		cmd := exec.CommandContext(t.Context(), "promtool", args...)
-		cmd.Dir = observability
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("promtool %v: %s", args, out)
-		}
-	}
-	runbook := testbed.ReadFile(t, "docs/runbook.md")
-	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(testbed.ReadFile(t, observability+"alerts.yaml"),
-		-1)
-	tests := testbed.ReadFile(t, observability+"alerts_test.yaml")
-	for _, alert := range alerts {
-		if !strings.Contains(runbook, "\n## "+alert[1]+"\n") {
-			t.Errorf("the runbook has no section %s", alert[1])
-		}
-		if strings.Count(tests, "alertname: "+alert[1]+"\n")+strings.Count(tests, "alertname: "+alert[1]+",") < 2 {
-			t.Errorf("%s is not tested both ways", alert[1])
-		}
-	}
-}
 
 // queries are those of the dashboard, with its variables filled in.
 func queries(t *testing.T) (all []string) {

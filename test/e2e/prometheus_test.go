@@ -16,11 +16,11 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A prometheus scrapes sidecars and evaluates the alert rules.
-type prometheus struct{ url string }
+// A promServer scrapes sidecars and evaluates the alert rules.
+type promServer struct{ url string }
 
 // startPrometheus scrapes the targets, by the names of their pods.
-func startPrometheus(t *testing.T, targets map[string]string, interval time.Duration) *prometheus {
+func startPrometheus(t *testing.T, targets map[string]string, interval time.Duration) *promServer {
 	t.Helper()
 	dir, addr := t.TempDir(), testbed.FreeAddr(t)
 	rules, err := filepath.Abs(observability + "alerts.yaml")
@@ -30,7 +30,7 @@ func startPrometheus(t *testing.T, targets map[string]string, interval time.Dura
 	config := fmt.Sprintf("global: {scrape_interval: %[1]s, scrape_timeout: %[1]s, evaluation_interval: %[1]s}\n"+
 		"rule_files: [%[2]s]\nscrape_configs:\n  - job_name: default/token-sidecar\n    static_configs:\n", interval, rules)
 	for pod, target := range targets {
-		config += fmt.Sprintf("      - {targets: ['%s'], labels: {namespace: default, pod: %s}}\n", target, pod)
+		config += fmt.Sprintf("      - {targets: ['%s'], labels: {namespace: %s, pod: %s}}\n", target, pod, pod)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -45,11 +45,11 @@ func startPrometheus(t *testing.T, targets map[string]string, interval time.Dura
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	return &prometheus{url: "http://" + addr}
+	return &promServer{url: "http://" + addr}
 }
 
 // get asks its API, and fills in data.
-func (p *prometheus) get(path string, query url.Values, data any) error {
+func (p *promServer) get(path string, query url.Values, data any) error {
 	res, err := http.Get(p.url + "/api/v1/" + path + "?" + query.Encode())
 	if err != nil {
 		return err
@@ -72,14 +72,14 @@ type alert struct {
 	State               string
 }
 
-func (p *prometheus) alerts() ([]alert, error) {
+func (p *promServer) alerts() ([]alert, error) {
 	var data struct{ Alerts []alert }
 	err := p.get("alerts", nil, &data)
 	return data.Alerts, err
 }
 
 // says checks that the fault's alert is raised for its pod, and names the cause.
-func (p *prometheus) says(f fault) error {
+func (p *promServer) says(f fault) error {
 	raised, err := p.alerts()
 	if err != nil {
 		return err
