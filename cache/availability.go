@@ -34,7 +34,7 @@ type availability struct {
 
 	read, write direction
 	// mu orders changes of state.
-	mu     sync.Mutex
+	mu    sync.Mutex
 	since time.Time // of the present state, when it is not up
 	first string    // the cause that the outage began with
 	cause string    // of the last failure
@@ -183,6 +183,9 @@ func (a *availability) quietFor(now time.Time) time.Duration {
 // noAnswer is the cause of an exchange that took too long.
 const noAnswer = "no answer within REDIS_TIMEOUT"
 
+// causeUnknown is that of an error that nobody has thought of.
+const causeUnknown = "unexpected error"
+
 // causeOf tells why an exchange failed, without quoting what Redis sent beyond a code that is known.
 func causeOf(err error) string {
 	var reply redis.Error
@@ -192,7 +195,7 @@ func causeOf(err error) string {
 				return known.code
 			}
 		}
-		return "unexpected error"
+		return causeUnknown
 	}
 	if cause := health.NetworkCause(err); cause != health.TimedOut {
 		return cause
@@ -204,6 +207,19 @@ func causeOf(err error) string {
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
+}
+
+// Causes are those of which a Redis is not usable.
+func Causes() (all []string) {
+	for _, cause := range health.NetworkCauses() {
+		if cause != health.TimedOut {
+			all = append(all, cause)
+		}
+	}
+	for _, known := range replies {
+		all = append(all, known.code)
+	}
+	return append(all, noAnswer, causeUnknown)
 }
 
 // Remedy tells what to do about a cause.
@@ -218,7 +234,7 @@ func Remedy(cause string) string {
 		return "check the load of Redis and the network to it"
 	case strings.HasPrefix(cause, "TLS: "):
 		return "check REDIS_URL and REDIS_CA_FILE"
-	case cause == "unexpected error":
+	case cause == causeUnknown:
 		return "see token_sidecar_redis_step_duration_seconds for the step, and the log of Redis"
 	default:
 		return "check REDIS_URL, that Redis runs, and the network policy"

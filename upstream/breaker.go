@@ -39,8 +39,8 @@ type breaker struct {
 // A row is what is known of failed calls in a row.
 type row struct {
 	key     tokenKey // of the first of them
-	several bool // not all of them are of that key
-	first   *Error // nil: there is none
+	several bool     // not all of them are of that key
+	first   *Error   // nil: there is none
 	last    *Error
 }
 

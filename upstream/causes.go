@@ -14,6 +14,7 @@ const (
 	causeNoToken    = "answer without a usable token" //nolint:gosec // no credential
 	causeRedirect   = "redirect"
 	causeOurRequest = "request cannot be built"
+	causeBare       = "401 without errorCode"
 	causeConcurrent = "UPSTREAM_MAX_CONCURRENT reached"
 	causeFleetLimit = "UPSTREAM_CALLS_PER_MINUTE reached"
 )
@@ -29,10 +30,16 @@ func (e *Error) Cause() string {
 	case slices.Contains(ErrorCodes(), e.Code):
 		return statusNumber(e.Status) + " " + e.Code
 	case isBare(e.Status, e.Code):
-		return "401 without errorCode"
+		return causeBare
 	default:
 		return strings.TrimSpace(statusNumber(e.Status) + " " + http.StatusText(e.Status))
 	}
+}
+
+// Causes are those of which calls fail, those of TLS and most statuses aside.
+func Causes() []string {
+	return append(health.NetworkCauses(), causeNoToken, causeRedirect, causeOurRequest, causeConcurrent, causeFleetLimit,
+		"401 INVALID_CLIENT_ID", "401 INVALID_CLIENT_ID_OR_SECRET", causeBare, "429 Too Many Requests")
 }
 
 // statusNumber leaves out the digits of a status that nobody has registered.

@@ -20,8 +20,8 @@ type credentials struct {
 	mu    sync.Mutex
 	hold  hold
 	why   *Error
-	since time.Time // of the first refusal since the hold was last lifted
-	bare []tokenKey // keys that got a bare 401 since the last success
+	since time.Time  // of the first refusal since the hold was last lifted
+	bare  []tokenKey // keys that got a bare 401 since the last success
 }
 
 // enter returns why calls are held back, or, when they no longer are, the trial that finds out. longest is how long

@@ -97,7 +97,7 @@ func authService(auth upstream.State, path upstream.PathState, now time.Time) he
 		}
 	}
 	c.First = earlier(c.First, c.Cause)
-	if c.Level != health.Good {
+	if c.Level.Degraded() {
 		c.Remedy = upstream.Remedy(c.Cause)
 	}
 	return c
@@ -112,7 +112,7 @@ func redisCondition(redis cache.RedisState) health.Condition {
 	case cache.RedisUp:
 		return c
 	case cache.RedisOff:
-		c.State, c.Detail = "not used", "REDIS_URL is not set: tokens are kept in memory only"
+		c.Level, c.State, c.Detail = health.None, "not used", "REDIS_URL is not set: tokens are kept in memory only"
 		return c
 	case cache.RedisReadOnly:
 		c.Level, c.Alert = health.Warn, "TokenSidecarRedisReadOnly"
@@ -172,7 +172,7 @@ func fleetLimit(run health.Run, s settings.Settings, now time.Time) health.Condi
 
 // hits tells how many requests were answered from a cache, of those that a cache could have answered.
 func hits(requests map[string]int64) health.Condition {
-	c := health.Condition{Part: "hits", Title: "Answered from cache", Level: health.Good, State: "–"}
+	c := health.Condition{Part: "hits", Title: "Answered from cache", Level: health.None, State: "–"}
 	found := admin.Sum(requests, hitOutcomes()...)
 	all := found + admin.Sum(requests, fetchOutcomes()...)
 	c.Detail = fmt.Sprintf("%d requests in 15 minutes", all)
@@ -180,14 +180,15 @@ func hits(requests map[string]int64) health.Condition {
 		return c
 	}
 	c.Figure = fmt.Sprintf("%.1f %%", 100*float64(found)/float64(all))
-	c.State = "mostly"
-	if float64(found) < minHits*float64(all) {
-		c.State = "less than half"
-		if float64(all) > busy*hitsWindow.Seconds() {
-			c.Level, c.Alert = health.Warn, "TokenSidecarHitRatioFallen"
-			c.Effect = "callers wait for the auth service more than they need to"
-			c.Remedy = "look for no-cache or DELETE on each request, a lost Redis, a memory too small"
-		}
+	switch few := float64(all) < busy*hitsWindow.Seconds(); {
+	case float64(found) >= minHits*float64(all):
+		c.Level, c.State = health.Good, "mostly"
+	case few:
+		c.State, c.Detail = "too few to tell", c.Detail+", too few to tell"
+	default:
+		c.Level, c.State, c.Alert = health.Warn, "less than half", "TokenSidecarHitRatioFallen"
+		c.Effect = "callers wait for the auth service more than they need to"
+		c.Remedy = "look for no-cache or DELETE on each request, a lost Redis, a memory too small"
 	}
 	return c
 }

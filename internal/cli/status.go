@@ -85,7 +85,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 func printCondition(line func(name, value string), c health.Condition, now time.Time) {
 	name := strings.TrimSpace(strings.ToLower(c.Title) + " " + c.Path)
 	head := c.Headline()
-	if c.Level != health.Good {
+	if c.Level.Degraded() {
 		head = strings.ToUpper(head)
 		if c.Cause != "" {
 			head += ": " + c.Cause
@@ -101,7 +101,7 @@ func printCondition(line func(name, value string), c health.Condition, now time.
 	if c.First != "" {
 		line("", "it began with: "+c.First)
 	}
-	if c.Level != health.Good {
+	if c.Level.Degraded() {
 		line("", "means: "+c.Effect)
 		line("", "do: "+c.Remedy)
 		line("", "more: docs/runbook.md, "+c.Alert)

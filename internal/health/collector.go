@@ -21,7 +21,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) { out <- c.desc }
 // Collect implements [prometheus.Collector].
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, condition := range c.watcher.Conditions() {
-		if condition.Level != Good {
+		if condition.Level.Degraded() {
 			out <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, 1,
 				condition.Part, condition.Path, condition.State, condition.Cause)
 		}

@@ -13,12 +13,16 @@ import (
 // A Level is how bad a state is.
 type Level string
 
-// The levels, from good to bad.
+// The levels, from good to bad. Of what is not in use, or too seldom to tell, nothing is said.
 const (
+	None Level = "none"
 	Good Level = "good"
 	Warn Level = "warn"
 	Bad  Level = "bad"
 )
+
+// Degraded reports whether something is wrong.
+func (l Level) Degraded() bool { return l.rank() > 0 }
 
 // worse reports whether l is worse than other.
 func (l Level) worse(other Level) bool { return l.rank() > other.rank() }
@@ -58,7 +62,7 @@ type Condition struct {
 	Alert  string `json:"runbook,omitempty"`
 	// Since is when the part came into this state; set by [Watcher], unless the part knows better.
 	Since time.Time `json:"since"`
-	// Minor conditions are of interest only when they are not good.
+	// Minor conditions are of interest only when something is wrong.
 	Minor bool `json:"minor,omitempty"`
 }
 
@@ -66,7 +70,7 @@ type Condition struct {
 func (c Condition) Headline() string { return cmp.Or(c.Figure, c.State) }
 
 // Shown reports whether c is of interest to somebody who looks at all parts.
-func (c Condition) Shown() bool { return !c.Minor || c.Level != Good }
+func (c Condition) Shown() bool { return !c.Minor || c.Level.Degraded() }
 
 func (c Condition) subject() string { return c.Part + c.Path }
 

@@ -13,6 +13,14 @@ import (
 // TimedOut is the cause of an exchange that was not answered in time.
 const TimedOut = "no answer in time"
 
+// NetworkCauses are those that [NetworkCause] tells, those of TLS aside.
+func NetworkCauses() []string {
+	return []string{
+		"host name not found", "DNS fails", TimedOut, "connection refused", "connection reset", "no route to host",
+		"connection closed", "connection failed",
+	}
+}
+
 // NetworkCause tells why an exchange over the network failed, in words that are known beforehand.
 func NetworkCause(err error) string {
 	var (

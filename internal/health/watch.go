@@ -96,14 +96,14 @@ func (w *Watcher) follow(c *Condition, now time.Time) {
 	switch {
 	case f.news(*c) && f.mayTell(*c, now):
 		w.tell(*c, f, now)
-	case c.Level != Good && c.State == f.told.State && now.Sub(f.toldAt) >= repeatInterval:
+	case c.Level.Degraded() && c.State == f.told.State && now.Sub(f.toldAt) >= repeatInterval:
 		w.tell(*c, f, now)
 	}
 }
 
 // news reports whether c is something else than what was told last.
 func (f *followed) news(c Condition) bool {
-	if c.Level == Good && f.told.Level == Good {
+	if !c.Level.Degraded() && !f.told.Level.Degraded() {
 		return false
 	}
 	return c.State != f.told.State || c.Level != f.told.Level || c.Cause != f.told.Cause
@@ -144,8 +144,8 @@ func (w *Watcher) tell(c Condition, f *followed, now time.Time) {
 	if f.changes > 1 {
 		attrs = append(attrs, slog.Int("changes_since_last_logged", f.changes))
 	}
-	level := map[Level]slog.Level{Good: slog.LevelInfo, Warn: slog.LevelWarn, Bad: slog.LevelError}[c.Level]
-	message := c.Title + ": " + c.State // both from short lists
+	level := map[Level]slog.Level{Warn: slog.LevelWarn, Bad: slog.LevelError}[c.Level] // else info
+	message := c.Title + ": " + c.State                                                // both from short lists
 	w.log.LogAttrs(context.Background(), level, message, attrs...)
 	f.told, f.toldAt, f.changes = c, now, 0
 	f.states[c.State] = now

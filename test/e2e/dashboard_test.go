@@ -13,6 +13,7 @@ import (
 	promquery "github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/grafana/grafana-foundation-sdk/go/stat"
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
+
 	"token-sidecar/internal/testbed"
 )
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/health"
 	"token-sidecar/internal/testbed"
@@ -196,7 +197,7 @@ func (s *scene) says(c health.Condition) error {
 		}
 	}
 	switch {
-	case c.Level == health.Good || c.State != f.state || c.Cause != f.cause || c.Alert != f.alert:
+	case !c.Level.Degraded() || c.State != f.state || c.Cause != f.cause || c.Alert != f.alert:
 		return fmt.Errorf("status --json tells %+v", c)
 	case !strings.Contains(printed, strings.ToUpper(f.state)+": "+f.cause+" (") || !strings.Contains(printed, c.Remedy):
 		return fmt.Errorf("status prints %s", printed)
