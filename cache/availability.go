@@ -190,12 +190,7 @@ const causeUnknown = "unexpected error"
 func causeOf(err error) string {
 	var reply redis.Error
 	if errors.As(err, &reply) {
-		for _, known := range replies {
-			if strings.Contains(reply.Error(), known.code) {
-				return known.code
-			}
-		}
-		return causeUnknown
+		return causeOfReply(reply.Error())
 	}
 	if cause := health.NetworkCause(err); cause != health.TimedOut {
 		return cause
@@ -207,6 +202,21 @@ func causeOf(err error) string {
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
+}
+
+func causeOfReply(reply string) string {
+	for _, known := range replies {
+		if strings.Contains(reply, known.code) {
+			return known.code
+		}
+	}
+	// From within a script, Redis 7 and Redis 6 say it without its code.
+	for _, forbidden := range []string{"ACL failure in script", "The user executing the script can't"} {
+		if strings.Contains(reply, forbidden) {
+			return "NOPERM"
+		}
+	}
+	return causeUnknown
 }
 
 // Causes are those of which a Redis is not usable.

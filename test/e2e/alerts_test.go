@@ -96,7 +96,7 @@ func lasting() []fault {
 		{name: "well", inject: func(*scene) {}},
 		{name: "breaker-flaps", environ: []string{"BREAKER_OPEN_FOR=5s"}, inject: func(s *scene) {
 			flap++
-			s.auth.Set([]sandbox.Mood{{}, {Status: 500}}[flap/30%2])
+			s.auth.Set([]sandbox.Mood{{}, {Status: 500}}[flap/20%2])
 		}},
 		{name: "fleet-limit", environ: []string{"UPSTREAM_CALLS_PER_MINUTE=20"}, inject: func(*scene) {}},
 		{name: "sidecar-gone", inject: func(s *scene) { s.Kill() }},

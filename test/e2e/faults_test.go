@@ -89,7 +89,7 @@ func faults() []fault {
 			part: "auth", state: "asks for a pause", cause: "429 Too Many Requests", alert: "TokenSidecarPaused",
 		},
 		{
-			name: "redis-down", inject: func(s *scene) { s.redis.Kill() },
+			name: "redis-down", inject: func(s *scene) { s.redisProxy.Down() },
 			part: "redis", state: "down", cause: "connection refused", alert: "TokenSidecarRedisLost",
 		},
 		{
@@ -111,6 +111,17 @@ func faults() []fault {
 		},
 		{
 			name: "redis-acl-read", inject: redis("ACL SETUSER default -get"),
+			part: "redis", state: "down", cause: "NOPERM", alert: "TokenSidecarRedisLost",
+		},
+		{
+			name: "redis-looks-fail", inject: func(s *scene) {
+				s.redisProxy.OnStep(func(step testbed.Step) testbed.Fault {
+					if step.Args[0] == "GET" {
+						return testbed.ErrNOPERM
+					}
+					return testbed.None
+				})
+			},
 			part: "redis", state: "write-only", cause: "NOPERM", alert: "TokenSidecarRedisWriteOnly",
 		},
 	}
@@ -124,6 +135,8 @@ type scene struct {
 	auth  *testbed.Auth
 	proxy *testbed.Proxy
 	redis *testbed.Redis
+	// redisProxy is between the sidecar and redis.
+	redisProxy *testbed.Proxy
 	// password is that of Redis, if it has one.
 	password string
 	asked    int
@@ -153,7 +166,8 @@ func newScene(t testing.TB, f fault) *scene {
 		environ = append(environ, pair)
 	}
 	s.redis = testbed.StartRedis(t, append(redisArgs, "--maxmemory-policy", "noeviction")...)
-	s.Sidecar = testbed.LaunchSidecar(t, append(environ, "REDIS_URL="+s.redis.URL())...)
+	s.redisProxy = testbed.StartRESPProxy(t, s.redis.Addr)
+	s.Sidecar = testbed.LaunchSidecar(t, append(environ, "REDIS_URL=redis://"+s.redisProxy.Addr)...)
 	return s
 }
 
