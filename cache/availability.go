@@ -188,8 +188,7 @@ const causeUnknown = "unexpected error"
 
 // causeOf tells why an exchange failed, without quoting what Redis sent beyond a code that is known.
 func causeOf(err error) string {
-	var reply redis.Error
-	if errors.As(err, &reply) {
+	if reply, ok := errors.AsType[redis.Error](err); ok {
 		return causeOfReply(reply.Error())
 	}
 	if cause := health.NetworkCause(err); cause != health.TimedOut {

@@ -222,7 +222,8 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 			continue
 		}
 		if !c.permits.take(ctx, startBy, background) {
-			return ticket{}, ended(ctx, c.putOff(background, "UPSTREAM_MAX_CONCURRENT calls are in progress", causeConcurrent, time.Second))
+			late := c.putOff(background, "UPSTREAM_MAX_CONCURRENT calls are in progress", causeConcurrent, time.Second)
+			return ticket{}, ended(ctx, late)
 		}
 		if held := c.overtaken(k); held != nil {
 			c.permits.give()

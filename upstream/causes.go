@@ -11,7 +11,7 @@ import (
 
 // The causes that are neither of the network nor a status.
 const (
-	causeNoToken    = "answer without a usable token" //nolint:gosec // no credential
+	causeNoToken    = "answer without a usable token"
 	causeRedirect   = "redirect"
 	causeOurRequest = "request cannot be built"
 	causeBare       = "401 without errorCode"

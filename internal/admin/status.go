@@ -36,8 +36,8 @@ type Status struct {
 	History []Minute `json:"history"`
 }
 
-// Where tells which sidecar this is; Pod and Namespace are empty where POD_NAME and POD_NAMESPACE are not set. In a pod,
-// Host is the pod's name, unless it uses the network of its node.
+// Where tells which sidecar this is; Pod and Namespace are empty where POD_NAME and POD_NAMESPACE are not set. In a
+// pod, Host is the pod's name, unless it uses the network of its node.
 type Where struct {
 	Host      string `json:"host"`
 	Pod       string `json:"pod,omitempty"`

@@ -65,7 +65,8 @@ func callers(run health.Run, requests map[string]int64, now time.Time) health.Co
 // authService tells of one path.
 func authService(auth upstream.State, path upstream.PathState, now time.Time) health.Condition {
 	c := health.Condition{
-		Part: "auth", Path: path.Path, Title: "Auth service", Level: health.Good, State: "answers", Detail: "no failure of late",
+		Part: "auth", Path: path.Path, Title: "Auth service", Level: health.Good, State: "answers",
+		Detail: "no failure of late",
 	}
 	switch {
 	case auth.Refused != "":

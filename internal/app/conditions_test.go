@@ -24,7 +24,11 @@ func read(t *testing.T, path string) string {
 // TestConditions: each state of each part, what is wrong with a cause, what it means, what to do, and an alert.
 func TestConditions(t *testing.T) {
 	now := time.Now()
-	run := health.Run{Since: now.Add(-time.Minute), Last: now, Times: 7, First: "connection refused", Cause: "no answer in time"}
+	run := health.Run{
+		Since: now.Add(-time.Minute), Last: now, Times: 7, First: "connection refused", Cause: "no answer in time",
+	}
+	few := map[string]int64{"hit_memory": 990, "failed": 5, "shed": 5}
+	many := map[string]int64{"hit_memory": 989, "failed": 5, "shed": 6}
 	down := upstream.PathState{
 		Breaker: "open", Cause: "no answer in time", FirstCause: "connection refused", TrialIn: 5 * time.Second,
 	}
@@ -42,8 +46,8 @@ func TestConditions(t *testing.T) {
 		state, cause, first string
 	}{
 		{callers(health.Run{}, map[string]int64{"hit_memory": 5}, now), health.Good, "served", "", ""},
-		{callers(run, map[string]int64{"hit_memory": 990, "failed": 5, "shed": 5}, now), health.Warn, "some fail", run.Cause, run.First},
-		{callers(run, map[string]int64{"hit_memory": 989, "failed": 5, "shed": 6}, now), health.Bad, "failing", run.Cause, run.First},
+		{callers(run, few, now), health.Warn, "some fail", run.Cause, run.First},
+		{callers(run, many, now), health.Bad, "failing", run.Cause, run.First},
 		{auth(upstream.PathState{Breaker: "closed"}), health.Good, "answers", "", ""},
 		{auth(failing), health.Warn, "some calls fail", run.Cause, run.First},
 		{auth(paused), health.Warn, "asks for a pause", "429 Too Many Requests", ""},

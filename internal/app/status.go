@@ -62,8 +62,9 @@ func (s *status) ready() bool { return s.started.Load() && !s.leaving.Load() && 
 func (s *status) get() admin.Status {
 	cached := s.tokens.State()
 	st := admin.Status{
-		Where: s.where, Serving: s.ready(), Version: version, Now: time.Now().UTC(), Started: s.begun.UTC().Truncate(time.Second),
-		Fingerprint: s.settings.Fingerprint(), Conditions: s.watcher.Conditions(), Events: s.watcher.Events(),
+		Where: s.where, Serving: s.ready(), Version: version, Now: time.Now().UTC(),
+		Started: s.begun.UTC().Truncate(time.Second), Fingerprint: s.settings.Fingerprint(),
+		Conditions: s.watcher.Conditions(), Events: s.watcher.Events(),
 		Tokens: cached.Tokens, Requests: s.handler.Outcomes(), History: s.history.Minutes(), Failures: []admin.Failure{},
 	}
 	for _, band := range cached.Left {

@@ -24,9 +24,10 @@ type watched struct {
 }
 
 func watch(t *testing.T, test func(*watched)) {
-	synctest.Test(t, func(t *testing.T) {
+	synctest.Test(t, func(*testing.T) {
 		w := &watched{current: well}
-		w.Watcher = NewWatcher(func() []Condition { return []Condition{w.current} }, slog.New(slog.NewTextHandler(&w.log, nil)))
+		log := slog.New(slog.NewTextHandler(&w.log, nil))
+		w.Watcher = NewWatcher(func() []Condition { return []Condition{w.current} }, log)
 		w.Conditions()
 		test(w)
 	})
@@ -61,7 +62,9 @@ func (w *watched) tells(t *testing.T, states ...string) {
 
 var (
 	well = Condition{Part: "redis", Title: "Redis", Level: Good, State: "up"}
-	sick = Condition{Part: "redis", Title: "Redis", Level: Warn, State: "read-only", Cause: "OOM", Effect: "e", Remedy: "r", Alert: "a"}
+	sick = Condition{
+		Part: "redis", Title: "Redis", Level: Warn, State: "read-only", Cause: "OOM", Effect: "e", Remedy: "r", Alert: "a",
+	}
 	dead = Condition{Part: "redis", Title: "Redis", Level: Bad, State: "down", Cause: "connection refused"}
 )
 

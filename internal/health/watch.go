@@ -126,7 +126,7 @@ func (w *Watcher) tell(c Condition, f *followed, now time.Time) {
 		})
 		w.events = w.events[max(0, len(w.events)-maxEvents):]
 	}
-	attrs := []slog.Attr{slog.String("part", c.Part), slog.String("state", c.State)}
+	attrs := []any{slog.String("part", c.Part), slog.String("state", c.State)}
 	for _, attr := range []struct{ name, value string }{
 		{"path", c.Path},
 		{"cause", c.Cause},
@@ -144,9 +144,15 @@ func (w *Watcher) tell(c Condition, f *followed, now time.Time) {
 	if f.changes > 1 {
 		attrs = append(attrs, slog.Int("changes_since_last_logged", f.changes))
 	}
-	level := map[Level]slog.Level{Warn: slog.LevelWarn, Bad: slog.LevelError}[c.Level] // else info
-	message := c.Title + ": " + c.State                                                // both from short lists
-	w.log.LogAttrs(context.Background(), level, message, attrs...)
+	say := w.log.Info
+	switch c.Level {
+	case Warn:
+		say = w.log.Warn
+	case Bad:
+		say = w.log.Error
+	default:
+	}
+	say(c.Title+": "+c.State, attrs...)
 	f.told, f.toldAt, f.changes = c, now, 0
 	f.states[c.State] = now
 }
