@@ -101,7 +101,7 @@ func Serve(ctx context.Context, s settings.Settings, process Process) error {
 		return err
 	}
 	defer traces.Stop(context.WithoutCancel(ctx))
-	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log, Environ: environ})
+	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log, Environ: process.Environ})
 	if err != nil {
 		return err
 	}
