@@ -195,12 +195,8 @@ func (s *scene) status() (printed string, status admin.Status, err error) {
 }
 
 // says checks that the log, the metric and both forms of the command name the fault and its cause.
-func (s *scene) says(c health.Condition) error {
+func (s *scene) says(c health.Condition, printed string) error {
 	f := s.fault
-	printed, _, err := s.status()
-	if err != nil {
-		return err
-	}
 	metric := fmt.Sprintf(`token_sidecar_degraded{cause=%q,part=%q,path=%q,state=%q} 1`, f.cause, f.part, c.Path, f.state)
 	var logged bool
 	for line := range strings.Lines(s.Log()) {
@@ -223,18 +219,18 @@ func (s *scene) says(c health.Condition) error {
 	return nil
 }
 
-// condition is that of the part which has the fault.
-func (s *scene) condition() (health.Condition, error) {
-	_, status, err := s.status()
+// condition is that of the part which has the fault, and what the status command prints.
+func (s *scene) condition() (c health.Condition, printed string, err error) {
+	printed, status, err := s.status()
 	if err != nil {
-		return health.Condition{}, err
+		return c, printed, err
 	}
 	for _, c := range status.Conditions {
 		if c.Part == s.fault.part && c.Shown() {
-			return c, nil
+			return c, printed, nil
 		}
 	}
-	return health.Condition{}, errors.New("the part is not told of")
+	return c, printed, errors.New("the part is not told of")
 }
 
 // TestFaults: for each fault the page, the command, the log, the metric and the alert name the same cause.
@@ -265,11 +261,11 @@ func TestFaults(t *testing.T) {
 			began := time.Now()
 			testbed.Eventually(t, "everything names the cause", func() error {
 				s.drive()
-				c, err := s.condition()
+				c, printed, err := s.condition()
 				if err != nil {
 					return err
 				}
-				return errors.Join(s.says(c), b.says(t, f, c), prometheus.says(f))
+				return errors.Join(s.says(c, printed), b.says(t, f, c), prometheus.says(f))
 			})
 			t.Logf("everything names the cause after %v", time.Since(began).Round(time.Second/10))
 			if *record == "pictures" {

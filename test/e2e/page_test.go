@@ -146,7 +146,7 @@ func TestPageOfFaults(t *testing.T) {
 		f.inject(s)
 		testbed.Eventually(t, "the page tells of "+f.name, func() error {
 			s.drive()
-			c, err := s.condition()
+			c, _, err := s.condition()
 			if err != nil {
 				return err
 			}
