@@ -74,7 +74,7 @@ func (w *Watcher) Conditions() []Condition {
 func (w *Watcher) Events() []Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	events := slices.Clone(w.events)
+	events := append([]Event{}, w.events...) // not nil, which would be null in JSON
 	slices.Reverse(events)
 	return events
 }
