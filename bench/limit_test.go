@@ -2,13 +2,17 @@ package bench
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"token-sidecar/internal/testbed"
@@ -32,6 +36,34 @@ func TestMemoryLimit(t *testing.T) {
 	}
 	if r := s.Get("user-0-0", "Authorization", "Bearer "+callerToken); r.Status != http.StatusOK {
 		t.Errorf("%d, %v", r.Status, r.Err)
+	}
+}
+
+// TestFloodOfLongTokens: tokens of 100 KB for thousands of users stay within the chart's memory, too: what they take is
+// bounded in bytes, not in number.
+func TestFloodOfLongTokens(t *testing.T) {
+	long := strings.Repeat("x", 100<<10)
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = fmt.Fprintf(w, `{"access_token":%q,"expires_in":86400}`, long)
+	}))
+	defer auth.Close()
+	s := testbed.LaunchBuilt(t, limited(t, chartLimit(t), program(t)), "HUMANAPI_AUTH_URL="+auth.URL,
+		"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b")
+	s.AwaitReady()
+	const users, atOnce = 3000, 64
+	var callers errgroup.Group
+	callers.SetLimit(atOnce)
+	for i := range 2 * users { // each is asked for twice
+		callers.Go(func() error {
+			if r := s.Get(fmt.Sprint("user-", i/2)); r.Status != http.StatusOK || len(r.Token) != len(long) {
+				return fmt.Errorf("status %d, %w, a token of %d bytes", r.Status, r.Err, len(r.Token))
+			}
+			return nil
+		})
+	}
+	if err := callers.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -267,7 +267,8 @@ func TestTheLastSecondIsOne(t *testing.T) {
 func TestHalfBodiesTakeNoPlace(t *testing.T) {
 	bothPaths(t, func(s *settings) { s.proxy.MaxConcurrent = 1 }, func(t *testing.T, l *line) {
 		for _, text := range []string{
-			post("/token", asJSON, `{"client_user_id":"half"}`), post("/v1/connect/token", asJSON, `{"client_user_id":"half","type":"access"}`),
+			post("/token", asJSON, `{"client_user_id":"half"}`),
+			post("/v1/connect/token", asJSON, `{"client_user_id":"half","type":"access"}`),
 			chunkedPost("/token", chunks(`{"client_user_id":"half"}`, 5), "Content-Type: application/json"),
 		} {
 			for range 5 {

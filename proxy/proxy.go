@@ -206,8 +206,8 @@ func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (
 	return h.broker.Vend(r.Context(), now, req, fresh)
 }
 
-// enter lets one more request wait, unless MAX_CONCURRENT_REQUESTS do already. What memory can answer does not wait, and
-// so is never refused; nor does a caller whose body has not come yet.
+// enter lets one more request wait, unless MAX_CONCURRENT_REQUESTS do already. What memory can answer does not wait, so
+// it is never refused; nor does a caller wait whose body has not come yet.
 func (h *Handler) enter() bool {
 	if h.waiting.Add(1) > int64(h.opts.MaxConcurrent) {
 		h.waiting.Add(-1)

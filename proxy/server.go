@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,10 @@ type Server struct {
 	http    *http.Server
 	fast    *fastpath.Path // nil: there is none
 	open    atomic.Int64   // connections
+
+	mu        sync.Mutex
+	listeners []net.Listener
+	closing   bool
 }
 
 // NewServer returns a server that listens nowhere yet.
@@ -66,30 +71,33 @@ func (s *Server) HasFastPath() bool { return s.fast != nil }
 
 // Serve serves what listener accepts until s is shut down.
 func (s *Server) Serve(listener net.Listener) error {
+	s.mu.Lock()
+	s.listeners = append(s.listeners, listener)
+	s.mu.Unlock()
 	if s.fast != nil {
 		listener = s.fast.Listener(listener)
 	}
-	return s.http.Serve(framedListener{listener, &s.open})
+	err := s.http.Serve(framedListener{listener, &s.open})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return http.ErrServerClosed
+	}
+	return err
 }
 
-// farewell is how long callers who keep their connections are told to leave them, before these are closed.
+// farewell is how long new callers are told that the sidecar ends, and after that, when nobody can come any more, how
+// long those who keep their connections are, before these are closed.
 const farewell = 500 * time.Millisecond
 
 // Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
 // answered, within the limit of ctx; every answer says that its connection ends, so that busy callers see no reset;
-// then the listener closes. The error is that of ctx if an answer was cut off.
+// then nobody new is let in, and when all have been told, the connections close. The error is that of ctx if an answer was cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.handler.Drain()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	told, cancel := context.WithTimeout(ctx, farewell)
-	defer cancel()
-	for ctx.Err() == nil && (s.inProgress() || s.open.Load() > 0 && told.Err() == nil) {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
-	}
+	s.bidFarewell(ctx)
+	s.closeListeners()
+	s.bidFarewell(ctx) // whoever came last would find the connection closed
 	cut := s.inProgress()
 	err := s.http.Shutdown(ctx)
 	if err == nil && cut {
@@ -100,6 +108,29 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.handler.Close()
 	return err
+}
+
+// bidFarewell waits until no request is in progress and no connection is open, for the latter only so long.
+func (s *Server) bidFarewell(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	told, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	for ctx.Err() == nil && (s.inProgress() || s.open.Load() > 0 && told.Err() == nil) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *Server) closeListeners() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
 }
 
 // inProgress reports whether there are requests that net/http, too, may not know of yet.

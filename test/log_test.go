@@ -82,7 +82,9 @@ func TestALogThatNobodyReads(t *testing.T) {
 						}
 					}
 				})
-				testbed.Until(t, "what is logged now is written", func() bool { return s.Get("x").Status == 200 && dropped(s) == missing })
+				testbed.Until(t, "what is logged now is written", func() bool {
+					return s.Get("x").Status == 200 && dropped(s) == missing
+				})
 			}
 			s.Signal(syscall.SIGTERM)
 			if code := s.Wait(); code != 0 {

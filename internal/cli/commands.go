@@ -13,12 +13,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"token-sidecar/internal/app"
+	"token-sidecar/internal/reason"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/spelling"
 )
 
 // A Process is what the commands need of the process they run in.
 type Process struct {
+	// Name is how the program was called, for commands to try. Default: token-sidecar.
+	Name string
 	// Args are the arguments without the program's name; Environ has the form of [os.Environ].
 	Args, Environ  []string
 	Stdout, Stderr io.Writer
@@ -36,7 +39,9 @@ type usageError struct{ error }
 
 // Main executes the command line of this process and returns the exit code; ctx ends at the first signal to stop.
 func Main(ctx context.Context) int {
-	return Run(ctx, Process{Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr})
+	return Run(ctx, Process{
+		Name: os.Args[0], Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr,
+	})
 }
 
 // Run executes the command that p.Args name and returns the exit code: 0 done, 1 failed, 2 not understood.
@@ -158,7 +163,7 @@ func newRefreshToken(p Process) *cobra.Command {
 			}
 			token, ok, err := app.RefreshToken(cmd.Context(), s, secret.Hide(user))
 			if err != nil {
-				return fmt.Errorf("cannot read it from Redis: %w", err)
+				return fmt.Errorf("cannot read it from Redis: %s", reason.Or(err, err.Error()))
 			}
 			if !ok {
 				return errors.New("none was kept for this user")

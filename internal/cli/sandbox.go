@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,11 +49,11 @@ func serveSandbox(ctx context.Context, p Process, out, errs io.Writer) error {
 	}
 	stop := serveEmulator(listener, sandbox.New(sandbox.Options{}))
 	defer stop()
-	_, _ = fmt.Fprintln(out, whatToTry(s, emulator))
+	_, _ = fmt.Fprintln(out, whatToTry(s, emulator, cmp.Or(p.Name, "token-sidecar")))
 	return app.Serve(ctx, s, app.Process{Environ: p.Environ, Log: errs})
 }
 
-func whatToTry(s settings.Settings, emulator string) string {
+func whatToTry(s settings.Settings, emulator, program string) string {
 	curl, at := "curl", "http://"+dialable(s.ListenAddr)
 	if path, isSocket := strings.CutPrefix(s.ListenAddr, "unix://"); isSocket {
 		curl, at = "curl --unix-socket "+path, "http://localhost"
@@ -65,14 +66,14 @@ func whatToTry(s settings.Settings, emulator string) string {
 
   a token:              %[5]s -i '%[1]s/token?client_user_id=alice'
   again, from memory:   %[5]s -i '%[1]s/token?client_user_id=alice'
-  without curl:         %[4]stoken-sidecar get --user alice
+  without curl:         %[4]s%[6]s get --user alice
   a refusal:            %[5]s -i '%[1]s/token?client_user_id=unknown-bob'
   an outage:            curl -X PUT http://%[2]s/sandbox -d '{"status":500}'
   its end:              curl -X PUT http://%[2]s/sandbox -d '{}'
   its state:            open http://%[3]s/ in a browser
 
 Ctrl-C stops it.
-`, at, emulator, dialable(s.AdminAddr), where, curl)
+`, at, emulator, dialable(s.AdminAddr), where, curl, program)
 }
 
 func newSandbox(p Process) *cobra.Command {

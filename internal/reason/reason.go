@@ -11,8 +11,11 @@ import (
 	"syscall"
 )
 
-// Of returns the reason for err, as part of a sentence.
-func Of(err error) string {
+// Of returns the reason for err, as part of a sentence. It repeats nothing of err.
+func Of(err error) string { return Or(err, "it is not possible") }
+
+// Or is Of, but for what it has no words.
+func Or(err error, otherwise string) string {
 	var dns *net.DNSError
 	var errno syscall.Errno
 	switch {
@@ -25,6 +28,6 @@ func Of(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed"
 	default:
-		return "it is not possible"
+		return otherwise
 	}
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // Load reads the settings from environ, which has the form of [os.Environ], and checks them, but not what is in the
-// files that they name. Values are trimmed as [secret.Trim] does; an empty one counts as not set. The error is made by [Join].
+// files that they name. Values are trimmed as [secret.Trim] does; an empty one counts as not set. The error is made by
+// [Join].
 func Load(environ []string) (Settings, error) {
 	s, mistakes := parse(environ)
 	// A setting that was not understood holds its zero value; what the check says of it would mislead.

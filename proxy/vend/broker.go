@@ -164,8 +164,8 @@ func (b *Broker) refusal(key cache.Key) error {
 	return decodeRefusal(remembered)
 }
 
-// Refused returns the refusal that memory holds for req, if it does. It never waits; a token that only Redis holds would
-// come before it.
+// Refused returns the refusal that memory holds for req, if it does. It never waits, and is for callers who cannot: a
+// token that Redis holds would come before it.
 func (b *Broker) Refused(req upstream.Request) error { return b.refusal(b.Key(req)) }
 
 // Known returns the token that memory holds for req, if it does. It never waits.
