@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"token-sidecar/internal/health"
 )
 
 const (
@@ -28,17 +29,17 @@ const (
 // is back, and keeps an eye on a Redis that nobody asks.
 type availability struct {
 	probe func(context.Context)
-	log   *slog.Logger
 	span  time.Duration
 	idle  time.Duration // how often a Redis that nobody asks is probed
 
 	read, write direction
 	// mu orders changes of state.
-	mu     sync.Mutex
-	since  time.Time // of the present state, when it is not up
-	reason string
-	logged string // the state that was logged last
-	wake   chan struct{}
+	mu    sync.Mutex
+	since time.Time // of the present state, when it is not up
+	first string    // the cause that the outage began with
+	cause string    // of the last failure
+	known string    // the state that since is of
+	wake  chan struct{}
 }
 
 // A direction is reading or writing.
@@ -52,21 +53,17 @@ type direction struct {
 	since    time.Time // of the first failure in a row
 }
 
-// The states of Redis as log, page and metrics name them.
+// The states of Redis.
 const (
-	redisUp        = "up"
-	redisReadOnly  = "read-only"
-	redisWriteOnly = "write-only"
-	redisDown      = "down"
-	redisNotInUse  = "off"
-	lostLog        = "Redis lost: tokens are kept in memory only, each sidecar asks the auth service for itself until it is back"
-	unwritableLog  = "Redis cannot be written: tokens that are there are still used, new ones are not shared, forgets wait to be told"
-	unreadableLog  = "Redis cannot be read: tokens in it are not used"
-	backLog        = "Redis is back: tokens are shared again"
+	RedisUp        = "up"
+	RedisReadOnly  = "read-only"
+	RedisWriteOnly = "write-only"
+	RedisDown      = "down"
+	RedisOff       = "off" // none is set
 )
 
-func newAvailability(limit, idle time.Duration, log *slog.Logger) *availability {
-	return &availability{log: log, span: 2 * limit, idle: idle, logged: redisUp, wake: make(chan struct{}, 1)}
+func newAvailability(limit, idle time.Duration) *availability {
+	return &availability{span: 2 * limit, idle: idle, known: RedisUp, wake: make(chan struct{}, 1)}
 }
 
 func (a *availability) readable() bool { return !a.read.down.Load() }
@@ -96,11 +93,14 @@ func (a *availability) record(write bool, err error) {
 		}
 	}
 	d.failures++
-	if d.down.Load() || d.failures < failuresUntilDown || now.Sub(d.since) < a.span {
+	if !d.down.Load() && (d.failures < failuresUntilDown || now.Sub(d.since) < a.span) {
 		return
 	}
+	if a.cause = causeOf(err); a.first == "" {
+		a.first = a.cause
+	}
 	d.down.Store(true)
-	a.changed(now, reasonOf(err))
+	a.changed(now)
 }
 
 func (a *availability) recovered(d *direction, now time.Time) {
@@ -108,56 +108,49 @@ func (a *availability) recovered(d *direction, now time.Time) {
 	defer a.mu.Unlock()
 	d.failing.Store(false)
 	if d.down.Swap(false) {
-		a.changed(now, "")
+		a.changed(now)
 	}
 }
 
-// changed logs a new state.
-func (a *availability) changed(now time.Time, reason string) {
+// changed notes when the present state began.
+func (a *availability) changed(now time.Time) {
 	state := a.state()
-	if state == a.logged {
+	if state == a.known {
 		return
 	}
-	was := a.logged
-	a.logged = state
-	if was == redisUp {
-		a.since = now
-	}
-	if reason != "" {
-		a.reason = reason
-	}
-	why := slog.String("reason", a.reason)
-	switch state {
-	case redisUp:
-		a.log.Info(backLog, slog.Duration("was_down_for", now.Sub(a.since)))
-		a.reason = ""
-	case redisReadOnly:
-		a.log.Warn(unwritableLog, why)
-	case redisWriteOnly:
-		a.log.Warn(unreadableLog, why)
-	default:
-		a.log.Warn(lostLog, why)
+	a.known, a.since = state, now
+	if state == RedisUp {
+		a.first, a.cause = "", ""
 	}
 }
 
 func (a *availability) state() string {
 	switch {
 	case a.readable() && a.writable():
-		return redisUp
+		return RedisUp
 	case a.readable():
-		return redisReadOnly
+		return RedisReadOnly
 	case a.writable():
-		return redisWriteOnly
+		return RedisWriteOnly
 	default:
-		return redisDown
+		return RedisDown
 	}
 }
 
-// describe returns the state, why it is not up, and since when.
-func (a *availability) describe() (state, reason string, since time.Time) {
+// RedisState is how Redis can be used.
+type RedisState struct {
+	// State is one of the states of Redis.
+	State string
+	// Cause is why it is not up, of a list that is known beforehand; FirstCause is what it began with.
+	Cause, FirstCause string
+	// Since is when the state began, zero if it has always been so.
+	Since time.Time
+}
+
+func (a *availability) describe() RedisState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.state(), a.reason, a.since
+	return RedisState{State: a.state(), Cause: a.cause, FirstCause: a.first, Since: a.since}
 }
 
 // run probes until ctx ends.
@@ -187,17 +180,21 @@ func (a *availability) quietFor(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, min(a.read.last.Load(), a.write.last.Load())))
 }
 
-// reasonOf tells an error, and its remedy where it is known, without quoting what Redis sent beyond its leading code.
-func reasonOf(err error) string {
-	var reply redis.Error
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
-		return "no answer within REDIS_TIMEOUT"
-	case errors.As(err, &reply):
-		return explainReply(reply.Error())
-	default:
-		return "connection failed"
+// noAnswer is the cause of an exchange that took too long.
+const noAnswer = "no answer within REDIS_TIMEOUT"
+
+// causeUnknown is that of an error that nobody has thought of.
+const causeUnknown = "unexpected error"
+
+// causeOf tells why an exchange failed, without quoting what Redis sent beyond a code that is known.
+func causeOf(err error) string {
+	if reply, ok := errors.AsType[redis.Error](err); ok {
+		return causeOfReply(reply.Error())
 	}
+	if cause := health.NetworkCause(err); cause != health.TimedOut {
+		return cause
+	}
+	return noAnswer
 }
 
 // isReply reports whether err is what Redis answered.
@@ -206,33 +203,65 @@ func isReply(err error) bool {
 	return errors.As(err, &reply)
 }
 
-func isTimeout(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return errors.As(err, &timeout) && timeout.Timeout()
+func causeOfReply(reply string) string {
+	for _, known := range replies {
+		if strings.Contains(reply, known.code) {
+			return known.code
+		}
+	}
+	// From within a script, Redis 7 and Redis 6 say it without its code.
+	for _, forbidden := range []string{"ACL failure in script", "The user executing the script can't"} {
+		if strings.Contains(reply, forbidden) {
+			return "NOPERM"
+		}
+	}
+	return causeUnknown
+}
+
+// Causes are those of which a Redis is not usable.
+func Causes() (all []string) {
+	for _, cause := range health.NetworkCauses() {
+		if cause != health.TimedOut {
+			all = append(all, cause)
+		}
+	}
+	for _, known := range replies {
+		all = append(all, known.code)
+	}
+	return append(all, noAnswer, causeUnknown)
+}
+
+// Remedy tells what to do about a cause.
+func Remedy(cause string) string {
+	for _, known := range replies {
+		if cause == known.code {
+			return known.remedy
+		}
+	}
+	switch {
+	case cause == noAnswer:
+		return "check the load of Redis and the network to it"
+	case strings.HasPrefix(cause, "TLS: "):
+		return "check REDIS_URL and REDIS_CA_FILE"
+	case cause == causeUnknown:
+		return "see token_sidecar_redis_step_duration_seconds for the step, and the log of Redis"
+	default:
+		return "check REDIS_URL, that Redis runs, and the network policy"
+	}
 }
 
 // replies are the errors of Redis that an operator can do something about.
 var replies = []struct{ code, remedy string }{
-	{"READONLY", "it is a read-only replica; point REDIS_URL at the master, or use REDIS_MODE=sentinel"},
-	{"OOM", "its memory is full and nothing may be evicted; raise maxmemory or set maxmemory-policy"},
-	{"NOPERM", "the ACL of the user lacks a command, key or channel; see docs/redis.md"},
-	{"WRONGPASS", "wrong user or password; see REDIS_URL and REDIS_PASSWORD_FILE"},
-	{"NOAUTH", "it wants a password; see REDIS_URL and REDIS_PASSWORD_FILE"},
-	{"MISCONF", "it cannot write its snapshot to disk; see its log"},
-	{"LOADING", "it is loading its data; wait"},
-	{"MASTERDOWN", "it is a replica that has lost its master"},
-	{"CLUSTERDOWN", "the cluster is not complete"},
-	{"MOVED", "it is a cluster; use REDIS_MODE=cluster"},
-	{"NOREPLICAS", "it has too few replicas to accept writes"},
-	{"BUSY", "it is busy with a script of somebody else"},
-}
-
-func explainReply(reply string) string {
-	for _, known := range replies {
-		if strings.Contains(reply, known.code) {
-			return known.code + ": " + known.remedy
-		}
-	}
-	code, _, _ := strings.Cut(reply, " ")
-	return "it answered " + code
+	{"READONLY", "it is a read-only replica: point REDIS_URL at the master, or use REDIS_MODE=sentinel"},
+	{"OOM", "its memory is full and nothing may be evicted: raise maxmemory, or set a maxmemory-policy that evicts"},
+	{"NOPERM", "the ACL of its user lacks a command, key or channel: compare it with docs/redis.md"},
+	{"WRONGPASS", "wrong user or password: see REDIS_URL and REDIS_PASSWORD_FILE"},
+	{"NOAUTH", "it wants a password: see REDIS_URL and REDIS_PASSWORD_FILE"},
+	{"MISCONF", "it cannot write its snapshot to disk: see its log"},
+	{"LOADING", "it is loading its data: wait"},
+	{"MASTERDOWN", "it is a replica that has lost its master: restore the master or the link to it"},
+	{"CLUSTERDOWN", "the cluster is not complete: restore the missing nodes"},
+	{"MOVED", "it is a cluster: use REDIS_MODE=cluster"},
+	{"NOREPLICAS", "it has too few replicas to accept writes: restore them"},
+	{"BUSY", "it is busy with somebody else's script: let it end, or stop it"},
 }

@@ -60,7 +60,7 @@ func newShared(opts Options, m *metrics) *shared {
 	s := &shared{
 		client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, sender: NewID(), fetchLimit: opts.FetchLimit,
 		newsCheck: max(time.Second, opts.Trust/4),
-		up:        newAvailability(opts.StepLimit, opts.ProbeEvery, opts.Log),
+		up:        newAvailability(opts.StepLimit, opts.ProbeEvery),
 	}
 	s.up.probe = s.probe
 	s.pipeline = newPipeline(opts.Client, opts.StepLimit, s.up.record, m)

@@ -21,8 +21,9 @@ func newScript(source string) *script {
 var luaCommon = luaLayout + `
 local function get(key)
   local value = redis.pcall('GET', key)
-  if type(value) == 'table' then return '?' end
-  return value
+  if type(value) ~= 'table' then return value end
+  if string.find(value.err, 'WRONGTYPE', 1, true) then return '?' end
+  error(value.err)
 end
 local function now()
   local t = redis.call('TIME')

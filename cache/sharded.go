@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"token-sidecar/internal/health"
 )
 
 // In a cluster each PUBLISH crosses every node. What only one sidecar is told is therefore sent by sharded pub/sub, where
@@ -72,7 +74,7 @@ func (s *shared) hearSharded(ctx context.Context, cluster *redis.ClusterClient, 
 	for {
 		message, err := sub.ReceiveTimeout(ctx, s.newsCheck)
 		switch {
-		case err != nil && isTimeout(err) && !silent && ctx.Err() == nil:
+		case err != nil && health.NetworkCause(err) == health.TimedOut && !silent && ctx.Err() == nil:
 			if silent = true; sub.Ping(ctx) != nil {
 				return worked
 			}

@@ -29,10 +29,6 @@ func bands() []Band {
 
 // State is what a status page tells of the caches.
 type State struct {
-	// Redis is up, read-only, write-only, down, or off when none is set; Reason is why it is not up, Since when that
-	// began.
-	Redis, Reason string
-	Since         time.Time
 	// PendingForgets is how many forgets Redis is yet to be told of.
 	PendingForgets int
 	// Tokens is how many there are in memory, Left how long they can be served still, Bytes what they take.
@@ -43,12 +39,20 @@ type State struct {
 	NextExpiry time.Duration
 }
 
+// Redis returns how Redis can be used.
+func (c *Cache) Redis() RedisState {
+	if c.shared == nil {
+		return RedisState{State: RedisOff}
+	}
+	return c.shared.up.describe()
+}
+
+// PendingForgets returns how many forgets Redis is yet to be told of.
+func (c *Cache) PendingForgets() int { return c.pending.len() }
+
 // State returns the state of the caches.
 func (c *Cache) State() State {
-	s := State{Redis: redisNotInUse, Left: bands(), PendingForgets: c.pending.len(), Bytes: c.memory.bytes()}
-	if c.shared != nil {
-		s.Redis, s.Reason, s.Since = c.shared.up.describe()
-	}
+	s := State{Left: bands(), PendingForgets: c.pending.len(), Bytes: c.memory.bytes()}
 	c.memory.each(func(left time.Duration) {
 		s.Tokens++
 		if s.NextExpiry == 0 || left < s.NextExpiry {

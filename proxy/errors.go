@@ -104,13 +104,14 @@ type errorResponse struct {
 	body       []byte // complete JSON; empty: made of code and message
 	message    string
 	requestID  string
+	cause      string // of an error that is not the caller's fault, for the log
 	retryAfter time.Duration
 }
 
 // countedAs is the code under which the metrics count r: the auth service could invent others without end.
 func (r errorResponse) countedAs() string {
 	if r.theirs && !slices.Contains(upstream.ErrorCodes(), r.code) {
-		return "other"
+		return other
 	}
 	return r.code
 }
@@ -135,7 +136,7 @@ func explain(err error) errorResponse {
 }
 
 func explainUpstream(e *upstream.Error) errorResponse {
-	r := errorResponse{requestID: e.RequestID, retryAfter: e.RetryAfter}
+	r := errorResponse{requestID: e.RequestID, retryAfter: e.RetryAfter, cause: e.Cause()}
 	switch e.Kind {
 	case upstream.Timeout:
 		r.status, r.code, r.message = errTooLate.status, errTooLate.code, errTooLate.message
@@ -178,10 +179,11 @@ func complete(body []byte, code, message string) []byte {
 }
 
 // writeError answers err, and counts it.
-func (h *Handler) writeError(w http.ResponseWriter, err error) {
+func (h *Handler) writeError(w http.ResponseWriter, err error) *errorResponse {
 	r := explain(err)
 	h.metrics.countError(r.countedAs())
 	r.write(w)
+	return &r
 }
 
 func (r errorResponse) write(w http.ResponseWriter) {

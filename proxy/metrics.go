@@ -14,6 +14,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"token-sidecar/cache"
+	"token-sidecar/internal/health"
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 )
@@ -28,7 +29,7 @@ const (
 	collapsed
 	forgotten
 	refused   // by the auth service, or its remembered refusal
-	failed    // no token though the request was right
+	failed    // no token though the request was right; a refusal of our own credentials too
 	rejected  // a wrong request
 	guarded   // by a guard
 	shed      // overloaded or shutting down
@@ -60,8 +61,7 @@ func outcomeOfError(err error) outcome {
 	var theirs *upstream.Error
 	var own *apiError
 	switch {
-	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.Unauthorized ||
-		theirs.Kind == upstream.ClientRefused):
+	case errors.As(err, &theirs) && (theirs.Kind == upstream.Refused || theirs.Kind == upstream.Unauthorized):
 		return refused
 	case !errors.As(err, &own):
 		return failed
@@ -80,6 +80,8 @@ type metrics struct {
 	// seen holds an *errorCount for each code that was counted.
 	seen      sync.Map
 	durations [outcomes]prometheus.Observer
+	// failing follows the failed and the shed by errorCode.
+	failing health.Streak
 }
 
 func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
@@ -145,6 +147,12 @@ func (h *Handler) Failures() []Failure {
 	slices.SortFunc(all, func(a, b Failure) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Code, b.Code)) })
 	return all
 }
+
+// Failing are the requests that failed of late, ours or the auth service's fault, by errorCode.
+func (h *Handler) Failing() health.Run { return h.metrics.failing.Run(time.Now()) }
+
+// FailingRenewals are the renewals that failed of late.
+func (h *Handler) FailingRenewals() health.Run { return h.broker.FailingRenewals() }
 
 // Outcomes are how many requests ended in which way so far.
 func (h *Handler) Outcomes() map[string]int64 {

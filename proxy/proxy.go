@@ -85,26 +85,17 @@ func (h *Handler) Close() { h.broker.Close() }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	how := h.serve(w, r, began)
+	how.method, how.route = r.Method, route(r.URL.Path)
 	h.done(r.Context(), how, began)
 	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
-		span.SetAttributes(attribute.String("token_sidecar.outcome", how.String()))
+		span.SetAttributes(attribute.String("token_sidecar.outcome", how.outcome.String()))
 	}
 }
 
-// done counts a request.
-func (h *Handler) done(ctx context.Context, how outcome, began time.Time) {
-	took := time.Since(began)
-	h.metrics.request(how, took)
-	if h.opts.Log.Enabled(ctx, slog.LevelDebug) {
-		h.opts.Log.DebugContext(ctx, "request", slog.String("outcome", how.String()), slog.Duration("took", took))
-	}
-}
-
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) outcome {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) ending {
 	if err := h.guard.check(r); err != nil {
 		w.Header().Set("Connection", "close")
-		h.writeError(w, err)
-		return guarded
+		return ending{outcome: guarded, failure: h.writeError(w, err)}
 	}
 	t, how, err := h.handle(w, r, now)
 	if h.Draining() {
@@ -112,20 +103,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) o
 	}
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
-		explain(err).write(w) // nobody reads it, but without it net/http would say 200
-		return abandoned
+		failure := explain(err)
+		failure.write(w) // nobody reads it, but without it net/http would say 200
+		return ending{outcome: abandoned, failure: &failure}
 	case errors.Is(err, errForgetPending):
 		writeMessage(w, http.StatusAccepted, errForgetPending.Error())
-		return forgotten
+		return ending{outcome: forgotten, status: http.StatusAccepted}
 	case err != nil:
-		h.writeError(w, err)
-		return outcomeOfError(err)
+		return ending{outcome: outcomeOfError(err), failure: h.writeError(w, err)}
 	case t.Entry == nil:
 		w.WriteHeader(http.StatusNoContent)
-		return how
+		return ending{outcome: how, status: http.StatusNoContent}
 	default:
 		h.writeToken(w, t)
-		return outcomeOf(t)
+		return ending{outcome: outcomeOf(t), status: http.StatusOK}
 	}
 }
 
@@ -137,7 +128,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, now time.Time) 
 	if h.Draining() {
 		return vend.Token{}, shed, errStopping
 	}
-	return h.route(w, r, now)
+	return h.dispatch(w, r, now)
 }
 
 // call returns where the call to target asks the auth service, and its fields, empty; ok is false when there is none.
@@ -153,8 +144,8 @@ func (h *Handler) call(target string) (path string, f fields, ok bool) {
 	return "", f, false
 }
 
-// route finds the call. A token without an entry is an answer without a body.
-func (h *Handler) route(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
+// dispatch finds the call. A token without an entry is an answer without a body.
+func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
 	path, f, ok := h.call(r.URL.Path)
 	switch {
 	case !ok:

@@ -26,7 +26,9 @@ func (h responder) Respond(r fastpath.Request, a *fastpath.Answer) bool {
 	a.Set("Cache-Control", []byte(noStore[0]))
 	a.Set("Cache-Status", appendCacheStatus(make([]byte, 0, 64), t, vend.SecondsLeft(t.Entry.Life, age)))
 	a.Set("Content-Type", []byte(jsonType[0]))
-	h.done(context.Background(), hitMemory, r.Received)
+	h.done(context.Background(), ending{
+		outcome: hitMemory, status: http.StatusOK, method: r.Method, route: route(string(r.Path)),
+	}, r.Received)
 	return true
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/proxy/vend"
@@ -143,8 +144,7 @@ func (p *pair) settled() {
 			continue
 		}
 		testbed.Until(p.t, "Redis is in use and nothing waits", func() bool {
-			state := parts.Tokens.State()
-			return state.Redis == "up" && state.PendingForgets == 0
+			return parts.Tokens.Redis().State == cache.RedisUp && parts.Tokens.PendingForgets() == 0
 		})
 	}
 	token := p.mustAsk(0, "afterwards")

@@ -65,11 +65,11 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 		Email: req.Email.Reveal(), Type: req.Type, Scopes: req.Scopes,
 	})
 	if err != nil {
-		return nil, &Error{Kind: Unavailable, detail: "the request cannot be built", final: true}
+		return nil, &Error{Kind: Unavailable, cause: causeOurRequest, detail: "the request cannot be built", final: true}
 	}
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, c.opts.URL+req.Path, bytes.NewReader(body))
 	if err != nil {
-		return nil, &Error{Kind: Unavailable, detail: "the request cannot be built", final: true}
+		return nil, &Error{Kind: Unavailable, cause: causeOurRequest, detail: "the request cannot be built", final: true}
 	}
 	post.Header.Set("Content-Type", "application/json")
 	post.Header.Set("Accept", "application/json")
@@ -125,7 +125,7 @@ func refusalOf(res *http.Response, body []byte, now time.Time) *Error {
 	switch {
 	case status < 400:
 		e := badResponse(status, "it is a redirect, which is never followed; check HUMANAPI_AUTH_URL")
-		e.final = true
+		e.final, e.cause = true, causeRedirect
 		return e
 	case status == http.StatusTooManyRequests:
 		e := &Error{Kind: RateLimited, Status: status, RequestID: requestID(res.Header, body), final: true}

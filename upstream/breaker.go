@@ -2,7 +2,7 @@ package upstream
 
 import (
 	"context"
-	"log/slog"
+	"errors"
 	"sync"
 	"time"
 
@@ -18,7 +18,6 @@ import (
 type breaker struct {
 	failing int // BREAKER_FAILURES
 	openFor time.Duration
-	log     *slog.Logger
 	opened  func() // counts
 
 	mu sync.Mutex // guards what follows; the methods of cb are called with it held, so onStateChange must not lock it
@@ -31,28 +30,31 @@ type breaker struct {
 	trial *passage
 	// detour is set while there is one, and closed when it ends.
 	detour chan struct{}
-	// cause is the last failure before the breaker last opened, and openedAt when that was.
-	cause    string
+	// cause is the last failure before the breaker last opened, and first the one that its row of failures began with.
+	cause, first *Error
+	// openedAt is when the breaker opened first since it was last closed.
 	openedAt time.Time
 }
 
 // A row is what is known of failed calls in a row.
 type row struct {
 	key     tokenKey // of the first of them
-	any     bool
-	several bool // not all of them are of that key
-	last    error
+	several bool     // not all of them are of that key
+	first   *Error   // nil: there is none
+	last    *Error
 }
 
 // blamesOther reports whether all failures are of one key, and it is not this one.
-func (r row) blamesOther(key tokenKey) bool { return r.any && !r.several && r.key != key }
+func (r row) blamesOther(key tokenKey) bool { return r.first != nil && !r.several && r.key != key }
 
 func (r *row) add(key tokenKey, err error) {
-	if !r.any {
-		r.key = key
+	failure := &Error{Kind: Unavailable}
+	errors.As(err, &failure)
+	r.last = failure.kept()
+	if r.first == nil {
+		r.key, r.first = key, r.last
 	}
 	r.several = r.several || r.key != key
-	r.any, r.last = true, err
 }
 
 // A passage is a call that the breaker has let through. It ends with settle.
@@ -71,8 +73,8 @@ type passage struct {
 func (p *passage) single() bool { return p.trial && p.detour == nil }
 
 // newBreaker returns a closed breaker. opened is called each time that it opens, and must not call it back.
-func newBreaker(path string, failing int, openFor time.Duration, log *slog.Logger, opened func()) *breaker {
-	b := &breaker{failing: failing, openFor: openFor, log: log.With(slog.String("path", path)), opened: opened}
+func newBreaker(failing int, openFor time.Duration, opened func()) *breaker {
+	b := &breaker{failing: failing, openFor: openFor, opened: opened}
 	b.reset()
 	return b
 }
@@ -206,38 +208,29 @@ func (p *passage) settle(err error) {
 func (b *breaker) onStateChange(to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
-		b.openedAt = time.Now()
-		b.trialAt = b.openedAt.Add(b.openFor)
-		b.cause = causeOf(b.row.last)
-		b.opened()
-		log := b.log.With(slog.String("cause", b.cause), slog.Bool("one_token_alone", !b.row.several),
-			slog.Duration("trial_in", b.openFor))
-		if b.row.several {
-			log.Warn("circuit breaker open: the auth service fails; cached tokens are still served, others get 503 until a trial succeeds")
-		} else {
-			log.Warn("circuit breaker open for one token, whose calls fail; the next call for another one goes out, and closes it if it succeeds")
+		now := time.Now()
+		if b.openedAt.IsZero() {
+			b.openedAt = now
 		}
-	case gobreaker.StateHalfOpen:
-		b.log.Info("circuit breaker half open: the next call is a trial")
+		b.trialAt = now.Add(b.openFor)
+		b.cause, b.first = b.row.last, b.row.first
+		b.opened()
 	case gobreaker.StateClosed:
-		b.log.Info("circuit breaker closed: the auth service answers again", slog.Duration("after", time.Since(b.openedAt)))
+		b.openedAt = time.Time{}
 	}
-}
-
-func causeOf(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }
 
 // refusal is what a call is told that is not let through.
 func (b *breaker) refusal() *Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	detail := "not asked, the circuit breaker is open"
-	if b.cause != "" {
-		detail += " since " + b.cause
+	e := &Error{
+		Kind: Unavailable, RetryAfter: max(time.Until(b.trialAt), time.Second),
+		detail: "not asked, the circuit breaker is open", notAsked: true,
 	}
-	return &Error{Kind: Unavailable, RetryAfter: max(time.Until(b.trialAt), time.Second), detail: detail, notAsked: true}
+	if b.cause != nil {
+		e.detail += " since " + b.cause.Error()
+		e.cause = b.cause.Cause()
+	}
+	return e
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
+	"token-sidecar/internal/health"
 	"token-sidecar/internal/secret"
 )
 
@@ -25,6 +27,8 @@ type call struct {
 type path struct {
 	breaker *breaker
 	retries *budget
+	failed  health.Streak
+	asked   atomic.Bool
 }
 
 // waitStep is how often a call that waits for the end of a short hold looks again.
@@ -117,10 +121,13 @@ func (c *Client) overtaken(k *call) *Error {
 func (c *Client) judged(k *call, err error) error {
 	err = c.credentials.settle(k.key, k.credentials, err)
 	var e *Error
+	if errors.As(err, &e) && !e.notAsked && e.Kind != Refused {
+		k.path.failed.Fail(e.Cause())
+	}
 	switch {
 	case err == nil:
 		c.failing.succeeded(k.key)
-	case !errors.As(err, &e) || e.notAsked:
+	case e == nil || e.notAsked:
 	case e.Kind == ClientRefused:
 		c.metrics.clientRefusals.Inc()
 		if !secret.Equal(k.used, c.opts.Secret.Text().Reveal()) {
@@ -152,6 +159,7 @@ func (c *Client) attempts(ctx context.Context, k *call) (*Answer, error) {
 			return nil, held
 		}
 		if n == 1 {
+			k.path.asked.Store(true)
 			k.path.retries.call()
 		}
 		answer, err := c.once(ctx, k, out)
@@ -214,7 +222,8 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 			continue
 		}
 		if !c.permits.take(ctx, startBy, background) {
-			return ticket{}, ended(ctx, c.putOff(background, "UPSTREAM_MAX_CONCURRENT calls are in progress", time.Second))
+			late := c.putOff(background, "UPSTREAM_MAX_CONCURRENT calls are in progress", causeConcurrent, time.Second)
+			return ticket{}, ended(ctx, late)
 		}
 		if held := c.overtaken(k); held != nil {
 			c.permits.give()
@@ -231,8 +240,9 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 		c.permits.give()
 		if pass.Wait > 0 {
 			c.metrics.rateWaits.Inc()
+			c.limited.Fail(causeFleetLimit)
 			if pass.Wait > ask.Patience {
-				return ticket{}, c.putOff(background, "the fleet is at UPSTREAM_CALLS_PER_MINUTE", pass.Wait)
+				return ticket{}, c.putOff(background, "the fleet is at UPSTREAM_CALLS_PER_MINUTE", causeFleetLimit, pass.Wait)
 			}
 			if !sleep(ctx, pass.Wait) {
 				return ticket{}, ended(ctx, errGivenUp)
@@ -243,10 +253,10 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 }
 
 // putOff is what a call is told that cannot start in time.
-func (c *Client) putOff(background bool, why string, after time.Duration) error {
+func (c *Client) putOff(background bool, why, cause string, after time.Duration) error {
 	e := &Error{
 		Kind: Unavailable, RetryAfter: max(after, time.Second), detail: "not asked in time, " + why,
-		notAsked: true,
+		cause: cause, notAsked: true,
 	}
 	if background {
 		e.detail = "put off, " + why + " and callers come first"

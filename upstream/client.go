@@ -20,12 +20,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"token-sidecar/internal/health"
 	"token-sidecar/internal/secret"
 )
 
@@ -65,8 +65,6 @@ type Options struct {
 	Transport http.RoundTripper
 	// Registerer takes the metrics. Default: none.
 	Registerer prometheus.Registerer
-	// Log defaults to none.
-	Log *slog.Logger
 }
 
 // A Request names the token to ask for.
@@ -103,6 +101,7 @@ type Client struct {
 	paths       map[string]*path
 	permits     *permits
 	fleet       *fleet
+	limited     health.Streak // calls that UPSTREAM_CALLS_PER_MINUTE made wait
 	metrics     *metrics
 }
 
@@ -116,13 +115,10 @@ func New(opts Options) *Client {
 	if opts.Transport == nil {
 		opts.Transport = NewTransport(TransportOptions{})
 	}
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.DiscardHandler)
-	}
 	c := &Client{
 		opts:        opts,
 		failing:     newBackoffs(opts.BreakerOpenFor),
-		credentials: &credentials{pause: opts.RefusalPause, log: opts.Log},
+		credentials: &credentials{pause: opts.RefusalPause},
 		paths:       map[string]*path{},
 		permits:     newPermits(opts.MaxConcurrent),
 		metrics:     newMetrics(opts.Registerer),
@@ -131,11 +127,11 @@ func New(opts Options) *Client {
 		Transport:     opts.Transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.fleet = newFleet(opts.Gate, opts.BreakerOpenFor, opts.Log, c.metrics.gateFailures.Inc)
+	c.fleet = newFleet(opts.Gate, opts.BreakerOpenFor, c.metrics.gateFailures.Inc)
 	for _, name := range []string{ConnectPath, AdminPath} {
 		opened := c.metrics.opened.WithLabelValues(name).Inc
 		c.paths[name] = &path{
-			breaker: newBreaker(name, opts.BreakerFailures, opts.BreakerOpenFor, opts.Log, opened),
+			breaker: newBreaker(opts.BreakerFailures, opts.BreakerOpenFor, opened),
 			retries: newBudget(),
 		}
 	}

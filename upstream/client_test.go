@@ -143,7 +143,7 @@ func TestTLS(t *testing.T) {
 func TestTransportErrorsTellWhatToDo(t *testing.T) {
 	for url, part := range map[string]string{
 		"http://127.0.0.1:1":            "refused",
-		"http://no-such-host.invalid":   "cannot be resolved",
+		"http://no-such-host.invalid":   "host name not found",
 		"http://[::1]:99999/bad-port-x": "connection failed",
 	} {
 		_, err := newClient(t, url, func(o *Options) { o.MaxAttempts = 1 }).Token(t.Context(), anyRequest)

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"errors"
-	"log/slog"
 	"net/http"
 	"slices"
 	"sync"
@@ -17,12 +16,12 @@ const bareKeys = 3
 // same would be refused again, and too many might lock the client out.
 type credentials struct {
 	pause time.Duration // 0: never hold back
-	log   *slog.Logger
 
-	mu   sync.Mutex
-	hold hold
-	why  *Error
-	bare []tokenKey // keys that got a bare 401 since the last success
+	mu    sync.Mutex
+	hold  hold
+	why   *Error
+	since time.Time  // of the first refusal since the hold was last lifted
+	bare  []tokenKey // keys that got a bare 401 since the last success
 }
 
 // enter returns why calls are held back, or, when they no longer are, the trial that finds out. longest is how long
@@ -58,9 +57,7 @@ func (c *credentials) settle(key tokenKey, trial uint64, err error) error {
 	switch {
 	case err == nil, e != nil && e.Kind == Refused:
 		c.bare = nil
-		if c.hold.release(now, trial, true) {
-			c.log.Info("the auth service accepts our client_id and client_secret again")
-		}
+		c.hold.release(now, trial, true)
 	case e != nil && e.Kind == Unauthorized && !e.notAsked:
 		if !slices.Contains(c.bare, key) && len(c.bare) < bareKeys {
 			c.bare = append(c.bare, key)
@@ -86,12 +83,20 @@ func (c *credentials) refused(now time.Time, trial uint64, why *Error) {
 		return
 	}
 	if !c.hold.on() {
-		c.log.Error("the auth service refused our client_id or client_secret: no new tokens for any user; set the right secret",
-			slog.Int("status", why.Status), slog.Bool("named_by_error_code", why.Code != ""),
-			slog.Duration("asks_again_every", c.pause))
+		c.since = now
 	}
 	c.hold.extend(now, c.pause, trial)
 	c.why = why.kept()
+}
+
+// state returns why our credentials are refused, nil while they are not, since when, and for how long nobody asks.
+func (c *credentials) state(now time.Time) (why *Error, since time.Time, left time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.hold.on() {
+		return nil, time.Time{}, 0
+	}
+	return c.why, c.since, c.hold.left(now)
 }
 
 // lift ends the hold: the secret has changed.

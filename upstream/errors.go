@@ -2,14 +2,12 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"syscall"
+	"strings"
 	"time"
 
+	"token-sidecar/internal/health"
 	"token-sidecar/internal/secret"
 )
 
@@ -80,6 +78,7 @@ type Error struct {
 	RetryAfter time.Duration
 
 	detail   string // what happened, in our words
+	cause    string // see Cause; empty: made of Status and Code
 	notAsked bool   // the call did not go out
 	final    bool   // asking again at once cannot help
 }
@@ -118,28 +117,17 @@ func transportError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("auth service: call given up: %w", context.Canceled)
 	}
-	var (
-		timeout interface{ Timeout() bool }
-		dns     *net.DNSError
-		cert    *tls.CertificateVerificationError
-		errno   syscall.Errno
-	)
-	e := &Error{Kind: Unavailable, detail: "connection failed"}
+	cause := health.NetworkCause(err)
+	e := &Error{Kind: Unavailable, cause: cause, detail: cause}
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		e.Kind, e.detail = Timeout, "no answer in time"
-	case errors.As(err, &dns):
-		e.detail = "its host name cannot be resolved"
-	case errors.As(err, &cert):
-		e.detail = "its TLS certificate is not trusted; see HUMANAPI_CA_FILE"
-	case errors.As(err, &errno):
-		e.detail = errno.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		e.detail = "connection closed before the answer"
+	case cause == health.TimedOut:
+		e.Kind = Timeout
+	case strings.HasPrefix(cause, "TLS: "):
+		e.detail += "; see HUMANAPI_CA_FILE"
 	}
 	return e
 }
 
 func badResponse(status int, detail string) *Error {
-	return &Error{Kind: BadResponse, Status: status, detail: detail}
+	return &Error{Kind: BadResponse, Status: status, cause: causeNoToken, detail: detail}
 }

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -23,7 +22,6 @@ type fleet struct {
 	local  *LocalGate
 	// longest bounds a hold: BREAKER_OPEN_FOR.
 	longest time.Duration
-	log     *slog.Logger
 	failed  func() // counts exchanges with the shared gate that failed
 
 	mu   sync.Mutex
@@ -37,9 +35,9 @@ type seen struct {
 	heardAt time.Time
 }
 
-func newFleet(shared Gate, longest time.Duration, log *slog.Logger, failed func()) *fleet {
+func newFleet(shared Gate, longest time.Duration, failed func()) *fleet {
 	return &fleet{
-		shared: shared, local: NewLocalGate(), longest: longest, log: log, failed: failed,
+		shared: shared, local: NewLocalGate(), longest: longest, failed: failed,
 		seen: map[string]seen{},
 	}
 }
@@ -95,22 +93,16 @@ func (f *fleet) last(path string, now time.Time) Pass {
 	return Pass{Held: max(0, s.until.Sub(now)), Status: s.status}
 }
 
-// heard notes how long path is held, and logs when that begins and when it is over.
+// heard notes how long path is held.
 func (f *fleet) heard(path string, d time.Duration, status int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	before, now := f.seen[path], time.Now()
-	switch {
-	case d > 0:
-		f.seen[path] = seen{until: now.Add(d), status: status, heardAt: now}
-		if before.status == 0 {
-			f.log.Warn("the auth service asks for a pause: cached tokens are still served, others are told to come back later; then one trial goes out",
-				slog.String("path", path), slog.Int("status", status), slog.Duration("trial_in", d))
-		}
-	case before.status != 0:
+	if d <= 0 {
 		delete(f.seen, path)
-		f.log.Info("the auth service's pause is over", slog.String("path", path))
+		return
 	}
+	now := time.Now()
+	f.seen[path] = seen{until: now.Add(d), status: status, heardAt: now}
 }
 
 // settle tells the gates how the attempt ended. Only what the auth service itself answered is shared: that this

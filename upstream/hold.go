@@ -48,17 +48,15 @@ func (h *hold) extend(now time.Time, d time.Duration, trial uint64) bool {
 
 // release settles a trial: with success it ends the hold, without it the next attempt is the trial. A trial that was
 // overtaken changes nothing.
-func (h *hold) release(now time.Time, trial uint64, success bool) (ended bool) {
-	if !h.ownedBy(trial) {
-		return false
-	}
-	if success {
+func (h *hold) release(now time.Time, trial uint64, success bool) {
+	switch {
+	case !h.ownedBy(trial):
+	case success:
 		*h = hold{turn: h.turn}
-		return true
+	default:
+		h.until = now
+		h.turn++
 	}
-	h.until = now
-	h.turn++
-	return false
 }
 
 func (h *hold) ownedBy(trial uint64) bool { return trial != 0 && trial == h.turn && h.on() }

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func newHandler(ready bool) http.Handler {
 	return New(Options{
 		Ready: func() bool { return ready }, Metrics: prometheus.NewRegistry(),
-		Status: func() Status { return Status{Serving: ready, Redis: "up"} },
+		Status: func() Status { return Status{Serving: ready, Version: "v1"} },
 	})
 }
 
@@ -35,7 +35,7 @@ func TestAnswers(t *testing.T) {
 		{true, "GET", "/readyz", 200, "ok"},
 		{false, "GET", "/readyz", 503, "draining"},
 		{true, "GET", "/metrics", 200, ""},
-		{true, "GET", "/status.json", 200, `"redis":"up"`},
+		{true, "GET", "/status.json", 200, `"version":"v1"`},
 		{true, "GET", "/", 200, "<title>token-sidecar</title>"},
 		{true, "GET", "/token", 404, ""},
 		{true, "POST", "/", 405, ""},

@@ -1,30 +1,29 @@
 package admin
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
+
+	"token-sidecar/internal/health"
 )
 
 // A Status is what the status page and the status command tell. It holds no token and no user id.
 type Status struct {
+	Where
 	// Serving is whether requests are served; false while starting or draining.
 	Serving bool `json:"serving"`
-	// Version and Started are those of this process; Fingerprint is that of its settings.
+	// Version and Started are those of this process; Fingerprint is that of its settings. Now is its time.
 	Version     string    `json:"version"`
+	Now         time.Time `json:"now"`
 	Started     time.Time `json:"started"`
 	Fingerprint string    `json:"settings_fingerprint"`
-	// Breaker is closed, half-open or open; TrialIn the seconds until the next trial while it is open.
-	Breaker string  `json:"breaker"`
-	TrialIn float64 `json:"trial_in_seconds"`
-	// Paused is why no call goes out (rate_limited, unavailable, client_refused), or empty; PausedFor how long still.
-	Paused    string  `json:"paused"`
-	PausedFor float64 `json:"paused_for_seconds"`
-	// Redis is up, read-only, write-only, down or off; RedisReason why it is not up, RedisDownFor how long it has not
-	// been.
-	Redis        string  `json:"redis"`
-	RedisReason  string  `json:"redis_reason"`
-	RedisDownFor float64 `json:"redis_down_for_seconds"`
+	// Conditions are those of all parts, Events their last changes, the latest first.
+	Conditions []health.Condition `json:"conditions"`
+	Events     []health.Event     `json:"events"`
 	// Tokens are those in memory, by how long they can be served still.
 	Tokens     int     `json:"tokens"`
 	TokensLeft []Count `json:"tokens_left"`
@@ -35,6 +34,23 @@ type Status struct {
 	Settings []Setting `json:"settings"`
 	// History is the last hour, the oldest minute first.
 	History []Minute `json:"history"`
+}
+
+// Where tells which sidecar this is; Pod and Namespace are empty where POD_NAME and POD_NAMESPACE are not set. In a
+// pod, Host is the pod's name, unless it uses the network of its node.
+type Where struct {
+	Host      string `json:"host"`
+	Pod       string `json:"pod,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// Name is the best name there is.
+func (w Where) Name() string {
+	name := cmp.Or(w.Pod, w.Host)
+	if w.Namespace != "" {
+		name = w.Namespace + "/" + name
+	}
+	return name
 }
 
 // A Count is a number with a name.
@@ -119,4 +135,27 @@ func (h *History) Minutes() []Minute {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append(append([]Minute(nil), h.past...), h.current(h.outcomes()))
+}
+
+// Last returns the outcomes of about the last d, in whole minutes.
+func (h *History) Last(d time.Duration) map[string]int64 {
+	all := h.Minutes()
+	total := map[string]int64{}
+	for _, m := range all[max(0, len(all)-1-int(d/time.Minute)):] {
+		for name, n := range m.Requests {
+			total[name] += n
+		}
+	}
+	return total
+}
+
+// Sum adds up the requests of those outcomes, or all of them.
+func Sum(requests map[string]int64, outcomes ...string) (n int64) {
+	if outcomes == nil {
+		outcomes = slices.Collect(maps.Keys(requests))
+	}
+	for _, name := range outcomes {
+		n += requests[name]
+	}
+	return n
 }

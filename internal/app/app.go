@@ -27,6 +27,7 @@ type Parts struct {
 	Tokens  *cache.Cache
 	Source  *upstream.Client
 	files   files
+	status  *status
 }
 
 // Options configure what [NewParts] does not take from the settings. All may be zero.
@@ -37,6 +38,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Log defaults to none.
 	Log *slog.Logger
+	// Environ, of the form of [os.Environ], may name the pod. Default: it does not.
+	Environ []string
 	// Wall is the wall clock. Default [time.Now].
 	Wall func() time.Time
 }
@@ -68,6 +71,7 @@ func NewParts(s settings.Settings, o Options) (*Parts, error) {
 	p := &Parts{Tokens: cache.New(cacheOptions), files: files}
 	p.Source = newUpstream(s, files, newGate(p.Tokens, s.AuthURL, s.ClientID), o)
 	p.Handler = newHandler(s, p, o)
+	p.status = newStatus(s, p, o)
 	return p, nil
 }
 
@@ -103,13 +107,13 @@ func Serve(ctx context.Context, s settings.Settings, process Process) error {
 		return err
 	}
 	defer traces.Stop(context.WithoutCancel(ctx))
-	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log})
+	parts, err := NewParts(s, Options{Traces: traces, Registerer: metrics, Log: log, Environ: process.Environ})
 	if err != nil {
 		return err
 	}
 	defer parts.Close()
 
-	status := newStatus(s, parts)
+	status := parts.status
 	servers, err := listen(ctx, s, parts.Handler, traces.Handler(parts.Handler),
 		admin.New(admin.Options{Ready: status.ready, Metrics: metrics, Status: status.get}), log)
 	if err != nil {
@@ -124,6 +128,7 @@ func Serve(ctx context.Context, s settings.Settings, process Process) error {
 	}
 	background.Go(func() { parts.files.reloadAt(running, process.Reload, log) })
 	background.Go(func() { status.history.Run(running) })
+	background.Go(func() { status.watcher.Run(running) })
 	status.started.Store(true)
 	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr),
 		slog.String("admin_addr", s.AdminAddr),

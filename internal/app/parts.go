@@ -142,7 +142,7 @@ func newUpstream(s settings.Settings, f files, gate upstream.Gate, o Options) *u
 		Timeout: s.UpstreamTimeout, MaxAttempts: s.UpstreamMaxAttempts,
 		BreakerFailures: s.BreakerFailures, BreakerOpenFor: s.BreakerOpenFor, RefusalPause: s.NegativeTTL,
 		MaxConcurrent: s.UpstreamMaxConcurrent, CallsPerMinute: s.UpstreamCallsPerMinute, Gate: gate,
-		Transport: o.Traces.Transport(transport), Registerer: o.Registerer, Log: o.Log,
+		Transport: o.Traces.Transport(transport), Registerer: o.Registerer,
 	})
 }
 

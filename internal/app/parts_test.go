@@ -117,7 +117,7 @@ func TestRedisCertificatesRotate(t *testing.T) {
 		t.Helper()
 		testbed.Until(t, "Redis is "+want, func() bool {
 			parts.Tokens.Look(t.Context(), cache.NewKey("u"))
-			return parts.Tokens.State().Redis == want
+			return parts.Tokens.Redis().State == want
 		})
 	}
 	replace := func(file, content string) {

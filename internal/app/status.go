@@ -1,6 +1,8 @@
 package app
 
 import (
+	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -8,6 +10,7 @@ import (
 
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
+	"token-sidecar/internal/health"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
 	"token-sidecar/upstream"
@@ -20,31 +23,49 @@ type status struct {
 	source   *upstream.Client
 	tokens   *cache.Cache
 	history  *admin.History
+	watcher  *health.Watcher
+	where    admin.Where
 	begun    time.Time
 	started  atomic.Bool
 	leaving  atomic.Bool // SHUTDOWN_DELAY has begun
 }
 
-func newStatus(s settings.Settings, p *Parts) *status {
-	return &status{
-		settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens,
+func newStatus(s settings.Settings, p *Parts, o Options) *status {
+	v := &status{
+		settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens, where: whereIn(o.Environ),
 		history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now(),
 	}
+	v.watcher = health.NewWatcher(v.conditions, o.Log)
+	if o.Registerer != nil {
+		o.Registerer.MustRegister(health.NewCollector(v.watcher))
+	}
+	return v
+}
+
+// whereIn tells which of many sidecars this is.
+func whereIn(environ []string) (w admin.Where) {
+	w.Host, _ = os.Hostname()
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		switch name {
+		case "POD_NAME":
+			w.Pod = value
+		case "POD_NAMESPACE":
+			w.Namespace = value
+		}
+	}
+	return w
 }
 
 func (s *status) ready() bool { return s.started.Load() && !s.leaving.Load() && !s.handler.Draining() }
 
 func (s *status) get() admin.Status {
-	auth, cached := s.source.State(), s.tokens.State()
+	cached := s.tokens.State()
 	st := admin.Status{
-		Serving: s.ready(), Version: version, Started: s.begun.UTC().Truncate(time.Second),
-		Fingerprint: s.settings.Fingerprint(),
-		Breaker:     auth.Breaker, TrialIn: auth.TrialIn.Seconds(), Paused: auth.Paused, PausedFor: auth.PausedFor.Seconds(),
-		Redis: cached.Redis, RedisReason: cached.Reason, Tokens: cached.Tokens,
-		Requests: s.handler.Outcomes(), History: s.history.Minutes(), Failures: []admin.Failure{},
-	}
-	if !cached.Since.IsZero() && cached.Reason != "" {
-		st.RedisDownFor = time.Since(cached.Since).Seconds()
+		Where: s.where, Serving: s.ready(), Version: version, Now: time.Now().UTC(),
+		Started: s.begun.UTC().Truncate(time.Second), Fingerprint: s.settings.Fingerprint(),
+		Conditions: s.watcher.Conditions(), Events: s.watcher.Events(),
+		Tokens: cached.Tokens, Requests: s.handler.Outcomes(), History: s.history.Minutes(), Failures: []admin.Failure{},
 	}
 	for _, band := range cached.Left {
 		st.TokensLeft = append(st.TokensLeft, admin.Count{Name: band.Name, Count: band.Tokens})

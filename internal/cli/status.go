@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"token-sidecar/internal/admin"
+	"token-sidecar/internal/health"
 )
 
 func newStatus(p Process) *cobra.Command {
@@ -35,42 +38,40 @@ func newStatus(p Process) *cobra.Command {
 			if err := json.Unmarshal(body, &s); err != nil {
 				return errors.New("the answer is not understood; is it a sidecar of this version that listens on ADMIN_ADDR?")
 			}
-			return printStatus(cmd.OutOrStdout(), s, time.Now())
+			return printStatus(cmd.OutOrStdout(), s)
 		},
 	}
 	cmd.Flags().BoolVar(&raw, "json", false, "print JSON")
 	return cmd
 }
 
-func printStatus(w io.Writer, s admin.Status, now time.Time) error {
+func printStatus(w io.Writer, s admin.Status) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, value string) { _, _ = fmt.Fprintf(out, "%s\t%s\n", name, value) }
-	line("version", fmt.Sprintf("%s, up %s, settings %s", s.Version, now.Sub(s.Started).Truncate(time.Second),
-		s.Fingerprint))
+	line("sidecar", fmt.Sprintf("%s, version %s, up %s, settings %s", s.Name(), s.Version,
+		s.Now.Sub(s.Started).Truncate(time.Second), s.Fingerprint))
 	line("serving", map[bool]string{true: "yes", false: "NO: starting or draining"}[s.Serving])
-	line("breaker", breakerText(s))
-	if s.Paused != "" {
-		line("paused", fmt.Sprintf("%s, for %s still", s.Paused, seconds(s.PausedFor)))
+	for _, c := range s.Conditions {
+		if c.Shown() {
+			printCondition(line, c, s.Now)
+		}
 	}
-	line("redis", redisText(s))
 	line("tokens", fmt.Sprint(s.Tokens, " in memory"))
 	for _, band := range s.TokensLeft {
 		if band.Count > 0 {
 			line("", fmt.Sprintf("%d with less than %s left", band.Count, band.Name))
 		}
 	}
-	names := make([]string, 0, len(s.Requests))
-	for name, n := range s.Requests {
-		if n > 0 {
-			names = append(names, name)
+	for _, name := range slices.Sorted(maps.Keys(s.Requests)) {
+		if n := s.Requests[name]; n > 0 {
+			line("requests", fmt.Sprint(name, " ", n))
 		}
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		line("requests", fmt.Sprint(name, " ", s.Requests[name]))
-	}
 	for _, f := range s.Failures {
-		line("failures", fmt.Sprintf("%s %d, last %s ago", f.Code, f.Count, now.Sub(f.Last).Truncate(time.Second)))
+		line("failures", fmt.Sprintf("%s %d, last %s ago", f.Code, f.Count, s.Now.Sub(f.Last).Truncate(time.Second)))
+	}
+	for _, e := range s.Events {
+		line("events", strings.TrimSpace(fmt.Sprint(e.Time.Format(time.RFC3339), " ", e.Part, ": ", e.State, " ", e.Cause)))
 	}
 	if err := out.Flush(); err != nil {
 		return err
@@ -81,24 +82,28 @@ func printStatus(w io.Writer, s admin.Status, now time.Time) error {
 	return nil
 }
 
-func breakerText(s admin.Status) string {
-	if s.Breaker == "open" {
-		return "OPEN: the auth service fails, next trial in " + seconds(s.TrialIn)
+func printCondition(line func(name, value string), c health.Condition, now time.Time) {
+	name := strings.TrimSpace(strings.ToLower(c.Title) + " " + c.Path)
+	head := c.Headline()
+	if c.Level.Degraded() {
+		head = strings.ToUpper(head)
+		if c.Cause != "" {
+			head += ": " + c.Cause
+		}
 	}
-	return s.Breaker
-}
-
-func redisText(s admin.Status) string {
-	switch s.Redis {
-	case "down":
-		return "DOWN for " + seconds(s.RedisDownFor) + ": tokens are kept in memory only"
-	case "off":
-		return "not used, REDIS_URL is not set"
-	default:
-		return s.Redis
+	if c.Detail != "" {
+		head += " (" + c.Detail + ")"
 	}
-}
-
-func seconds(s float64) string {
-	return time.Duration(s * float64(time.Second)).Round(time.Second).String()
+	if !c.Since.IsZero() {
+		head += ", since " + now.Sub(c.Since).Truncate(time.Second).String()
+	}
+	line(name, head)
+	if c.First != "" {
+		line("", "it began with: "+c.First)
+	}
+	if c.Level.Degraded() {
+		line("", "means: "+c.Effect)
+		line("", "do: "+c.Remedy)
+		line("", "more: docs/runbook.md, "+c.Alert)
+	}
 }

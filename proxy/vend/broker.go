@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"token-sidecar/cache"
+	"token-sidecar/internal/health"
 	"token-sidecar/internal/secret"
 	"token-sidecar/upstream"
 )
@@ -81,8 +82,8 @@ type Broker struct {
 	opts    Options
 	client  string // see clientKey
 	metrics *metrics
-	// fetching and renewing log what goes on failing.
-	fetching, renewing failureLog
+	// renewing follows renewals that fail.
+	renewing health.Streak
 
 	looks, fetches singleflight.Group
 
@@ -115,19 +116,7 @@ func NewBroker(opts Options) *Broker {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{
-		opts: opts, client: clientKey(opts.AuthURL, opts.ClientID), metrics: newMetrics(opts.Registerer),
-		fetching: failureLog{
-			log:    opts.Log,
-			failed: "the auth service fails: cached tokens are still served, callers without one get errors; check its status page and the network to it",
-			over:   "the auth service answers again",
-		},
-		renewing: failureLog{
-			log:    opts.Log,
-			failed: "tokens cannot be renewed ahead of time: callers notice nothing before a token reaches its margin; check the auth service",
-			over:   "tokens are renewed again",
-		},
-	}
+	b := &Broker{opts: opts, client: clientKey(opts.AuthURL, opts.ClientID), metrics: newMetrics(opts.Registerer)}
 	b.life, b.end = context.WithCancel(context.Background())
 	return b
 }
@@ -374,13 +363,6 @@ func (b *Broker) VendSession(ctx context.Context, req upstream.Request) (Token, 
 
 func (b *Broker) ask(ctx context.Context, req upstream.Request) (*upstream.Answer, error) {
 	answer, err := b.opts.AuthService.Token(ctx, req)
-	var e *upstream.Error
-	switch {
-	case err == nil:
-		b.fetching.recordSuccess()
-	case errors.As(err, &e) && e.Kind != upstream.Refused && e.Kind != upstream.ClientRefused:
-		b.fetching.recordFailure(err)
-	}
 	if err == nil && b.opts.Keeper != nil && answer.RefreshToken.Reveal() != "" && req.UserID.Reveal() != "" {
 		key := RefreshTokenKey(b.opts.AuthURL, b.opts.ClientID, req.UserID)
 		b.opts.Keeper.KeepRefreshToken(context.WithoutCancel(ctx), key, answer.RefreshToken, answer.Sent)
@@ -417,6 +399,9 @@ func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.H
 	}
 	return b.opts.Cache.Forget(ctx, key, hash)
 }
+
+// FailingRenewals are the renewals that failed of late.
+func (b *Broker) FailingRenewals() health.Run { return b.renewing.Run(time.Now()) }
 
 // Close ends all flights and waits for them. No call may be in progress.
 func (b *Broker) Close() {

@@ -2,6 +2,7 @@ package vend
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -70,7 +71,7 @@ func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 		entry.Postpone(time.Now(), hold)
 	case err == nil:
 		b.metrics.renewals.WithLabelValues("ok").Inc()
-		b.renewing.recordSuccess()
+		b.renewing.End()
 	case isPutOff(err):
 		b.metrics.renewals.WithLabelValues("put_off").Inc()
 	case b.life.Err() != nil:
@@ -79,7 +80,20 @@ func (b *Broker) renew(key cache.Key, req upstream.Request, entry *cache.Entry, 
 		b.metrics.renewals.WithLabelValues("failed").Inc()
 		entry.Failed()
 		entry.Postpone(time.Now(), hold)
-		b.renewing.recordFailure(err)
+		b.renewing.Fail(causeOf(err))
+	}
+}
+
+// causeOf names why a fetch failed, in words that are known beforehand.
+func causeOf(err error) string {
+	var e *upstream.Error
+	switch {
+	case errors.As(err, &e):
+		return e.Cause()
+	case errors.Is(err, ErrTooLate):
+		return "token came too late"
+	default:
+		return "given up"
 	}
 }
 

@@ -8,65 +8,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
 
 const observability = "charts/token-sidecar/files/"
-
-func TestAlerts(t *testing.T) {
-	testbed.Needs(t, "promtool")
-	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
-		cmd := exec.CommandContext(t.Context(), "promtool", args...)
-		cmd.Dir = observability
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("promtool %v: %s", args, out)
-		}
-	}
-	runbook := testbed.ReadFile(t, "docs/runbook.md")
-	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(testbed.ReadFile(t, observability+"alerts.yaml"),
-		-1)
-	tests := testbed.ReadFile(t, observability+"alerts_test.yaml")
-	for _, alert := range alerts {
-		if !strings.Contains(runbook, "\n## "+alert[1]+"\n") {
-			t.Errorf("the runbook has no section %s", alert[1])
-		}
-		if strings.Count(tests, "alertname: "+alert[1]+"\n")+strings.Count(tests, "alertname: "+alert[1]+",") < 2 {
-			t.Errorf("%s is not tested both ways", alert[1])
-		}
-	}
-}
-
-// startPrometheus scrapes target every second.
-func startPrometheus(t *testing.T, target string) (url string) {
-	t.Helper()
-	dir, addr := t.TempDir(), testbed.FreeAddr(t)
-	config := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: sidecar\n    static_configs: [{targets: ['%s']}]\n", target)
-	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "prometheus",
-		"--config.file="+filepath.Join(dir, "prometheus.yml"),
-		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return "http://" + addr
-}
 
 // queries are those of the dashboard, with its variables filled in.
 func queries(t *testing.T) (all []string) {
@@ -83,7 +37,7 @@ func queries(t *testing.T) (all []string) {
 	}
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
-			all = append(all, strings.NewReplacer("$instance", ".*", "$__rate_interval", "1m").Replace(target.Expr))
+			all = append(all, strings.NewReplacer("$namespace", ".*", "$pod", ".*", "$__rate_interval", "1m").Replace(target.Expr))
 		}
 	}
 	return all
@@ -106,7 +60,7 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 		"UPSTREAM_MAX_ATTEMPTS=1")
 	other := testbed.StartSidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
 	s := testbed.StartSidecar(t, environ...)
-	prometheus := startPrometheus(t, s.Admin)
+	prometheus := startPrometheus(t, map[string]string{"web-1": s.Admin}, time.Second)
 
 	drive := func(n int) {
 		user := func(name string) string { return fmt.Sprint("policy-4711-", name, "-", n) }
@@ -183,7 +137,7 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	}
 	for _, query := range queries(t) {
 		testbed.Until(t, "data for "+query, func() bool {
-			status, body := s.Fetch(prometheus + "/api/v1/query?query=" + url.QueryEscape(query))
+			status, body := s.Fetch(prometheus.url + "/api/v1/query?query=" + url.QueryEscape(query))
 			if status == http.StatusBadRequest {
 				t.Fatalf("%s: %s", query, body)
 			}

@@ -1,32 +1,67 @@
 package e2e
 
 import (
-	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
 
-// screenshotsTo is a folder that takes pictures of the status page; empty: none.
+// screenshotsTo is a folder that takes pictures of the whole page in every state; empty: none.
 var screenshotsTo = flag.String("screenshots", "", "folder for pictures of the status page")
+
+// wholePage takes a picture of the page as it is, light and dark, on a screen and on a phone, and looks for what cannot
+// be read in it.
+func (b *browser) wholePage(t *testing.T, name string) {
+	t.Helper()
+	for _, width := range []int64{1200, 360} {
+		b.do(t, chromedp.EmulateViewport(width, 900))
+		for _, scheme := range []string{"light", "dark"} {
+			b.scheme(t, scheme)
+			name := fmt.Sprintf("%s-%d-%s", name, width, scheme)
+			if b.text(t, "live") == "live" {
+				if low := ask[[]string](t, b.tab, contrastScript); len(low) != 0 {
+					t.Errorf("%s: too little contrast (WCAG AA): %v", name, low)
+				}
+			}
+			if small := ask[[]string](t, b.tab, smallScript); len(small) != 0 {
+				t.Errorf("%s: text that is too small or beyond the edge: %v", name, small)
+			}
+			if *screenshotsTo == "" {
+				continue
+			}
+			png, err := chromedp.Run(b.tab, chromedp.FullScreenshot(100))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(*screenshotsTo, name+".png"), png, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.do(t, chromedp.EmulateViewport(1100, 640))
+	b.scheme(t, "light")
+}
 
 // TestPage opens the status page in a browser once, and sees it tell what happens.
 func TestPage(t *testing.T) {
 	testbed.Needs(t, "chromium")
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	environ := auth.Environ("REDIS_URL="+redis.URL(), "BREAKER_OPEN_FOR=1h")
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "BREAKER_OPEN_FOR=1h", "POD_NAME=web-1", "POD_NAMESPACE=shop")
 	s := testbed.StartSidecar(t, environ...)
+	b := newBrowser(t)
+	b.open(t, s.Admin)
+	b.shows(t, "redis", "up")
+	b.shows(t, "callers", "served")
+	b.shows(t, "name", "shop/web-1")
+	b.wholePage(t, "fresh")
+
 	for i := range 40 {
 		auth.Set(sandbox.Mood{ExpiresIn: []int{60, 1000, 10_000, 40_000, 86_400}[i%5]})
 		for range 1 + i%4 {
@@ -34,134 +69,90 @@ func TestPage(t *testing.T) {
 		}
 	}
 	s.Get("unknown-policy-4711")
-
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1200, 1000))
-	browser, closeBrowser := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
-	defer closeBrowser()
-	tab, closeTab := chromedp.NewContext(browser)
-	defer closeTab()
-	if err := chromedp.Do(tab); err != nil { // starts the browser
-		t.Fatal(err)
+	b.shows(t, "serving", "yes")
+	b.shows(t, "auth-v1-connect-token", "answers")
+	b.shows(t, "hits", "60.0 %")
+	b.shows(t, "failures", "UNKNOWN_CLIENT_USER_ID")
+	b.shows(t, "legend", "fetched 40")
+	if title := ask[string](t, b.tab, "document.title"); !strings.Contains(title, "● · shop/web-1") {
+		t.Errorf("title %q", title)
 	}
-	tab, cancel := context.WithTimeout(tab, time.Minute)
-	defer cancel()
-	var problems []string
-	var mu sync.Mutex
-	if err := chromedp.Listen(tab, func(event any) {
-		if text := fmt.Sprintf("%T", event); strings.Contains(text, "ExceptionThrown") || strings.Contains(text,
-			"EntryAdded") {
-			mu.Lock()
-			defer mu.Unlock()
-			said, _ := json.Marshal(event)
-			problems = append(problems, string(said))
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	do := func(actions ...chromedp.Action[chromedp.Void]) {
-		t.Helper()
-		if err := chromedp.Do(tab, actions...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text := func(id string) string { return ask[string](t, tab, `document.getElementById("`+id+`").innerText`) }
-	shows := func(id, part string) {
-		t.Helper()
-		testbed.Eventually(t, id+" shows "+part, func() error {
-			if got := text(id); !strings.Contains(got, part) {
-				return fmt.Errorf("%q", got)
-			}
-			return nil
-		})
-	}
-	picture := func(name string) {
-		t.Helper()
-		png, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(png) < 10_000 {
-			t.Errorf("%s: a picture of %d bytes", name, len(png))
-		}
-		if *screenshotsTo != "" {
-			if err := os.WriteFile(filepath.Join(*screenshotsTo, name+".png"), png, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-
-	do(chromedp.Navigate("http://" + s.Admin + "/"))
-	shows("serving", "yes")
-	shows("auth", "breaker closed")
-	shows("redis", "up")
-	shows("hits", "%")
-	shows("failures", "UNKNOWN_CLIENT_USER_ID")
-	shows("legend", "fetched 40")
-	picture("healthy")
-
-	if bars := ask[int](t, tab, `document.querySelectorAll("#chart rect, #left rect").length`); bars < 8 {
+	b.wholePage(t, "traffic")
+	if bars := ask[int](t, b.tab, `document.querySelectorAll("#chart rect:not(.hover), #left rect:not(.hover)").length`); bars < 8 {
 		t.Errorf("%d bars are drawn", bars)
 	}
-	unnamed := ask[int](t, tab, `[...document.querySelectorAll("svg, section, table th")].filter(e =>
+	if odd := ask[[]string](t, b.tab, axisScript); len(odd) != 0 {
+		t.Errorf("numbers at the axes that are not round: %v", odd)
+	}
+	unnamed := ask[int](t, b.tab, `[...document.querySelectorAll("svg, section, table th")].filter(e =>
 		e.tagName === "svg" ? e.getAttribute("role") !== "img" || e.getAttribute("aria-label").length < 20 :
 		e.tagName === "TH" ? !e.scope : !e.querySelector("h2, summary")).length`)
 	if unnamed != 0 {
 		t.Errorf("%d parts without a name for a screen reader", unnamed)
 	}
-	for _, scheme := range []string{"light", "dark"} {
-		if _, err := chromedp.Call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if low := ask[[]string](t, tab, contrastScript); len(low) != 0 {
-			t.Errorf("%s: too little contrast (WCAG AA): %v", scheme, low)
-		}
+	if tips := ask[string](t, b.tab, `document.querySelector("#chart title").textContent`); !strings.Contains(tips, "fetched") {
+		t.Errorf("the chart's tooltip says %q", tips)
 	}
-	do(chromedp.Focus("summary"), chromedp.KeyEvent("\r"))
-	shows("settings", "UPSTREAM_TIMEOUT")
+	b.do(t, chromedp.Focus("summary"), chromedp.KeyEvent("\r"))
+	b.shows(t, "settings", "UPSTREAM_TIMEOUT")
+	b.do(t, chromedp.Focus("summary"), chromedp.KeyEvent("\r"))
 
 	auth.Set(sandbox.Mood{Status: 500})
 	for i := range 5 {
 		s.Get(fmt.Sprint("broken-", i))
 	}
 	redis.Kill()
-	testbed.Until(t, "the loss of Redis is noticed", func() bool {
-		s.Get(fmt.Sprint("policy-4711-", time.Now().UnixNano()))
-		return strings.Contains(s.Metrics(), "\ntoken_sidecar_redis_up 0\n")
-	})
-	shows("auth", "breaker open")
-	shows("auth-note", "next trial in")
-	shows("redis", "down")
-	shows("failures", "UPSTREAM_UNAVAILABLE")
-	do(chromedp.Focus("summary"), chromedp.KeyEvent("\r"))
-	picture("breaker-open-redis-gone")
-
-	page := ask[string](t, tab, "document.documentElement.outerHTML")
-	if strings.Contains(page, "policy-4711") || strings.Contains(page, sandbox.DefaultClientSecret) ||
-		strings.Contains(page, "sbx.") {
+	b.shows(t, "auth-v1-connect-token", "next trial in")
+	b.shows(t, "callers", "UPSTREAM_UNAVAILABLE")
+	b.shows(t, "redis", "down")
+	s.Do("DELETE", "client_user_id=policy-4711-1")
+	b.shows(t, "forgets", "1 wait")
+	b.wholePage(t, "breaker-open-redis-lost")
+	if page := b.source(t); strings.Contains(page, "policy-4711") ||
+		strings.Contains(page, sandbox.DefaultClientSecret) || strings.Contains(page, "sbx.") {
 		t.Error("the page shows a user, a secret or a token")
 	}
-	mu.Lock()
-	for _, problem := range problems {
-		t.Errorf("the browser complains: %s", problem)
-	}
-	mu.Unlock()
+	b.isSilent(t)
+
 	s.Kill()
-	shows("live", "connection lost")
+	b.shows(t, "lost", "No answer from the sidecar since ")
+	if title := ask[string](t, b.tab, "document.title"); !strings.Contains(title, "no answer since") {
+		t.Errorf("title %q", title)
+	}
+	if opacity := ask[string](t, b.tab, `getComputedStyle(document.querySelector("main")).opacity`); opacity == "1" {
+		t.Error("what is old is not grey")
+	}
+	b.wholePage(t, "sidecar-gone")
 	testbed.LaunchSidecar(t, append(environ, "ADMIN_ADDR="+s.Admin)...)
-	testbed.Until(t, "the page finds the sidecar again", func() bool { return text("live") == "live" })
-	shows("auth", "breaker closed")
+	testbed.Until(t, "the page finds the sidecar again", func() bool { return b.text(t, "live") == "live" })
+	b.shows(t, "auth-v1-connect-token", "answers")
+	if !ask[bool](t, b.tab, `document.getElementById("lost").hidden`) {
+		t.Error("it still says that the sidecar does not answer")
+	}
 }
 
-// ask evaluates a script in the page.
-func ask[T any](t *testing.T, tab context.Context, script string) T {
-	t.Helper()
-	value, err := chromedp.Run(tab, chromedp.Evaluate[T](script))
-	if err != nil {
-		t.Fatal(err)
+// TestPageOfFaults takes pictures of what TestPage does not meet, in all forms.
+func TestPageOfFaults(t *testing.T) {
+	testbed.Needs(t, "chromium")
+	b := newBrowser(t)
+	for _, f := range faults() {
+		if f.name != "auth-secret" && f.name != "redis-readonly" {
+			continue
+		}
+		s := newScene(t, f)
+		s.AwaitReady()
+		b.open(t, s.Admin)
+		f.inject(s)
+		testbed.Eventually(t, "the page tells of "+f.name, func() error {
+			s.drive()
+			c, _, err := s.condition()
+			if err != nil {
+				return err
+			}
+			return b.says(t, f, c)
+		})
+		b.wholePage(t, f.name)
 	}
-	return value
 }
 
 // contrastScript names every text whose contrast to what is behind it is below 4.5.
@@ -174,3 +165,22 @@ const contrastScript = `(() => {
     return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < 4.5;
   }).map(e => e.tagName + ": " + e.textContent.trim().slice(0, 40));
 })()`
+
+// smallScript names every label of a chart that is lower than twelve pixels or stands out of it, and says when the page
+// is wider than the screen.
+const smallScript = `(() => {
+  const bad = [...document.querySelectorAll("svg text")].filter(e => {
+    const text = e.getBoundingClientRect(), svg = e.closest("svg").getBoundingClientRect();
+    return text.height < 12 || text.left < svg.left - 1 || text.right > svg.right + 1;
+  }).map(e => e.textContent);
+  if (document.documentElement.scrollWidth > innerWidth) bad.push("the page is " + document.documentElement.scrollWidth + " wide");
+  return bad;
+})()`
+
+// axisScript names every number at a vertical axis that is no multiple of the second one, and tells when that is not 1,
+// 2 or 5 times a power of ten.
+const axisScript = `[...document.querySelectorAll("svg")].flatMap(svg => {
+  const numbers = [...svg.querySelectorAll("text[text-anchor=end]")].map(e => Number(e.textContent.replaceAll(",", "")));
+  const step = numbers[1], mantissa = step / 10 ** Math.floor(Math.log10(step));
+  return numbers[0] !== 0 || ![1, 2, 5].includes(mantissa) ? numbers : numbers.filter(n => n % step);
+})`

@@ -310,9 +310,14 @@ func theEnd(t *testing.T, d *description) {
 }
 
 func adminPort(t *testing.T, d *description) {
-	s := d.sidecar(t, testbed.StartAuth(t).Environ()...)
+	auth := testbed.StartAuth(t)
+	s := d.sidecar(t, auth.Environ("POD_NAME=web-1", "POD_NAMESPACE=shop", "UPSTREAM_MAX_ATTEMPTS=1")...)
 	s.ask(vending()[0], fields{"client_user_id": "a"}, 200, "")
 	s.ask(vending()[0], fields{}, 400, "INVALID_REQUEST")
+	auth.Set(sandbox.Mood{Fault: "cut"})
+	s.ask(vending()[0], fields{"client_user_id": "b"}, 503, "UPSTREAM_UNAVAILABLE")
+	auth.Set(sandbox.Mood{Status: 500})
+	s.ask(vending()[0], fields{"client_user_id": "c"}, 503, "UPSTREAM_UNAVAILABLE")
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/", "/status.json"} {
 		s.send("GET", "http://"+s.Admin+path, "", 200, "")
 		s.send("GET", "http://"+s.Admin+path, "", 403, "", "Origin", "http://a.example")

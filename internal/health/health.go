@@ -1,0 +1,87 @@
+// Package health tells how the parts of the sidecar are, in words for people.
+//
+// It promises: the status page, the status command, the log, the metric token_sidecar_degraded and the alerts repeat
+// the same [Condition], so they name the same cause. A change of state is told once, at once when it is for the worse,
+// and no state of a part more than once a minute.
+package health
+
+import (
+	"cmp"
+	"time"
+)
+
+// A Level is how bad a state is.
+type Level string
+
+// The levels, from good to bad. Of what is not in use, or too seldom to tell, nothing is said.
+const (
+	None Level = "none"
+	Good Level = "good"
+	Warn Level = "warn"
+	Bad  Level = "bad"
+)
+
+// Degraded reports whether something is wrong.
+func (l Level) Degraded() bool { return l.rank() > 0 }
+
+// worse reports whether l is worse than other.
+func (l Level) worse(other Level) bool { return l.rank() > other.rank() }
+
+func (l Level) rank() int {
+	switch l {
+	case Bad:
+		return 2
+	case Warn:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// A Condition is how one part is.
+type Condition struct {
+	// Part is the part's short name, and Path the auth service's call where a part has a condition for each.
+	Part string `json:"part"`
+	Path string `json:"path,omitempty"`
+	// Title is the part's name for people.
+	Title string `json:"title"`
+	Level Level  `json:"level"`
+	// State is one of a few that the part has.
+	State string `json:"state"`
+	// Figure is a number that tells more than State, such as a share; empty where there is none.
+	Figure string `json:"figure,omitempty"`
+	// Cause is why it is not good, of a list that is known beforehand; First is what it began with, where that was
+	// something else.
+	Cause string `json:"cause,omitempty"`
+	First string `json:"first_cause,omitempty"`
+	// Detail is what changes from moment to moment, such as the time to the next trial.
+	Detail string `json:"detail,omitempty"`
+	// Effect is what callers notice, Remedy what to do, Alert the section of docs/runbook.md that tells more.
+	Effect string `json:"effect,omitempty"`
+	Remedy string `json:"remedy,omitempty"`
+	Alert  string `json:"runbook,omitempty"`
+	// Since is when the part came into this state; set by [Watcher], unless the part knows better.
+	Since time.Time `json:"since"`
+	// Minor conditions are of interest only when something is wrong.
+	Minor bool `json:"minor,omitempty"`
+}
+
+// Headline is the state in a word or a figure.
+func (c Condition) Headline() string { return cmp.Or(c.Figure, c.State) }
+
+// Shown reports whether c is of interest to somebody who looks at all parts.
+func (c Condition) Shown() bool { return !c.Minor || c.Level.Degraded() }
+
+func (c Condition) subject() string { return c.Part + c.Path }
+
+// An Event is a change of state.
+type Event struct {
+	Time  time.Time `json:"time"`
+	Part  string    `json:"part"`
+	Path  string    `json:"path,omitempty"`
+	Level Level     `json:"level"`
+	State string    `json:"state"`
+	Cause string    `json:"cause,omitempty"`
+	// Changes is how many changes there were since the part's last event, this one included.
+	Changes int `json:"changes"`
+}
