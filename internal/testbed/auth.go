@@ -22,7 +22,9 @@ type Auth struct {
 func StartAuth(t testing.TB) *Auth {
 	t.Helper()
 	s := sandbox.New(sandbox.Options{})
-	server := httptest.NewServer(s)
+	server := httptest.NewUnstartedServer(s)
+	server.Listener = sandbox.Listen(server.Config, server.Listener)
+	server.Start()
 	t.Cleanup(server.Close)
 	return &Auth{Sandbox: s, URL: server.URL}
 }
@@ -37,6 +39,7 @@ func StartAuthTLS(t testing.TB) *Auth {
 	}
 	s := sandbox.New(sandbox.Options{})
 	server := httptest.NewUnstartedServer(s)
+	server.Listener = sandbox.Listen(server.Config, server.Listener)
 	server.EnableHTTP2 = true
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that a test breaks
