@@ -177,8 +177,7 @@ func (s *Sandbox) shown() Mood {
 // set answers PUT /sandbox.
 func (s *Sandbox) set(w http.ResponseWriter, r *http.Request) {
 	mood, err := readMood(http.MaxBytesReader(w, r.Body, 64<<10))
-	var wrong fieldError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[fieldError](err); ok {
 		reply(w, http.StatusBadRequest, map[string]string{"field": wrong.field, "message": err.Error()})
 		return
 	}
