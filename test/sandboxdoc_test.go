@@ -3,9 +3,7 @@ package test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -38,26 +36,7 @@ func TestSandboxDoc(t *testing.T) {
 	}
 
 	page := strings.ReplaceAll(testbed.ReadFile(t, "docs/sandbox.md"), "127.0.0.1:8090", addr)
-	dir, defined, examples := t.TempDir(), "", 0
-	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(page, -1) {
-		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
-			command, want, _ := strings.Cut(step, "\n")
-			if regexp.MustCompile(`^[a-z]+\(\) \{`).MatchString(command) {
-				defined += command + "\n"
-				continue
-			}
-			cmd := exec.CommandContext(t.Context(), "bash", "-c", defined+command)
-			cmd.Dir = dir
-			got, err := cmd.Output()
-			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-				t.Fatal(err)
-			}
-			if !matches(want, strings.ReplaceAll(string(got), "\r", "")) {
-				t.Errorf("$ %s\n%s\nwant:\n%s", command, got, want)
-			}
-			examples++
-		}
-	}
+	examples := testbed.Console(t, page)
 	if examples < 40 {
 		t.Errorf("only %d examples found", examples)
 	}
