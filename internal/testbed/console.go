@@ -16,16 +16,16 @@ import (
 func Console(t testing.TB, page string, environ ...string) (commands int) {
 	t.Helper()
 	Needs(t, "bash")
-	functions := ""
+	var functions strings.Builder
 	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(page, -1) {
 		assignments := ""
 		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
 			command, want, _ := strings.Cut(step, "\n")
 			if regexp.MustCompile(`^[a-z]+\(\) \{`).MatchString(command) {
-				functions += command + "\n"
+				functions.WriteString(command + "\n")
 				continue
 			}
-			script := functions + assignments + command
+			script := functions.String() + assignments + command
 			assigned := regexp.MustCompile(`^([A-Z]+)=\$\(.*\)$`).FindStringSubmatch(command)
 			if assigned != nil {
 				script += "\ndeclare -p " + assigned[1]
