@@ -51,17 +51,23 @@ const (
 	callersPer = 3
 )
 
-// newStage starts a fleet whose limits are short, to see every one of them pass.
-func newStage(t *testing.T, url func(*stage) string, more ...string) *stage {
-	s := &stage{
-		t: t, auth: testbed.StartAuth(t), warm: 100, stop: make(chan struct{}),
-		wall: make([]atomic.Int64, fleetSize),
-	}
-	s.authProxy = testbed.StartProxy(t, strings.TrimPrefix(s.auth.URL, "http://"))
+// transports are how the auth service is spoken to.
+var transports = []struct {
+	name, proto string
+	start       func(testing.TB) *testbed.Auth
+}{
+	{"HTTP/1.1", "HTTP/1.1", testbed.StartAuth},
+	{"HTTP/2 with TLS", "HTTP/2.0", testbed.StartAuthTLS},
+}
+
+// newStage starts a fleet before that auth service, whose limits are short, to see every one of them pass.
+func newStage(t *testing.T, auth *testbed.Auth, url func(*stage) string, more ...string) *stage {
+	s := &stage{t: t, auth: auth, warm: 100, stop: make(chan struct{}), wall: make([]atomic.Int64, fleetSize)}
+	scheme, addr, _ := strings.Cut(auth.URL, "://")
+	s.authProxy = testbed.StartProxy(t, addr)
 	environ := s.auth.Environ(append([]string{
-		"HUMANAPI_AUTH_URL=http://" + s.authProxy.Addr, "REDIS_URL=" + url(s), "UPSTREAM_TIMEOUT=600ms",
-		"UPSTREAM_MAX_ATTEMPTS=2",
-		"BREAKER_OPEN_FOR=500ms",
+		"HUMANAPI_AUTH_URL=" + scheme + "://" + s.authProxy.Addr, "REDIS_URL=" + url(s), "UPSTREAM_TIMEOUT=600ms",
+		"UPSTREAM_MAX_ATTEMPTS=2", "BREAKER_OPEN_FOR=500ms",
 	}, more...)...)
 	conf, err := settings.Load(environ)
 	if err != nil {
@@ -194,9 +200,24 @@ func (s *stage) end() {
 var recordTo = flag.String("record", "", "document whose tables take the counts seen")
 
 // TestOutageLadder: whatever breaks, nobody gets somebody else's token or one inside its margin, a token that
-// exists is served, and every answer comes in time.
+// exists is served, and every answer comes in time. Each rung is climbed once for each of the transports.
 func TestOutageLadder(t *testing.T) {
 	const some = 300
+	rows := make(chan row, 100)
+	defer func() {
+		close(rows)
+		for r := range rows {
+			testbed.Record(t, *recordTo, r.name, r.text)
+		}
+	}()
+	t.Run("rungs", func(t *testing.T) { climbAll(t, some, rows) })
+}
+
+// A row is what the document says of a rung.
+type row struct{ name, text string }
+
+func climbAll(t *testing.T, some int64, rows chan<- row) {
+	t.Helper()
 	for _, rung := range []struct {
 		name string
 		// coldMayFail is whether new tokens cannot be had meanwhile.
@@ -276,18 +297,29 @@ func TestOutageLadder(t *testing.T) {
 			func(s *stage) { s.wall[0].Store(-int64(time.Hour)); s.during(some) },
 		},
 	} {
-		t.Run(rung.name, func(t *testing.T) {
-			s := newStage(t, rung.url, "MEMORY_CACHE_TTL=50ms")
-			climb(t, s, rung.name, rung.coldMayFail, rung.disturb)
-		})
+		for _, transport := range transports {
+			name := rung.name
+			if transport.proto != "HTTP/1.1" {
+				name += ", " + transport.name
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel() // a rung mostly waits for limits to pass
+				s := newStage(t, transport.start(t), rung.url, "MEMORY_CACHE_TTL=50ms")
+				rows <- climb(t, s, name, rung.coldMayFail, rung.disturb)
+				if spoken := s.auth.Protocols(); len(spoken) != 1 || spoken[0] != transport.proto {
+					t.Errorf("the auth service was spoken to by %q", spoken)
+				}
+			})
+		}
 	}
 }
 
 // TestFailover kills the master of a sentinel trio under the same traffic.
 func TestFailover(t *testing.T) {
 	sentinel := testbed.StartSentinel(t)
-	s := newStage(t, func(*stage) string { return sentinel.URL }, "REDIS_MODE=sentinel", "MEMORY_CACHE_TTL=50ms")
-	climb(t, s, "Redis failing over", false, func(s *stage) {
+	s := newStage(t, testbed.StartAuth(t), func(*stage) string { return sentinel.URL }, "REDIS_MODE=sentinel",
+		"MEMORY_CACHE_TTL=50ms")
+	r := climb(t, s, "Redis failing over", false, func(s *stage) {
 		sentinel.Master.Kill()
 		replica := sentinel.Replica.Client()
 		testbed.Until(t, "the replica took over", func() bool {
@@ -295,9 +327,10 @@ func TestFailover(t *testing.T) {
 		})
 		s.during(300)
 	})
+	testbed.Record(t, *recordTo, r.name, r.text)
 }
 
-func climb(t *testing.T, s *stage, name string, coldMayFail bool, disturb func(*stage)) {
+func climb(t *testing.T, s *stage, name string, coldMayFail bool, disturb func(*stage)) row {
 	t.Helper()
 	s.run()
 	s.during(100)
@@ -318,10 +351,9 @@ func climb(t *testing.T, s *stage, name string, coldMayFail bool, disturb func(*
 		t.Errorf("the slowest answer took %v, the bound is %v", slowest, s.bound)
 	}
 	calls := s.auth.Counts().Calls - s.callsBefore
-	testbed.Record(s.t, *recordTo, name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(),
-		c.warmFailures.Load(), c.coldFailures.Load(),
-		c.wrongUser.Load(), c.insideMargin.Load(), calls, s.cold.Load()))
 	t.Logf("%s: %d requests, %d + %d failures, %d calls for %d new users, slowest %v", name, c.requests.Load(),
 		c.warmFailures.Load(),
 		c.coldFailures.Load(), calls, s.cold.Load(), time.Duration(c.slowest.Load()))
+	return row{name, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d / %d |", name, c.requests.Load(),
+		c.warmFailures.Load(), c.coldFailures.Load(), c.wrongUser.Load(), c.insideMargin.Load(), calls, s.cold.Load())}
 }

@@ -82,7 +82,7 @@ func newSandbox(p Process) *cobra.Command {
 		Use:   "sandbox",
 		Short: "Run the emulator of the auth service alone",
 		Long: "Run the emulator of the auth service alone, for the integration tests of other services.\n" +
-			"GET and PUT /sandbox show and set how it behaves. Another port is chosen when the usual one is taken; one that is\n" +
+			"GET and PUT /sandbox show and set how it behaves; see docs/sandbox.md. Another port is chosen when the usual one is taken; one that is\n" +
 			"named by --addr must be free.",
 		Example: "  token-sidecar sandbox\n  token-sidecar sandbox --addr 127.0.0.1:8090",
 		Args:    noArgs,
@@ -151,7 +151,7 @@ func isSet(environ []string, name string) bool {
 func serveEmulator(listener net.Listener, handler http.Handler) (stop func()) {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- server.Serve(sandbox.Listen(server, listener)) }()
 	return func() {
 		_ = server.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {

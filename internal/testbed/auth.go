@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"token-sidecar/upstream/sandbox"
@@ -16,15 +18,14 @@ type Auth struct {
 	URL string
 	// CAFile holds the certificate to trust, empty without TLS.
 	CAFile string
+
+	protocols sync.Map
 }
 
-// StartAuth starts one. It ends with the test.
+// StartAuth starts one that speaks HTTP/1.1. It ends with the test.
 func StartAuth(t testing.TB) *Auth {
 	t.Helper()
-	s := sandbox.New(sandbox.Options{})
-	server := httptest.NewServer(s)
-	t.Cleanup(server.Close)
-	return &Auth{Sandbox: s, URL: server.URL}
+	return startAuth(t, func(s *httptest.Server) { s.Start() })
 }
 
 // StartAuthTLS starts one that speaks HTTP/2 over TLS. It ends with the test.
@@ -35,14 +36,36 @@ func StartAuthTLS(t testing.TB) *Auth {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := sandbox.New(sandbox.Options{})
-	server := httptest.NewUnstartedServer(s)
-	server.EnableHTTP2 = true
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that a test breaks
-	server.StartTLS()
+	a := startAuth(t, func(s *httptest.Server) {
+		s.EnableHTTP2 = true
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+		s.StartTLS()
+	})
+	a.CAFile = cert
+	return a
+}
+
+func startAuth(t testing.TB, start func(*httptest.Server)) *Auth {
+	a := &Auth{Sandbox: sandbox.New(sandbox.Options{})}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.protocols.Store(r.Proto, true)
+		a.ServeHTTP(w, r)
+	}))
+	server.Listener = sandbox.Listen(server.Config, server.Listener)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // tests break connections
+	start(server)
 	t.Cleanup(server.Close)
-	return &Auth{Sandbox: s, URL: server.URL, CAFile: cert}
+	a.URL = server.URL
+	return a
+}
+
+// Protocols are those by which it was spoken to, such as HTTP/2.0.
+func (a *Auth) Protocols() (names []string) {
+	a.protocols.Range(func(name, _ any) bool {
+		names = append(names, name.(string))
+		return true
+	})
+	return names
 }
 
 // Environ are the settings that use a, and more.

@@ -12,15 +12,20 @@ import (
 
 // Console runs the commands of the console blocks in a page of documentation with bash, and compares what each prints
 // with what the page shows; … stands for anything. A variable to which a block assigns the output of a command keeps it
-// until the block's end. It returns how many commands there are.
+// until the block's end, and a function until the page's. It returns how many commands there are.
 func Console(t testing.TB, page string, environ ...string) (commands int) {
 	t.Helper()
 	Needs(t, "bash")
+	var functions strings.Builder
 	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(page, -1) {
 		assignments := ""
 		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
 			command, want, _ := strings.Cut(step, "\n")
-			script := assignments + command
+			if regexp.MustCompile(`^[a-z]+\(\) \{`).MatchString(command) {
+				functions.WriteString(command + "\n")
+				continue
+			}
+			script := functions.String() + assignments + command
 			assigned := regexp.MustCompile(`^([A-Z]+)=\$\(.*\)$`).FindStringSubmatch(command)
 			if assigned != nil {
 				script += "\ndeclare -p " + assigned[1]

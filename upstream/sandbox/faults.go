@@ -22,6 +22,7 @@ var faults = map[string]http.HandlerFunc{
 	"negative_lifetime": body("application/json", `{"access_token":"x","expires_in":-1}`),
 	"string_lifetime":   body("application/json", `{"access_token":"x","expires_in":"3600"}`),
 	"hang":              func(_ http.ResponseWriter, r *http.Request) { wait(r, time.Hour) },
+	"silent":            silent,
 	"cut":               func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	"redirect": func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/v1/elsewhere", http.StatusTemporaryRedirect)

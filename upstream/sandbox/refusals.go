@@ -3,31 +3,61 @@ package sandbox
 import (
 	"crypto/rand"
 	"crypto/subtle"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// A refusal is one of the documented errors. It answers every field that any of the company's services is
-// known to answer.
+// A refusal is an answer that is no token. It has every field that any of the company's services is known to answer.
 type refusal struct {
 	status  int
-	code    string
+	code    string // errorCode, empty for none
 	message string
+	// missing is the field that is missing or broken, if that is why.
+	missing string
+	header  http.Header
+	echo    string // the request, to be repeated
+}
+
+// refusal is what m answers to whatever it is asked, nil when it does not.
+func (m Mood) refusal() *refusal {
+	if m.Status == 0 {
+		return nil
+	}
+	no := &refusal{status: m.Status, code: m.ErrorCode, message: "as told by PUT /sandbox", header: http.Header{}}
+	if m.RetryAfter != "" {
+		no.header.Set("Retry-After", m.RetryAfter)
+	}
+	if m.RateLimitResetIn != 0 {
+		reset := time.Now().Add(time.Duration(m.RateLimitResetIn) * time.Second)
+		no.header.Set("X-Rate-Limit-Reset", strconv.FormatInt(reset.Unix(), 10))
+	}
+	if m.Status >= 300 && m.Status < 400 {
+		no.header.Set("Location", "/v1/elsewhere")
+	}
+	return no
 }
 
 func (no *refusal) write(w http.ResponseWriter) {
 	id := rand.Text()
+	maps.Copy(w.Header(), no.header)
 	w.Header().Set("X-Humanapi-Request-Id", id)
 	body := map[string]any{
-		"statusCode": no.status, "code": no.status, "error": http.StatusText(no.status), "errorCode": no.code,
+		"statusCode": no.status, "code": no.status, "error": http.StatusText(no.status),
 		"message": no.message, "x-humanapi-request-id": id,
 	}
-	if no.code == "" {
-		delete(body, "errorCode")
-		body["validation"] = map[string]any{"keys": []string{no.message}}
-		body["message"] = "validation failed"
+	if no.code != "" {
+		body["errorCode"] = no.code
+	}
+	if no.missing != "" {
+		body["validation"] = map[string]any{"keys": []string{no.missing}}
+	}
+	if no.echo != "" {
+		body["request"] = no.echo
 	}
 	reply(w, no.status, body)
 }
@@ -35,7 +65,7 @@ func (no *refusal) write(w http.ResponseWriter) {
 // check returns the first reason to refuse req, nil when there is none.
 func (s *Sandbox) check(path string, req request, parsed bool, mood Mood) *refusal {
 	if missing := req.missing(parsed); missing != "" {
-		return &refusal{status: http.StatusBadRequest, message: missing}
+		return &refusal{status: http.StatusBadRequest, message: "validation failed", missing: missing}
 	}
 	s.mu.Lock()
 	secret := s.secret
@@ -47,21 +77,25 @@ func (s *Sandbox) check(path string, req request, parsed bool, mood Mood) *refus
 	}
 	switch {
 	case !slices.Contains(known, req.Type):
-		return &refusal{http.StatusBadRequest, "INVALID_TOKEN_TYPE", "type must be " + strings.Join(known, ", ")}
+		return refuse(http.StatusBadRequest, "INVALID_TOKEN_TYPE", "type must be "+strings.Join(known, ", "))
 	case req.ClientID != s.clientID:
-		return &refusal{http.StatusUnauthorized, "INVALID_CLIENT_ID", "there is no such client"}
+		return refuse(http.StatusUnauthorized, "INVALID_CLIENT_ID", "there is no such client")
 	case subtle.ConstantTimeCompare([]byte(req.ClientSecret), []byte(secret)) != 1:
-		return &refusal{http.StatusUnauthorized, "INVALID_CLIENT_ID_OR_SECRET", "client_id and client_secret do not match"}
+		return refuse(http.StatusUnauthorized, "INVALID_CLIENT_ID_OR_SECRET", "client_id and client_secret do not match")
 	case strings.HasPrefix(req.UserID, "forbidden-"):
-		return &refusal{http.StatusForbidden, "NOT_AUTHORIZED", "the client may not act for this user"}
+		return refuse(http.StatusForbidden, "NOT_AUTHORIZED", "the client may not act for this user")
 	case req.Type == "client" && mood.RefuseClientTokens:
-		return &refusal{http.StatusForbidden, "CLIENT_TOKEN_GENERATION_NOT_ALLOWED", "the client may not have client tokens"}
+		return refuse(http.StatusForbidden, "CLIENT_TOKEN_GENERATION_NOT_ALLOWED", "the client may not have client tokens")
 	case strings.HasPrefix(req.UserID, "unknown-"):
-		return &refusal{http.StatusNotFound, "UNKNOWN_CLIENT_USER_ID", "there is no such user"}
+		return refuse(http.StatusNotFound, "UNKNOWN_CLIENT_USER_ID", "there is no such user")
 	case strings.HasPrefix(req.UserID, "unconnected-"):
-		return &refusal{http.StatusForbidden, "ACCESS_TOKEN_GENERATION_NOT_ALLOWED", "the user has not connected a source"}
+		return refuse(http.StatusForbidden, "ACCESS_TOKEN_GENERATION_NOT_ALLOWED", "the user has not connected a source")
 	}
 	return nil
+}
+
+func refuse(status int, code, message string) *refusal {
+	return &refusal{status: status, code: code, message: message}
 }
 
 // missing names the first field that req lacks.

@@ -29,24 +29,6 @@ const (
 	DefaultClientSecret = "sandbox-secret"
 )
 
-// A Mood is how the sandbox behaves. The zero Mood is healthy.
-type Mood struct {
-	// LatencyMS delays every answer, in milliseconds.
-	LatencyMS int `json:"latency_ms"`
-	// Fault is one of [Faults], or empty.
-	Fault string `json:"fault"`
-	// Status, when not 0, answers every call with it.
-	Status int `json:"status"`
-	// RetryAfter is sent with such a Status: seconds, or an HTTP date.
-	RetryAfter string `json:"retry_after"`
-	// ExpiresIn is the lifetime of new tokens in seconds; 0 means 86400.
-	ExpiresIn int `json:"expires_in"`
-	// RefuseClientTokens answers type client with CLIENT_TOKEN_GENERATION_NOT_ALLOWED.
-	RefuseClientTokens bool `json:"refuse_client_tokens"`
-	// ClientSecret replaces the secret that is right from now on; empty leaves it.
-	ClientSecret string `json:"client_secret"`
-}
-
 // Options configure a [Sandbox]. Empty fields mean the defaults.
 type Options struct {
 	ClientID, ClientSecret string
@@ -63,6 +45,7 @@ type Sandbox struct {
 	secret string
 	mood   Mood
 	counts Counts
+	last   map[string]lasting // see Mood.SameToken
 }
 
 // Counts are the calls so far.
@@ -79,7 +62,7 @@ type Counts struct {
 
 // New returns a sandbox.
 func New(opts Options) *Sandbox {
-	s := &Sandbox{clientID: opts.ClientID, secret: opts.ClientSecret, mood: opts.Mood}
+	s := &Sandbox{clientID: opts.ClientID, secret: opts.ClientSecret, mood: opts.Mood, last: map[string]lasting{}}
 	if s.clientID == "" {
 		s.clientID = DefaultClientID
 	}
@@ -88,8 +71,9 @@ func New(opts Options) *Sandbox {
 	}
 	s.counts = Counts{Users: map[string]int{}, running: map[string]int{}}
 	s.mux = http.NewServeMux()
-	s.mux.HandleFunc("POST /v1/connect/token", s.token)
-	s.mux.HandleFunc("POST /v1/admin/token", s.token)
+	for _, path := range tokenPaths {
+		s.mux.HandleFunc("POST "+path, s.token)
+	}
 	s.mux.HandleFunc("GET /sandbox", s.show)
 	s.mux.HandleFunc("PUT /sandbox", s.set)
 	return s
@@ -103,6 +87,7 @@ func (s *Sandbox) Set(mood Mood) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mood = mood
+	clear(s.last)
 	if mood.ClientSecret != "" {
 		s.secret = mood.ClientSecret
 	}
@@ -125,42 +110,10 @@ func (s *Sandbox) CallsOf(user string) int {
 	return s.counts.Users[owner(user)]
 }
 
-func (s *Sandbox) show(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, map[string]any{"mood": s.current(), "counts": s.Counts()})
-}
-
 func (s *Sandbox) current() Mood {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	mood := s.mood
-	mood.ClientSecret = ""
-	return mood
-}
-
-func (s *Sandbox) set(w http.ResponseWriter, r *http.Request) {
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	var mood Mood
-	if err := dec.Decode(&mood); err != nil {
-		http.Error(w, "not understood: "+err.Error(), http.StatusBadRequest)
-		return
-	}
-	if err := mood.check(); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	s.Set(mood)
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (m Mood) check() error {
-	if _, known := faults[m.Fault]; m.Fault != "" && !known {
-		return fmt.Errorf("fault %q is unknown; use one of %s", m.Fault, strings.Join(Faults(), ", "))
-	}
-	if m.Status != 0 && (m.Status < 200 || m.Status > 599) {
-		return fmt.Errorf("status %d is none; use 200 to 599", m.Status)
-	}
-	return nil
+	return s.mood
 }
 
 // request is the body of a call; a field of the wrong type counts as missing.
@@ -174,8 +127,8 @@ type request struct {
 }
 
 func (s *Sandbox) token(w http.ResponseWriter, r *http.Request) {
-	req, parsed := parse(r)
-	mood := s.current()
+	req, raw, parsed := parse(r)
+	mood := s.current().of(r.URL.Path, req.UserID)
 	done := s.count(req)
 	defer done()
 	if !wait(r, time.Duration(mood.LatencyMS)*time.Millisecond) {
@@ -185,31 +138,51 @@ func (s *Sandbox) token(w http.ResponseWriter, r *http.Request) {
 		broken(w, r)
 		return
 	}
-	if mood.Status != 0 {
-		if mood.RetryAfter != "" {
-			w.Header().Set("Retry-After", mood.RetryAfter)
-		}
-		if mood.Status >= 300 && mood.Status < 400 {
-			w.Header().Set("Location", "/v1/elsewhere")
-		}
-		reply(w, mood.Status, map[string]any{
-			"statusCode": mood.Status, "error": http.StatusText(mood.Status),
-			"message": "as told by PUT /sandbox",
-		})
-		return
+	no := mood.refusal()
+	if no == nil {
+		no = s.check(r.URL.Path, req, parsed, mood)
 	}
-	if no := s.check(r.URL.Path, req, parsed, mood); no != nil {
+	if no != nil {
+		if mood.Echo {
+			no.echo = raw
+		}
 		no.write(w)
 		return
 	}
-	life := mood.ExpiresIn
-	if life == 0 {
-		life = 86400
+	token := s.answer(r.URL.Path, req, mood, time.Now())
+	if !wait(r, time.Duration(mood.TokenLateMS)*time.Millisecond) {
+		return
 	}
 	s.mu.Lock()
 	s.counts.Tokens++
 	s.mu.Unlock()
-	reply(w, http.StatusOK, answer(req, time.Now(), life))
+	reply(w, http.StatusOK, token)
+}
+
+// answer is a token for req: a new one, or the last one again.
+func (s *Sandbox) answer(path string, req request, mood Mood, now time.Time) map[string]any {
+	life := mood.ExpiresIn
+	if life == 0 {
+		life = 86400
+	}
+	if !mood.SameToken {
+		return answer(req, now, life)
+	}
+	key := path + " " + owner(req.UserID) + " " + req.Type + " " + strings.Join(req.Scopes, " ")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.last[key]; ok && now.Before(last.end) {
+		return last.answer
+	}
+	fresh := answer(req, now, life)
+	s.last[key] = lasting{fresh, now.Add(time.Duration(life) * time.Second)}
+	return fresh
+}
+
+// A lasting answer may be given again until its token ends.
+type lasting struct {
+	answer map[string]any
+	end    time.Time
 }
 
 // count counts a call, and returns what to do at its end.
@@ -231,15 +204,16 @@ func (s *Sandbox) count(req request) func() {
 	}
 }
 
-func parse(r *http.Request) (req request, ok bool) {
+func parse(r *http.Request) (req request, raw string, ok bool) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
 	if err != nil {
-		return req, false
+		return req, "", false
 	}
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "application/x-www-form-urlencoded" {
-		return parseForm(string(body))
+		req, ok = parseForm(string(body))
+		return req, string(body), ok
 	}
-	return req, json.Unmarshal(body, &req) == nil
+	return req, string(body), json.Unmarshal(body, &req) == nil
 }
 
 // answer is a token for req, with the fields that its type is known to have.

@@ -71,15 +71,60 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-func TestMoodsAreChecked(t *testing.T) {
+// TestMistakesInAMood: each names its field.
+func TestMistakesInAMood(t *testing.T) {
 	s := New(Options{})
-	for body, status := range map[string]int{
-		`{"status":500}`: 204, `{}`: 204, `{"fault":"nonsense"}`: 400, `{"status":7}`: 400, `{"stauts":500}`: 400, `x`: 400,
+	for body, field := range map[string]string{
+		`{"status":500}`:                        "",
+		`{}`:                                    "",
+		`{"users":{"a":{"status":401}}}`:        "",
+		`{"paths":{"/v1/admin/token":{}}}`:      "",
+		`{"status":429,"retry_after":"2.5"}`:    "",
+		`{"fault":"nonsense"}`:                  "fault",
+		`{"fault":"html","status":500}`:         "fault",
+		`{"status":7}`:                          "status",
+		`{"status":"500"}`:                      "status",
+		`{"status":1.5}`:                        "status",
+		`{"stauts":500}`:                        "stauts",
+		`{"latency_ms":-1}`:                     "latency_ms",
+		`{"latency_ms":"1s"}`:                   "latency_ms",
+		`{"token_late_ms":-1}`:                  "token_late_ms",
+		`{"expires_in":-1}`:                     "expires_in",
+		`{"rate_limit_reset_in":-1}`:            "rate_limit_reset_in",
+		`{"rate_limit_reset_in":1}`:             "rate_limit_reset_in",
+		`{"retry_after":"1"}`:                   "retry_after",
+		`{"retry_after":1,"status":429}`:        "retry_after",
+		`{"error_code":"NOT_AUTHORIZED"}`:       "error_code",
+		`{"echo":"yes"}`:                        "echo",
+		`{"same_token":1}`:                      "same_token",
+		`{"refuse_client_tokens":"no"}`:         "refuse_client_tokens",
+		`{"client_secret":5}`:                   "client_secret",
+		`{"users":["a"]}`:                       "users",
+		`{"users":{"a":{"status":7}}}`:          "users.a.status",
+		`{"users":{"a":{"client_secret":"x"}}}`: "users.a.client_secret",
+		`{"users":{"a":{"users":{}}}}`:          "users.a.users",
+		`{"paths":{"/v1/admin/token":{"paths":{"/v1/admin/token":{}}}}}`: "paths./v1/admin/token.paths",
+		`{"paths":{"/token":{}}}`: "paths",
+		`x`:                       "body",
+		``:                        "body",
+		`[]`:                      "body",
+		`{} {}`:                   "body",
+		`{"status":500`:           "body",
+		`{"client_secret":"` + strings.Repeat("x", 65<<10) + `"}`: "body",
 	} {
 		rec := httptest.NewRecorder()
 		s.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/sandbox", strings.NewReader(body)))
-		if rec.Code != status {
-			t.Errorf("%s: %d %s", body, rec.Code, rec.Body)
+		if field == "" {
+			if rec.Code != http.StatusNoContent {
+				t.Errorf("%s: %d %s", body, rec.Code, rec.Body)
+			}
+			continue
+		}
+		var wrong struct{ Field, Message string }
+		err := json.Unmarshal(rec.Body.Bytes(), &wrong)
+		if err != nil || rec.Code != http.StatusBadRequest || wrong.Field != field ||
+			!strings.HasPrefix(wrong.Message, field+": ") {
+			t.Errorf("%.80s: %d %s, want %s", body, rec.Code, rec.Body, field)
 		}
 	}
 }
