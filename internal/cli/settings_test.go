@@ -64,7 +64,7 @@ func wrongValues(t *testing.T) []string {
 		"LISTEN_ADDR=unix://" + socket + "/x", "LISTEN_ADDR=unix:///" + strings.Repeat("x", 200),
 		"ADMIN_ADDR=x", "ADMIN_ADDR=192.0.2.1:0", "ADMIN_ADDR=nobody.invalid:0",
 		"ADMIN_ADDR=127.0.0.1:7 LISTEN_ADDR=localhost:7",
-		"ALLOW_REMOTE_CALLERS=x", "ALLOWED_TYPES=x", "ALLOWED_TYPES=access,,client",
+		"ALLOW_REMOTE_CALLERS=x", "CALLER_TOKEN_GENERATE=x", "CALLER_TOKEN_GENERATE=true", "ALLOWED_TYPES=x", "ALLOWED_TYPES=access,,client",
 		"CALLER_TOKEN_FILE=" + testbed.WriteFile(t, "two-lines", "a\nb"),
 		"REDIS_URL=x", "REDIS_URL=http://h", "REDIS_URL=redis://h:x", "REDIS_URL=redis://h/x",
 		"REDIS_URL=redis://h?unheard=1", "REDIS_URL=redis://h REDIS_MODE=sentinel", "REDIS_MODE=x",
