@@ -111,8 +111,9 @@ func TestCheckNamesWhatAnACLLacks(t *testing.T) {
 		t.Fatal("docs/redis.md shows no user")
 	}
 	groups := map[string]string{
-		"get": "read", "pttl": "read", "set": "write", "del": "write", "sadd": "write", "smembers": "write", "pexpire": "write",
-		"eval": "script", "evalsha": "script", "time": "script", "publish": "publish", "subscribe": "publish", "ping": "connect",
+		"get": "read", "pttl": "read", "set": "write", "del": "write", "sadd": "write", "smembers": "write",
+		"pexpire": "write", "eval": "script", "evalsha": "script", "time": "script", "publish": "publish",
+		"subscribe": "publish", "ping": "connect",
 	}
 	environ := auth.Environ("REDIS_URL=redis://token-sidecar:hunter2@" + redis.Addr)
 	grant := func(more ...string) {

@@ -51,7 +51,8 @@ func Check(ctx context.Context, environ []string, o CheckOptions) (found []Findi
 		found = append(found, ok("settings", ""))
 	}
 	isWrong := func(prefix string) bool {
-		return slices.ContainsFunc(slices.Collect(maps.Keys(wrong)), func(s string) bool { return strings.HasPrefix(s, prefix) })
+		return slices.ContainsFunc(slices.Collect(maps.Keys(wrong)),
+			func(name string) bool { return strings.HasPrefix(name, prefix) })
 	}
 	files, _ := openFiles(s, slog.New(slog.DiscardHandler)) // Load has told what is wrong with them
 	auth, redis := []Finding{skipped("auth service", settingsFirst)}, []Finding{skipped("redis", settingsFirst)}
