@@ -73,8 +73,7 @@ func (f files) all() (open []*secret.File) {
 }
 
 // reloadAt reads all files, and calls also, at each signal, until ctx ends. They are read all the time, but not put in
-// force before two
-// reads found the same; whoever sends a signal has written them to the end.
+// force before two reads found the same; whoever sends a signal has written them to the end.
 func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, also func(), log *slog.Logger) {
 	for {
 		select {
