@@ -135,17 +135,14 @@ func (c checks) try(ctx context.Context, t try) (reason string) {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
 	err := t.do(ctx)
-	var reply redis.Error
-	switch {
-	case err == nil, errors.Is(err, redis.Nil):
+	if err == nil || errors.Is(err, redis.Nil) {
 		return ""
-	case !errors.As(err, &reply):
-		return reasonOf(err) + "; check REDIS_URL, that Redis runs there, the network policy, and with rediss:// REDIS_CA_FILE"
-	case strings.Contains(reply.Error(), "NOPERM"):
-		return "NOPERM; grant its user " + lacking(t.command, reply.Error()) + ", as docs/redis.md shows"
-	default:
-		return reasonOf(err)
 	}
+	cause := causeOf(err)
+	if cause == "NOPERM" {
+		return "NOPERM; grant its user " + lacking(t.command, err.Error()) + ", as docs/redis.md shows"
+	}
+	return cause + "; " + Remedy(cause)
 }
 
 // lacking is the rule that an ACL lacks which refuses command with that reply.

@@ -174,8 +174,8 @@ func TestCheckRedis(t *testing.T) {
 		setting string
 		want    map[string][]string
 	}{
-		"replica":        {replica.URL(), map[string][]string{"redis write": {"SET, SADD, PEXPIRE, DEL: READONLY: "}}},
-		"full":           {full.URL(), map[string][]string{"redis write": {"SET, SADD: OOM: "}}},
+		"replica":        {replica.URL(), map[string][]string{"redis write": {"SET, SADD, PEXPIRE, DEL: READONLY; "}}},
+		"full":           {full.URL(), map[string][]string{"redis write": {"SET, SADD: OOM; "}}},
 		"no password":    {locked.URL(), map[string][]string{"redis connect": {"NOAUTH"}}},
 		"wrong password": {"redis://:hunter2@" + locked.Addr, map[string][]string{"redis connect": {"WRONGPASS"}}},
 		"nobody there":   {"redis://" + testbed.FreeAddr(t), map[string][]string{"redis connect": {"PING: ", "check REDIS_URL"}}},

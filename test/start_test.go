@@ -31,6 +31,7 @@ func TestStartLine(t *testing.T) {
 		}},
 	} {
 		s := testbed.StartSidecar(t, auth.Environ(c.environ...)...)
+		testbed.Until(t, "the line is written", func() bool { return strings.Contains(s.Log(), `"msg":"serving"`) })
 		lines := strings.Split(strings.TrimSpace(grep(s.Log(), `"msg":"serving"`)), "\n")
 		var said map[string]any
 		if err := json.Unmarshal([]byte(lines[0]), &said); err != nil || len(lines) != 1 {
