@@ -58,10 +58,15 @@ func TestAllocations(t *testing.T) {
 }
 
 // onPipe returns a function that sends request again and again, on one connection.
-func (l *local) onPipe(t *testing.T, request []byte) func() {
+func (l *local) onPipe(t testing.TB, request []byte) func() {
+	t.Helper()
+	return l.served(t, request, proxy.ServerOptions{Handler: l.handler})
+}
+
+func (l *local) served(t testing.TB, request []byte, opts proxy.ServerOptions) func() {
 	t.Helper()
 	pipe := testbed.NewPipe()
-	server := proxy.NewServer(proxy.ServerOptions{Handler: l.handler})
+	server := proxy.NewServer(opts)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(pipe) })
 	conn, err := pipe.Dial(t.Context(), "", "")

@@ -52,7 +52,9 @@ func connect(t testing.TB, url string) redis.UniversalClient {
 }
 
 // newLocal returns a sidecar that trusts its memory for so long; an empty URL is without Redis.
-func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Duration) *local {
+func newLocal(
+	t testing.TB, auth *testbed.Auth, redisURL string, trust time.Duration, change ...func(*proxy.Options),
+) *local {
 	t.Helper()
 	clientSecret := secret.Fixed(sandbox.DefaultClientSecret)
 	opts := cache.Options{
@@ -71,7 +73,7 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 		Registerer: prometheus.NewRegistry(),
 	})
 	l := &local{tokens: cache.New(opts)}
-	l.handler = proxy.New(proxy.Options{
+	handled := proxy.Options{
 		Broker: vend.NewBroker(vend.Options{
 			Cache: l.tokens, AuthService: source, AuthURL: auth.URL, ClientID: sandbox.DefaultClientID,
 			Lifetimes: vend.Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}, NegativeTTL: 10 * time.Second,
@@ -79,7 +81,11 @@ func newLocal(t testing.TB, auth *testbed.Auth, redisURL string, trust time.Dura
 		}),
 		ClientID: sandbox.DefaultClientID, Path: upstream.ConnectPath,
 		CallerToken: secret.Fixed(callerToken), MaxConcurrent: 100_000, Registerer: prometheus.NewRegistry(),
-	})
+	}
+	for _, change := range change {
+		change(&handled)
+	}
+	l.handler = proxy.New(handled)
 	t.Cleanup(func() {
 		l.handler.Close()
 		l.tokens.Close()

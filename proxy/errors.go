@@ -51,6 +51,10 @@ var (
 		http.StatusServiceUnavailable, "OVERLOADED",
 		"MAX_CONCURRENT_REQUESTS requests are waiting already",
 	}
+	errAudit = &apiError{
+		http.StatusServiceUnavailable, "AUDIT_UNAVAILABLE",
+		"the audit log cannot be written, so this is not answered; the sidecar's log tells why",
+	}
 	errTooLate  = &apiError{http.StatusGatewayTimeout, "UPSTREAM_TIMEOUT", "the auth service did not answer in time"}
 	errClientID = &apiError{http.StatusUnauthorized, "INVALID_CLIENT_ID", "client_id is not the sidecar's; leave it out"}
 	errHash     = &apiError{

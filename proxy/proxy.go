@@ -38,6 +38,8 @@ type Options struct {
 	CallerToken *secret.File
 	// AnyHost skips the Host check: for a socket file, and where remote callers are allowed.
 	AnyHost bool
+	// Audit, when set, is told of every request that was understood; what it cannot take is not answered.
+	Audit Auditor
 	// AllowedTypes are the types that may be asked for. Default: all.
 	AllowedTypes []string
 	// MaxConcurrent is how many requests may wait for Redis or the auth service at once.
@@ -182,9 +184,18 @@ func (h *Handler) post(r *http.Request, f *fields, path string) (vend.Token, err
 
 func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (vend.Token, error) {
 	req, err := h.request(f, path)
-	if err != nil {
-		return vend.Token{}, err
+	if err == nil {
+		err = h.auditable()
 	}
+	var t vend.Token
+	if err == nil {
+		t, err = h.tokenFor(r, f, req, now)
+	}
+	return h.recorded(r, req, now, t, err)
+}
+
+// tokenFor returns the token of a request that may be answered.
+func (h *Handler) tokenFor(r *http.Request, f *fields, req upstream.Request, now time.Time) (vend.Token, error) {
 	fresh := noCache(r.Header) && !f.dropIn // there it is a habit of clients, the documentation's own example has it
 	if !fresh && req.Type != typeSession {
 		if t, ok := h.broker.Known(now, req); ok { //nolint:contextcheck // a renewal outlives the caller
@@ -219,12 +230,12 @@ func (h *Handler) enter() bool {
 // leave ends what enter began.
 func (h *Handler) leave() { h.waiting.Add(-1) }
 
-// request makes of f what to ask at path.
+// request makes of f what to ask at path. Without a Type it was not understood.
 func (h *Handler) request(f *fields, path string) (upstream.Request, error) {
-	if f.clientID != "" && f.clientID != h.opts.ClientID {
-		return upstream.Request{}, errClientID
-	}
 	req, err := f.token(path)
+	if f.clientID != "" && f.clientID != h.opts.ClientID {
+		return req, errClientID
+	}
 	if err == nil && h.opts.AllowedTypes != nil && !slices.Contains(h.opts.AllowedTypes, req.Type) {
 		err = errTypeNotAllowed
 	}
@@ -235,13 +246,21 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 	if err := f.parseTarget(r); err != nil {
 		return err
 	}
-	if f.tokenType == typeSession {
-		return nil // never kept
-	}
-	req, err := h.request(f, path)
-	if err != nil {
+	began := time.Now()
+	if f.tokenType == typeSession { // never kept
+		req, _ := f.token(path)
+		_, err := h.recorded(r, req, began, vend.Token{}, nil)
 		return err
 	}
+	req, err := h.request(f, path)
+	if err == nil {
+		err = h.forget(r, req)
+	}
+	_, err = h.recorded(r, req, began, vend.Token{}, err)
+	return err
+}
+
+func (h *Handler) forget(r *http.Request, req upstream.Request) error {
 	hash, err := rejectedHash(r.Header)
 	if err != nil {
 		return err

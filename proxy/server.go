@@ -16,7 +16,7 @@ import (
 type ServerOptions struct {
 	Handler *Handler
 	// Outer is served in place of Handler, which it wraps. Default: Handler. Another one wants to see every request,
-	// so there is no fast path.
+	// so there is no fast path, and neither is there with an audit log, for which every answer has to wait.
 	Outer http.Handler
 	// NoFastPath leaves every request to net/http.
 	NoFastPath bool
@@ -54,7 +54,7 @@ func NewServer(o ServerOptions) *Server {
 		ConnContext:                  withConn,
 		ErrorLog:                     slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}}
-	if !o.NoFastPath && o.Outer == http.Handler(o.Handler) {
+	if !o.NoFastPath && o.Outer == http.Handler(o.Handler) && o.Handler.opts.Audit == nil {
 		s.fast = fastpath.New(s.http, responder{o.Handler})
 		follow := s.http.ConnState
 		s.http.ConnState = func(conn net.Conn, state http.ConnState) {

@@ -9,13 +9,19 @@ import (
 )
 
 // TestFastPathIsASetting, and the log tells whether there is one. With traces, which are of all requests, there is
-// none.
+// none, and neither is there with an audit log.
 func TestFastPathIsASetting(t *testing.T) {
 	auth := testbed.StartAuth(t)
+	key := "AUDIT_KEY_FILE=" + testbed.WriteFile(t, "key", auditKey)
 	for setting, want := range map[string]bool{
 		"": true, "FAST_PATH=true": true, "FAST_PATH=false": false, "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1": false,
+		"AUDIT_LOG=stdout": false,
 	} {
-		s := testbed.StartSidecar(t, auth.Environ(setting)...)
+		environ := auth.Environ(setting)
+		if strings.HasPrefix(setting, "AUDIT_LOG=") {
+			environ = append(environ, key)
+		}
+		s := testbed.StartSidecar(t, environ...)
 		for range 3 {
 			mustGet(t, s, "alice")
 		}

@@ -50,7 +50,8 @@ func (d *descriptions) Unregister(prometheus.Collector) bool { return false }
 func TestMetricsDoc(t *testing.T) {
 	d := &descriptions{rows: map[string]string{}}
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	conf, err := settings.Load(auth.Environ("REDIS_URL=" + redis.URL()))
+	conf, err := settings.Load(auth.Environ("REDIS_URL="+redis.URL(), "AUDIT_LOG=stdout",
+		"AUDIT_KEY_FILE="+testbed.WriteFile(t, "key", auditKey)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
+	"token-sidecar/internal/audit"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/tracing"
@@ -26,6 +27,7 @@ type Parts struct {
 	Handler *proxy.Handler
 	Tokens  *cache.Cache
 	Source  *upstream.Client
+	Audit   *audit.Trail // nil: none is wanted
 	files   files
 	status  *status
 }
@@ -65,10 +67,14 @@ func NewParts(s settings.Settings, o Options) (*Parts, error) {
 	if err := o.Traces.Redis(cacheOptions.Client); err != nil {
 		return nil, err
 	}
+	trail, err := newTrail(s, files, o)
+	if err != nil {
+		return nil, err
+	}
 	if o.Registerer != nil {
 		o.Registerer.MustRegister(newBuildInfo(s))
 	}
-	p := &Parts{Tokens: cache.New(cacheOptions), files: files}
+	p := &Parts{Tokens: cache.New(cacheOptions), Audit: trail, files: files}
 	p.Source = newUpstream(s, files, newGate(p.Tokens, s.AuthURL, s.ClientID), o)
 	p.Handler = newHandler(s, p, o)
 	p.status = newStatus(s, p, o)
@@ -80,6 +86,16 @@ func (p *Parts) Close() {
 	p.Handler.Close()
 	p.Source.Close()
 	p.Tokens.Close()
+	if p.Audit != nil {
+		p.Audit.Close()
+	}
+}
+
+// reopen opens again what may have been moved away.
+func (p *Parts) reopen() {
+	if p.Audit != nil {
+		p.Audit.Reopen()
+	}
 }
 
 // A Process is what [Serve] needs of the process it runs in.
@@ -126,13 +142,11 @@ func Serve(ctx context.Context, s settings.Settings, process Process) error {
 	for _, file := range parts.files.all() {
 		background.Go(func() { file.Watch(running) })
 	}
-	background.Go(func() { parts.files.reloadAt(running, process.Reload, log) })
+	background.Go(func() { parts.files.reloadAt(running, process.Reload, parts.reopen, log) })
 	background.Go(func() { status.history.Run(running) })
 	background.Go(func() { status.watcher.Run(running) })
 	status.started.Store(true)
-	log.Info("serving", slog.String("version", version), slog.String("listen_addr", s.ListenAddr),
-		slog.String("admin_addr", s.AdminAddr),
-		slog.Bool("fast_path", servers.tokens.HasFastPath()))
+	logStart(log, s, servers.tokens.HasFastPath())
 	return servers.run(ctx, patience{
 		delay: s.ShutdownDelay, limit: s.ShutdownTimeout, begin: func() { status.leaving.Store(true) },
 	}, log)

@@ -49,7 +49,9 @@ func TestWhatIsAroundASecretIsNoPartOfIt(t *testing.T) {
 		"REDIS_PASSWORD_FILE":         testbed.WriteFile(t, "password", "of-redis"),
 		"ENCRYPTION_KEYS_FILE": testbed.WriteFile(t, "keys",
 			strings.Repeat("A", 43)+"=\n"+strings.Repeat("B", 42)+"A="),
-		"REDIS_URL": redis.URL(), "HUMANAPI_CLIENT_SECRET": "", "REDIS_TIMEOUT": "2s",
+		"AUDIT_KEY_FILE": testbed.WriteFile(t, "audit-key", strings.Repeat("A", 43)+"=\n"+strings.Repeat("B", 42)+"A="),
+		"AUDIT_LOG":      testbed.WriteFile(t, "audit.log", ""),
+		"REDIS_URL":      redis.URL(), "HUMANAPI_CLIENT_SECRET": "", "REDIS_TIMEOUT": "2s",
 	}
 	for _, pair := range auth.Environ() {
 		if name, value, _ := strings.Cut(pair, "="); name != "HUMANAPI_CLIENT_SECRET" {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"token-sidecar/cache"
+	"token-sidecar/internal/audit"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/tracing"
 	"token-sidecar/proxy"
@@ -31,6 +32,11 @@ func Load(ctx context.Context, environ []string) (settings.Settings, error) {
 	err = settings.Add(err, unusable)
 	if url := s.RedisURL; url.Reveal() != "" && !settings.Wrong(err)["REDIS_MODE"] {
 		err = settings.Add(err, cache.CheckURL(url, s.RedisMode))
+	}
+	if s.AuditLog != "" && !settings.Wrong(err)["AUDIT_LOG"] {
+		if unusable := audit.CheckLog(s.AuditLog); unusable != nil {
+			err = settings.Add(err, fmt.Errorf("AUDIT_LOG: %w", unusable))
+		}
 	}
 	err = settings.Add(err, tracing.Check(environ))
 	for name, addr := range map[string]string{"LISTEN_ADDR": s.ListenAddr, "ADMIN_ADDR": s.AdminAddr} {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"token-sidecar/cache"
+	"token-sidecar/internal/audit"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
@@ -33,7 +34,7 @@ func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (t
 
 // files are what may change while the sidecar runs; nil where none is set.
 type files struct {
-	clientSecret, authRoots, callerToken, redisRoots, redisPassword, encryptionKeys *secret.File
+	clientSecret, authRoots, callerToken, redisRoots, redisPassword, encryptionKeys, auditKey *secret.File
 }
 
 // openFiles opens the files that s names. The error joins one for each that cannot be used.
@@ -56,12 +57,13 @@ func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 	f.redisRoots = open("REDIS_CA_FILE", s.RedisCAFile, checkRoots)
 	f.redisPassword = open("REDIS_PASSWORD_FILE", s.RedisPasswordFile, nil)
 	f.encryptionKeys = open("ENCRYPTION_KEYS_FILE", s.EncryptionKeysFile, cache.CheckKeys)
+	f.auditKey = open("AUDIT_KEY_FILE", s.AuditKeyFile, audit.CheckKeys)
 	return f, errors.Join(errs...)
 }
 
 func (f files) all() (open []*secret.File) {
 	for _, file := range []*secret.File{
-		f.clientSecret, f.authRoots, f.callerToken, f.redisRoots, f.redisPassword, f.encryptionKeys,
+		f.clientSecret, f.authRoots, f.callerToken, f.redisRoots, f.redisPassword, f.encryptionKeys, f.auditKey,
 	} {
 		if file != nil {
 			open = append(open, file)
@@ -70,9 +72,9 @@ func (f files) all() (open []*secret.File) {
 	return open
 }
 
-// reloadAt reads all files at each signal, until ctx ends. They are read all the time, but not put in force before two
-// reads found the same; whoever sends a signal has written them to the end.
-func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, log *slog.Logger) {
+// reloadAt reads all files, and calls also, at each signal, until ctx ends. They are read all the time, but not put in
+// force before two reads found the same; whoever sends a signal has written them to the end.
+func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, also func(), log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,6 +89,7 @@ func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, log *slog
 			}
 			log.Info("all files were read again at a signal; those that cannot be used keep their old values",
 				slog.Int("files", len(all)), slog.Int("unusable", unusable))
+			also()
 		}
 	}
 }
@@ -157,9 +160,23 @@ func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 		NegativeTTL: s.NegativeTTL,
 		Registerer:  o.Registerer, Log: o.Log,
 	})
-	return proxy.New(proxy.Options{
+	opts := proxy.Options{
 		Broker: broker, ClientID: s.ClientID, Path: s.TokenPath(),
 		CallerToken: p.files.callerToken, AnyHost: s.TakesAnyHost(), AllowedTypes: s.AllowedTypes,
 		MaxConcurrent: s.MaxConcurrentRequests, Registerer: o.Registerer, Log: o.Log,
+	}
+	if p.Audit != nil {
+		opts.Audit = p.Audit
+	}
+	return proxy.New(opts)
+}
+
+// newTrail returns the audit trail, nil where none is wanted.
+func newTrail(s settings.Settings, f files, o Options) (*audit.Trail, error) {
+	if s.AuditLog == "" {
+		return nil, nil
+	}
+	return audit.Open(audit.Options{
+		Path: s.AuditLog, Key: f.auditKey, Registerer: o.Registerer, Log: o.Log, Wall: o.Wall,
 	})
 }

@@ -83,7 +83,7 @@ func newRoot(p Process) *cobra.Command {
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p),
-		newVersion())
+		newCheck(p), newPseudonym(p), newVersion())
 	return root
 }
 

@@ -53,6 +53,7 @@ func wrongValues(t *testing.T) []string {
 	keys := " ENCRYPTION_KEYS_FILE=" + testbed.WriteFile(t, "keys", strings.Repeat("A", 43)+"=\n")
 	password := testbed.WriteFile(t, "password", "p")
 	ca, _ := testbed.Certificate(t)
+	auditKey := " AUDIT_KEY_FILE=" + testbed.WriteFile(t, "audit-key", strings.Repeat("A", 43)+"=\n")
 	socket := testbed.WriteFile(t, "no-socket", "")
 	wrong := []string{
 		"HUMANAPI_CLIENT_ID=", "HUMANAPI_CLIENT_SECRET=",
@@ -72,6 +73,9 @@ func wrongValues(t *testing.T) []string {
 		"REDIS_PASSWORD_FILE=" + password, "REDIS_URL=redis://:p@h REDIS_PASSWORD_FILE=" + password,
 		"ENCRYPTION_KEYS_FILE=" + password, "ENCRYPTION_KEYS_FILE=" + testbed.WriteFile(t, "short", "AAAA"),
 		"KEEP_REFRESH_TOKENS=true", "KEEP_REFRESH_TOKENS=true" + keys, "KEEP_REFRESH_TOKENS=x",
+		"AUDIT_LOG=stdout", "AUDIT_LOG=x" + auditKey, "AUDIT_LOG=/no/such/folder/x" + auditKey,
+		"AUDIT_LOG=" + t.TempDir() + auditKey,
+		"AUDIT_KEY_FILE=" + ca, "AUDIT_LOG=stdout AUDIT_KEY_FILE=" + ca,
 		"UPSTREAM_TIMEOUT=9m", "LOG_LEVEL=x", "LOG_FORMAT=x", "FAST_PATH=x",
 		"MEMORY_CACHE_SIZE=x", "MEMORY_CACHE_SIZE=1023KiB",
 		"OTEL_TRACES_EXPORTER=x", "OTEL_EXPORTER_OTLP_ENDPOINT=x", "OTEL_EXPORTER_OTLP_CERTIFICATE=" + password,
@@ -89,6 +93,8 @@ func wrongValues(t *testing.T) []string {
 				switch s.Name {
 				case "HUMANAPI_CLIENT_SECRET_FILE":
 					pair += " HUMANAPI_CLIENT_SECRET="
+				case "AUDIT_KEY_FILE":
+					pair += " AUDIT_LOG=stdout"
 				case "REDIS_CA_FILE":
 					pair += " REDIS_URL=rediss://h"
 				case "REDIS_PASSWORD_FILE":

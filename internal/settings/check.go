@@ -53,6 +53,7 @@ func (s Settings) mistakes() []error {
 	case s.KeepRefreshTokens && !redis:
 		c.add("KEEP_REFRESH_TOKENS", "needs REDIS_URL, to keep them in")
 	}
+	s.auditMistakes(&c)
 	return c.errs
 }
 

@@ -55,6 +55,8 @@ type Settings struct {
 	KeepRefreshTokens     bool          `env:"KEEP_REFRESH_TOKENS" envDefault:"false" doc:"keeps the newest refresh_token of each user in Redis; needs ENCRYPTION_KEYS_FILE"`
 	LogLevel              slog.Level    `env:"LOG_LEVEL" envDefault:"info" oneOf:"debug,info,warn,error" doc:"the least level that is logged"`
 	LogFormat             string        `env:"LOG_FORMAT" envDefault:"json" oneOf:"json,text" doc:"form of the log"`
+	AuditLog              string        `env:"AUDIT_LOG" is:"stdout or a file" doc:"where a JSON line is written for each token vended or refused; needs AUDIT_KEY_FILE"`
+	AuditKeyFile          string        `env:"AUDIT_KEY_FILE" is:"a file" doc:"base64 keys of 32 bytes or more, one a line: the first makes the audit log's pseudonyms"`
 	ShutdownTimeout       time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"15s" min:"0s" max:"24h" doc:"how long requests in progress may take after SIGTERM and SHUTDOWN_DELAY"`
 	ShutdownDelay         time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"24h" doc:"how long everything is still served after SIGTERM, with /readyz 503"`
 }

@@ -58,6 +58,7 @@ func TestMistakes(t *testing.T) {
 		"ALLOWED_TYPES=access,",
 		"CALLER_TOKEN_GENERATE=true", "CALLER_TOKEN_GENERATE=maybe",
 		"ADMIN_ADDR=127.0.0.1:8080", "ADMIN_ADDR=:8080", "ADMIN_ADDR=u:p@h:1", "LOG_LEVEL=info+1",
+		"AUDIT_LOG=stdout", "AUDIT_LOG=true", "AUDIT_LOG=relative/file", "AUDIT_KEY_FILE=/dev/null",
 	} {
 		t.Run(c, func(t *testing.T) {
 			_, err := Load(append(append([]string{}, enough...), c))
@@ -118,6 +119,8 @@ func TestAccepted(t *testing.T) {
 		"unknown names":  {"PATH=/bin", "TOKEN=x"},
 		"long limits":    {"UPSTREAM_TIMEOUT=200s", "REDIS_TIMEOUT=2s"},
 		"made token":     {"CALLER_TOKEN_GENERATE=true", "CALLER_TOKEN_FILE=/run/token"},
+		"audit log":      {"AUDIT_LOG=stdout", "AUDIT_KEY_FILE=" + token},
+		"audit file":     {"AUDIT_LOG=/var/log/audit.log", "AUDIT_KEY_FILE=" + token},
 		"one type":       {"ALLOWED_TYPES=client"},
 		"with spaces":    {"ALLOWED_TYPES=access, client"},
 		"the sentinels' own password beside a file": {

@@ -247,6 +247,9 @@ type Reply struct {
 	Took        time.Duration
 }
 
+// Client is what s is asked with; its connections close with the test.
+func (s *Sidecar) Client() *http.Client { return s.http }
+
 // Get asks for the token of user.
 func (s *Sidecar) Get(user string, header ...string) Reply {
 	return s.Do(http.MethodGet, "client_user_id="+url.QueryEscape(user), header...)

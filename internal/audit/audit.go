@@ -1,0 +1,290 @@
+// Package audit writes the audit trail: a line of JSON for each token that was vended or refused.
+//
+// It promises: [Trail.Record] returns nil only when the operating system has the line, so whoever answers after it
+// leaves no answer without a line behind, even if the process is killed; it returns in the time that its caller gives
+// it; a line holds neither a user id nor a token, only keyed hashes of them. While lines cannot be written,
+// [Trail.Check] says so, and the first line after that tells from when and how often.
+package audit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"token-sidecar/internal/secret"
+)
+
+// ErrUnavailable is the error of what could not be recorded.
+var ErrUnavailable = errors.New("audit: the line could not be written")
+
+const (
+	// mostWaiting bounds the lines that wait to be written, in bytes: some ten thousand of them.
+	mostWaiting = 4 << 20
+	// retryInterval is how often writing is tried again after a failure.
+	retryInterval = time.Second
+	// closeLimit bounds how long Close waits for the last lines.
+	closeLimit = 2 * time.Second
+)
+
+// Options configure a [Trail]. Path and Key are required.
+type Options struct {
+	// Path is [Stdout] or that of a file.
+	Path string
+	// Key is AUDIT_KEY_FILE, whose content [CheckKeys] has accepted.
+	Key *secret.File
+	// Registerer takes the metrics. Default: none.
+	Registerer prometheus.Registerer
+	// Log defaults to none.
+	Log *slog.Logger
+	// Wall is the wall clock. Default [time.Now].
+	Wall func() time.Time
+}
+
+// A Trail is an audit trail. Its methods may be called from many goroutines.
+//
+// One goroutine writes. What is recorded while it writes goes out with its next write.
+type Trail struct {
+	opts  Options
+	sink  sink
+	key   atomic.Pointer[Key]
+	lines prometheus.Counter
+	most  int // bytes that wait
+
+	wake, moved chan struct{} // ask for a write, or for the file to be opened again
+	stop, ended chan struct{}
+
+	mu     sync.Mutex
+	next   *batch // what goes out next
+	failed bool   // nothing is recorded until a write succeeds
+	lapse  lapse  // what no line tells of yet
+}
+
+// A batch are lines that are written together.
+type batch struct {
+	lines []byte
+	count int           // of callers who wait for it
+	done  chan struct{} // closed when err is set
+	err   error
+}
+
+func newBatch() *batch { return &batch{done: make(chan struct{})} }
+
+// A lapse is a time in which answers were withheld, because there would have been no line of them.
+type lapse struct {
+	since    time.Time
+	withheld int
+}
+
+// and is l and a later one together.
+func (l lapse) and(later lapse) lapse {
+	if l.since.IsZero() {
+		return later
+	}
+	return lapse{since: l.since, withheld: l.withheld + later.withheld}
+}
+
+// Open opens the trail. Errors name the setting and the remedy.
+func Open(opts Options) (*Trail, error) {
+	to, err := openSink(opts.Path)
+	if err != nil {
+		return nil, fmt.Errorf("AUDIT_LOG: %w", err)
+	}
+	t, err := start(opts, to)
+	if err != nil {
+		_ = to.close()
+	}
+	return t, err
+}
+
+func start(opts Options, to sink) (*Trail, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Wall == nil {
+		opts.Wall = time.Now
+	}
+	t := &Trail{
+		opts: opts, sink: to, next: newBatch(), most: mostWaiting,
+		wake: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	if err := t.useKey(); err != nil {
+		return nil, fmt.Errorf("AUDIT_KEY_FILE: %w", err)
+	}
+	opts.Key.OnChange(func() {
+		if err := t.useKey(); err != nil {
+			opts.Log.Error("the new audit key cannot be used, the old one stays in force", slog.Any("error", err))
+		}
+	})
+	t.register(opts.Registerer)
+	go t.run()
+	return t, nil
+}
+
+func (t *Trail) useKey() error {
+	keys, err := ParseKeys(t.opts.Key.Text())
+	if err == nil {
+		t.key.Store(&keys[0])
+	}
+	return err
+}
+
+// Check returns [ErrUnavailable] while lines cannot be written. Whoever asks then withholds an answer.
+func (t *Trail) Check() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.failed {
+		return nil
+	}
+	t.lapse.withheld++
+	return ErrUnavailable
+}
+
+// Record writes the line of e. It waits until that is done, or ctx ends. After an error the answer must be withheld;
+// the line may be written all the same.
+func (t *Trail) Record(ctx context.Context, e Event) error {
+	line := e.line(t.opts.Wall(), *t.key.Load())
+	t.mu.Lock()
+	b := t.next
+	if len(b.lines)+len(line) > t.most {
+		t.fail(errFull, 1)
+		t.mu.Unlock()
+		return ErrUnavailable
+	}
+	b.lines = append(b.lines, line...)
+	b.count++
+	t.mu.Unlock()
+	notify(t.wake)
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	b.count--
+	t.fail(errSlow, 1)
+	t.mu.Unlock()
+	notify(t.wake)
+	return ErrUnavailable
+}
+
+var (
+	errFull = errors.New("too many lines wait to be written")
+	errSlow = errors.New("writing takes too long")
+)
+
+// fail takes in that so many answers are withheld. t.mu is held.
+func (t *Trail) fail(cause error, withheld int) {
+	t.lapse = t.lapse.and(lapse{t.opts.Wall(), withheld})
+	if t.failed {
+		return
+	}
+	t.failed = true
+	t.opts.Log.Error("the audit log cannot be written: callers get 503 AUDIT_UNAVAILABLE until it can; "+
+		"check the space and the rights at AUDIT_LOG, or who reads standard output", slog.Any("error", cause))
+}
+
+// Reopen opens the file again, for those who have moved it away. One that was moved is also noticed at the next line.
+func (t *Trail) Reopen() { notify(t.moved) }
+
+// Close writes what waits and ends t. Nothing may be recorded any more.
+func (t *Trail) Close() {
+	close(t.stop)
+	limit := time.NewTimer(closeLimit)
+	defer limit.Stop()
+	select {
+	case <-t.ended:
+	case <-limit.C:
+		t.opts.Log.Error("the audit log could not be written to its end; the callers of what it lacks got 503")
+	}
+}
+
+// run writes until t is closed.
+func (t *Trail) run() {
+	defer close(t.ended)
+	defer func() { _ = t.sink.close() }()
+	for {
+		var retry <-chan time.Time
+		if t.hasFailed() {
+			retry = time.After(retryInterval)
+		}
+		select {
+		case <-t.wake:
+		case <-retry:
+		case <-t.moved:
+			t.sink.reopen()
+			continue
+		case <-t.stop:
+			t.flush()
+			return
+		}
+		t.flush()
+	}
+}
+
+func (t *Trail) hasFailed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed
+}
+
+// flush writes what waits, behind a line that tells of a lapse if there was one.
+func (t *Trail) flush() {
+	t.mu.Lock()
+	b, over := t.next, t.lapse
+	t.next, t.lapse = newBatch(), lapse{}
+	t.mu.Unlock()
+	lines := b.lines
+	if !over.since.IsZero() {
+		lines = append(gapLine(t.opts.Wall(), over), lines...)
+	}
+	if len(lines) == 0 {
+		return
+	}
+	err := t.sink.write(lines)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer close(b.done)
+	if err != nil {
+		b.err = ErrUnavailable
+		t.lapse = over.and(t.lapse)
+		t.fail(err, b.count)
+		return
+	}
+	t.lines.Add(float64(bytes.Count(lines, []byte{'\n'})))
+	if t.failed {
+		t.failed = false
+		t.opts.Log.Info("the audit log is written again", slog.Int("answers_withheld", over.withheld+t.lapse.withheld))
+	}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (t *Trail) register(to prometheus.Registerer) {
+	factory := promauto.With(to)
+	t.lines = factory.NewCounter(prometheus.CounterOpts{
+		Name: "token_sidecar_audit_lines_total",
+		Help: "Lines written to the audit log. Without AUDIT_LOG it is not there.",
+	})
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "token_sidecar_audit_writable",
+		Help: "1 while the audit log can be written, else 0: callers then get 503 AUDIT_UNAVAILABLE. Without AUDIT_LOG it is not there.",
+	}, func() float64 {
+		if t.hasFailed() {
+			return 0
+		}
+		return 1
+	})
+}
