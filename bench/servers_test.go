@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

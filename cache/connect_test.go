@@ -66,8 +66,8 @@ func TestCluster(t *testing.T) {
 	worksAsAFleet(t, open(), open())
 }
 
-// TestClusterWakesBySharding: who waits for a lease is told by the one node that has the slot of its channel, and while it
-// cannot listen there, as before.
+// TestClusterWakesBySharding: who waits for a lease is told by the one node that has the slot of its channel, and while
+// it cannot listen there, as before.
 func TestClusterWakesBySharding(t *testing.T) {
 	url, nodes := testbed.StartCluster(t)
 	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(url), Mode: "cluster"}) }

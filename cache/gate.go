@@ -93,8 +93,9 @@ func (g *Gate) Enter(ctx context.Context, ask GateAsk) (GatePass, error) {
 	return pass, nil
 }
 
-// Hold keeps attempts back for d from now on, because of an answer with that status to the trial of that name, if it was
-// one. Now is told to Redis as well as it is known here: what a frozen process asked for holds nobody when it is over.
+// Hold keeps attempts back for d from now on, because of an answer with that status to the trial of that name, if it
+// was one. Now is told to Redis as well as it is known here: what a frozen process asked for holds nobody when it is
+// over.
 func (g *Gate) Hold(ctx context.Context, name string, d time.Duration, status int, trial string) error {
 	from := ""
 	if heard := g.heard.Load(); heard != nil {

@@ -41,8 +41,8 @@ type refused struct {
 	until time.Time
 }
 
-// formerGrace is how long a token is known after the end of its life. That is told in whole seconds, rounded down, so the
-// auth service may answer with it once more, as if it were to live another second.
+// formerGrace is how long a token is known after the end of its life. That is told in whole seconds, rounded down, so
+// the auth service may answer with it once more, as if it were to live another second.
 const formerGrace = 10 * time.Second
 
 // untickedClock is the wall clock without otter's clean-up every second: what has expired goes at the next write, and

@@ -34,10 +34,10 @@ type command struct {
 	err   error
 }
 
-// A pipeline sends commands to Redis. What is asked during an exchange goes out together with the next one: nobody waits
-// for others to come, but a crowd costs a fraction of the system calls, here and in Redis. One exchange after the other
-// is best with a Redis nearby; where it is far away, or one connection is silent, others begin beside it, in lanes of
-// their own.
+// A pipeline sends commands to Redis. What is asked during an exchange goes out together with the next one: nobody
+// waits for others to come, but a crowd costs a fraction of the system calls, here and in Redis. One exchange after the
+// other is best with a Redis nearby; where it is far away, or one connection is silent, others begin beside it, in
+// lanes of their own.
 //
 // go-redis' AutoPipeline was measured and left: it gives up no command at its deadline, sends a batch again as a whole,
 // and one silent connection holds up everybody.
@@ -233,9 +233,10 @@ func (p *pipeline) take() []*group {
 	return batch
 }
 
-// adapt learns from an exchange how many commands to send at once, as TCP does with its window: twice as many as long as
-// that takes no longer. Where each command takes its time, as behind a proxy that serves one after the other, so few that
-// they are answered well in time, by more connections. What took far longer than that, took long for another reason.
+// adapt learns from an exchange how many commands to send at once, as TCP does with its window: twice as many as long
+// as that takes no longer. Where each command takes its time, as behind a proxy that serves one after the other, so few
+// that they are answered well in time, by more connections. What took far longer than that, took long for another
+// reason.
 func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

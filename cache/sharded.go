@@ -10,8 +10,8 @@ import (
 	"token-sidecar/internal/health"
 )
 
-// In a cluster each PUBLISH crosses every node. What only one sidecar is told is therefore sent by sharded pub/sub, where
-// Redis has it (version 7): it goes to the one node that has the slot of that sidecar's channel.
+// In a cluster each PUBLISH crosses every node. What only one sidecar is told is therefore sent by sharded pub/sub,
+// where Redis has it (version 7): it goes to the one node that has the slot of that sidecar's channel.
 
 const (
 	plainPrefix   = newsChannel + ":"

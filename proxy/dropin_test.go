@@ -288,7 +288,8 @@ func TestHalfBodiesTakeNoPlace(t *testing.T) {
 	})
 }
 
-// TestCallersWhoWaitDenyNoHit: what memory can answer is answered, however many wait for something else; a refusal, too.
+// TestCallersWhoWaitDenyNoHit: what memory can answer is answered, however many wait for something else; a refusal,
+// too.
 func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 	bothPaths(t, func(s *settings) { s.proxy.MaxConcurrent = 3 }, func(t *testing.T, l *line) {
 		l.ask(t, plainGet("a"))

@@ -92,7 +92,8 @@ const farewell = 500 * time.Millisecond
 
 // Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
 // answered, within the limit of ctx; every answer says that its connection ends, so that busy callers see no reset;
-// then nobody new is let in, and when all have been told, the connections close. The error is that of ctx if an answer was cut off.
+// then nobody new is let in, and when all have been told, the connections close. The error is that of ctx if an answer
+// was cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.handler.Drain()
 	s.bidFarewell(ctx)

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v2"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

@@ -13,7 +13,6 @@ import (
 	promquery "github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/grafana/grafana-foundation-sdk/go/stat"
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
-
 	"token-sidecar/internal/testbed"
 )
 

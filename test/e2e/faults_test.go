@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
-
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/health"
 	"token-sidecar/internal/testbed"

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
-
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

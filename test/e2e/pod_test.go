@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v2"
-
 	"token-sidecar/internal/testbed"
 )
 

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestSilence: the connection on which a call comes falls silent for good, also for calls in the same HTTP/2 connection,
-// and for pings. Once the fault is taken back, a new connection works.
+// TestSilence: the connection on which a call comes falls silent for good, also for calls in the same HTTP/2
+// connection, and for pings. Once the fault is taken back, a new connection works.
 func TestSilence(t *testing.T) {
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(proto, func(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestInstallPage: the chart that docs/install.md shows can be installed as it stands there, and so can the lines in the
-// README, in what they stand in.
+// TestInstallPage: the chart that docs/install.md shows can be installed as it stands there, and so can the lines in
+// the README, in what they stand in.
 func TestInstallPage(t *testing.T) {
 	dir := t.TempDir()
 	archive, err := Package(sidecar, dir, Publication{Image: "registry.example/team/token-sidecar", Version: "0.1.0"})

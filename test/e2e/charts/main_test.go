@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
-
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/testbed"
 )

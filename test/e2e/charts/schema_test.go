@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
-
 	"token-sidecar/internal/testbed"
 )
 

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
-
 	"token-sidecar/internal/testbed"
 )
 

@@ -53,8 +53,8 @@ type client func(t testing.TB, base string, requests []request) []answer
 
 // clients are those that are known to send chunked bodies.
 //
-// Spring and .NET are not to be had as Debian packages. Since 6.1 Spring writes through one of the JDK's two clients, in
-// the modes in which Client.java uses them. What .NET sends is written here as its HttpConnection writes it.
+// Spring and .NET are not to be had as Debian packages. Since 6.1 Spring writes through one of the JDK's two clients,
+// in the modes in which Client.java uses them. What .NET sends is written here as its HttpConnection writes it.
 func clients(t testing.TB) map[string]client {
 	t.Helper()
 	java := compiled(t, scripts+"Client.java")
@@ -289,8 +289,8 @@ func TestJSONAsAForm(t *testing.T) {
 	}
 }
 
-// TestCurlOptions: other ways to send the same, each twice on its connection, are answered the same. curl asks whether to
-// go on with a long body, and offers HTTP/2, when it is told to; others do without being told.
+// TestCurlOptions: other ways to send the same, each twice on its connection, are answered the same. curl asks whether
+// to go on with a long body, and offers HTTP/2, when it is told to; others do without being told.
 func TestCurlOptions(t *testing.T) {
 	testbed.Needs(t, "curl")
 	s := start(t)

@@ -15,7 +15,6 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
-
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
