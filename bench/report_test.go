@@ -127,7 +127,9 @@ func TestRecorded(t *testing.T) {
 	document := "text\n| hit | nginx, GET | at least 1 | 1.56 (1.396 to 1.889) | yes | <!-- one-get -->\n" +
 		"| calls |  |  | 10 (10 to 10) |  | <!-- calls -->\n| start |  | at most 50 ms | 7.2 ms (6 to 8) | yes | <!-- start -->\n" +
 		"| new |  |  |  |  | <!-- new -->\n| big |  |  | 1.2e+04 B (1 to 2) |  | <!-- big -->\n"
-	for name, want := range map[string]float64{"one-get": 1.56, "calls": 10, "start": 7.2, "big": 12_000, "new": 0, "get": 0} {
+	for name, want := range map[string]float64{
+		"one-get": 1.56, "calls": 10, "start": 7.2, "big": 12_000, "new": 0, "get": 0,
+	} {
 		if got, known := recorded(document, name); got != want || known != (want != 0) {
 			t.Errorf("%s: %v, %v, want %v", name, got, known, want)
 		}

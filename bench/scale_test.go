@@ -43,8 +43,8 @@ func TestScale(t *testing.T) {
 	}
 	last.recordBreaks(t)
 	draw(t, "performance-scale.svg", Plot{
-		Title: "Commands of Redis over sidecars (10,000: extrapolated)", X: "sidecars", Y: "commands, those in scripts included",
-		LogX: true, LogY: true, Lines: lines,
+		Title: "Commands of Redis over sidecars (10,000: extrapolated)", X: "sidecars",
+		Y: "commands, those in scripts included", LogX: true, LogY: true, Lines: lines,
 	})
 }
 
@@ -76,7 +76,10 @@ func (s scaleSeen) recordBreaks(t *testing.T) {
 		at                  float64
 	}
 	limits := []limit{
-		{"clients", "`maxclients`, 10,000 by default", "each sidecar keeps the connections that it had here", 10_000 / s.conns},
+		{
+			"clients", "`maxclients`, 10,000 by default", "each sidecar keeps as many connections as here",
+			10_000 / s.conns,
+		},
 		{
 			"all", "the default REDIS_TIMEOUT, when all ask for the same new token at once",
 			"Redis does nothing else", step / s.allCPU,
