@@ -145,7 +145,7 @@ reliability: needed ## Run the fleet and the outage ladder, write the counts int
 	go test -count 1 -run TestTenMinutesOfOutage ./upstream -args -record $(CURDIR)/docs/reliability.md
 
 .PHONY: bench
-bench: ## Measure the sidecar beside nginx and bare net/http, write docs/performance.md; half an hour
+bench: ## Measure the sidecar beside its peers and the limit, write docs/performance.md; an hour
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
 	cd bench && go test -count 1 -timeout 0 -v -skip TestDay . -args -rounds 41 -length 250ms -scale 1 -record $(CURDIR)/docs/performance.md
 	cd bench && GOGC=200 go test -count 1 -timeout 0 -v -run TestDay . -args -scale 1 -record $(CURDIR)/docs/performance.md

@@ -118,8 +118,6 @@ func (h *hits) ratios(prefix string, users int) []ratio {
 		throughput("oauth2", "x/oauth2 in a handler, GET", 1.3, h.ours, h.oauth2),
 		throughput("haproxy", "HAProxy, GET", 0, h.ours, h.haproxy),
 		cpu("cpu", "nginx, GET", 1, h.nginx),
-		cpu("cpu-haproxy", "HAProxy, GET", 0, h.haproxy),
-		cpu("cpu-bare", "bare net/http handler, GET", 0, h.bare),
 		cpu("limit", "canned bytes over epoll, in C", 1.5, h.limit),
 	}
 }
