@@ -50,6 +50,7 @@ func TestHitsSharing(t *testing.T) {
 
 // hits are the servers that are compared.
 type hits struct {
+	auth                                             *testbed.Auth
 	bare, barePost, ours, oursPost, nginx, nginxPost *contestant
 	tuned, oauth2, haproxy, limit                    *contestant
 }
@@ -63,6 +64,7 @@ func startHits(t *testing.T, command []string) *hits {
 	_, ours := startSidecar(t, append(command, program(t)), auth, "REDIS_URL="+redis.URL(), "MEMORY_CACHE_TTL=1h")
 	nginx, bare := startNginx(t, command, auth, ""), startBare(t, command)
 	return &hits{
+		auth:      auth,
 		bare:      &contestant{name: "bare net/http", target: bare, ask: get},
 		barePost:  &contestant{name: "bare net/http, POST", target: bare, ask: post},
 		ours:      &contestant{name: "token-sidecar", target: ours, ask: get},
@@ -164,6 +166,10 @@ func (h *hits) compare(t *testing.T, prefix string) float64 {
 	if !quick() {
 		p99.record(t)
 		p99Bare.record(t)
+	}
+	// The sidecar, nginx by GET and by POST and with files kept open, x/oauth2, HAProxy.
+	if calls := h.auth.CallsOf("user-0"); calls != 6 {
+		t.Errorf("%d calls for a user: not each of six caches kept its token", calls)
 	}
 	return median(peaks)
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -23,7 +24,7 @@ import (
 func TestScale(t *testing.T) {
 	sizes := []int{10, 30, 100, 300, 1_000}
 	if *scale > 1 {
-		sizes = []int{10, 20}
+		sizes = []int{10, 30}
 	}
 	lines := []Line{{Name: "a token, 2 ask"}, {Name: "a Redis hit"}, {Name: "a token, all ask"}, {Name: "extrapolated"}}
 	var last scaleSeen
@@ -94,7 +95,8 @@ func (s scaleSeen) recordBreaks(t *testing.T) {
 		},
 	}
 	for _, l := range limits {
-		row := fmt.Sprintf("| %s | %s | %.2g |", l.what, l.assumed, l.at)
+		digits := math.Pow(10, math.Floor(math.Log10(l.at))-1) // two of them are enough
+		row := fmt.Sprintf("| %s | %s | %.0f |", l.what, l.assumed, math.Round(l.at/digits)*digits)
 		t.Log(row)
 		testbed.Record(t, *recordTo, "scale-breaks-"+l.name, row)
 	}
