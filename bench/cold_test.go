@@ -20,6 +20,8 @@ func TestCold(t *testing.T) {
 	ours := &contestant{name: "token-sidecar", target: sidecar}
 	theirs := &contestant{name: "nginx", target: startNginx(t, nil, auth, "")}
 	bare := &contestant{name: "bare", target: startBare(t, nil)}
+	own := &contestant{name: "oauth2", target: startServer(t, nil, "oauth2", auth.URL)}
+	haproxy := &contestant{name: "haproxy", target: startHAProxy(t, nil, auth)}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	callers := scaled(10_000)
 	slowest := &goal{
@@ -41,7 +43,10 @@ func TestCold(t *testing.T) {
 	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
 	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
 	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls for it"}
-	all := []*contestant{bare, theirs, ours}
+	aheadOwn := &goal{name: "cold-oauth2", what: "the same", against: "x/oauth2 in a handler", limit: 1, atMost: true}
+	ownCalls := &goal{name: "cold-oauth2-calls", what: "x/oauth2's calls for it"}
+	haproxyCalls := &goal{name: "cold-haproxy-calls", what: "HAProxy's calls for 1,000 callers of one"}
+	all := []*contestant{bare, theirs, own, ours}
 	for round := range *rounds {
 		shuffle(all)
 		for _, c := range all {
@@ -62,8 +67,17 @@ func TestCold(t *testing.T) {
 		ahead.add(ours.last.res.Elapsed.Seconds() / theirs.last.res.Elapsed.Seconds())
 		calls.add(float64(auth.CallsOf(fmt.Sprint(ours.name, "-", round))))
 		theirCalls.add(float64(auth.CallsOf(fmt.Sprint(theirs.name, "-", round))))
+		aheadOwn.add(ours.last.res.Elapsed.Seconds() / own.last.res.Elapsed.Seconds())
+		ownCalls.add(float64(auth.CallsOf(fmt.Sprint(own.name, "-", round))))
+		if round < 5 { // a call for each caller
+			user := fmt.Sprint(haproxy.name, "-", round)
+			haproxy.run(t, Load{Conns: scaled(1_000), Requests: [][]byte{get(user)}})
+			haproxyCalls.add(float64(auth.CallsOf(user)))
+		}
 	}
-	for _, g := range []*goal{slowest, slowestBare, last, limit, ahead, calls, theirCalls} {
+	for _, g := range []*goal{
+		slowest, slowestBare, last, limit, ahead, aheadOwn, calls, theirCalls, ownCalls, haproxyCalls,
+	} {
 		g.record(t)
 	}
 	if n := calls.seen[len(calls.seen)-1]; n != 1 {

@@ -266,7 +266,11 @@ func (g *generator) receive(i int, end time.Time) error {
 	return nil
 }
 
-var headEnd, lengthName = []byte("\r\n\r\n"), []byte("Content-Length: ")
+var (
+	headEnd = []byte("\r\n\r\n")
+	// lengthName as most write it, and as HAProxy does.
+	lengthName, lengthNameLower = []byte("Content-Length: "), []byte("content-length: ")
+)
 
 // answerSize is the size of the HTTP answer that b begins with, and whether b holds all of it.
 func answerSize(b []byte) (size int, complete bool) {
@@ -275,7 +279,11 @@ func answerSize(b []byte) (size int, complete bool) {
 		return 0, false
 	}
 	size = head + len(headEnd)
-	if at := bytes.Index(b[:head], lengthName); at >= 0 {
+	at := bytes.Index(b[:head], lengthName)
+	if at < 0 {
+		at = bytes.Index(b[:head], lengthNameLower)
+	}
+	if at >= 0 {
 		digits := b[at+len(lengthName) : head]
 		if end := bytes.IndexByte(digits, '\r'); end >= 0 {
 			digits = digits[:end]

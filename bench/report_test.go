@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,8 +19,12 @@ var (
 	recordTo = flag.String("record", "", "document whose tables take what was seen; its plots are written beside it")
 	rounds   = flag.Int("rounds", 1, "how often each is measured, taking turns")
 	length   = flag.Duration("length", 50*time.Millisecond, "how long each load lasts")
+	compare  = flag.String("compare", "", "document whose ratios are told beside those seen; one a fifth worse fails")
 	scale    = flag.Int("scale", 100, "by what numbers of users and callers are divided")
 )
+
+// quick is whether this is a short run that looks for what got slower.
+func quick() bool { return *compare != "" }
 
 // scaled is n of the full benchmark in this run.
 func scaled(n int) int { return max(2, n / *scale) }
@@ -60,6 +66,42 @@ func (g *goal) record(t *testing.T) {
 		typical, g.unit, g.seen[0], g.seen[len(g.seen)-1], verdict)
 	t.Log(row)
 	testbed.Record(t, *recordTo, g.name, row)
+	if quick() {
+		g.compare(t, typical)
+	}
+}
+
+// compare tells what is seen beside what the document has, and fails where it is worse by more than a fifth.
+func (g *goal) compare(t *testing.T, seen float64) {
+	t.Helper()
+	before, known := recorded(testbed.ReadFile(t, *compare), g.name)
+	if !known {
+		t.Logf("%-24s %.3g, nothing recorded", g.name, seen)
+		return
+	}
+	t.Logf("%-24s %.3g, recorded %.3g", g.name, seen, before)
+	if g.limit != 0 && g.worse(seen, before) {
+		t.Errorf("%s against %s: %.3g, more than a fifth worse than the recorded %.3g", g.what, g.against, seen, before)
+	}
+}
+
+// worse is whether what was seen is worse than before by more than a fifth.
+func (g *goal) worse(seen, before float64) bool {
+	if g.atMost {
+		return seen*4/5 > before
+	}
+	return seen < before*4/5
+}
+
+// recorded is the median in the row of that name, and whether there is one.
+func recorded(document, name string) (value float64, known bool) {
+	row := regexp.MustCompile(`(?m)^\|.*\| ([0-9.e+-]+)[^|]*\|[^|]*\| <!-- ` + regexp.QuoteMeta(name) + ` -->$`).
+		FindStringSubmatch(document)
+	if row == nil {
+		return 0, false
+	}
+	value, err := strconv.ParseFloat(row[1], 64)
+	return value, err == nil
 }
 
 // draw writes a plot beside the document.
@@ -78,4 +120,35 @@ func draw(t *testing.T, name string, p Plot) {
 func median(values []float64) float64 {
 	slices.Sort(values)
 	return values[len(values)/2]
+}
+
+// TestRecorded: what a row was written with is read back, and what is a fifth worse is told from what is not.
+func TestRecorded(t *testing.T) {
+	document := "text\n| hit | nginx, GET | at least 1 | 1.56 (1.396 to 1.889) | yes | <!-- one-get -->\n" +
+		"| calls |  |  | 10 (10 to 10) |  | <!-- calls -->\n| start |  | at most 50 ms | 7.2 ms (6 to 8) | yes | <!-- start -->\n" +
+		"| new |  |  |  |  | <!-- new -->\n| big |  |  | 1.2e+04 B (1 to 2) |  | <!-- big -->\n"
+	for name, want := range map[string]float64{
+		"one-get": 1.56, "calls": 10, "start": 7.2, "big": 12_000, "new": 0, "get": 0,
+	} {
+		if got, known := recorded(document, name); got != want || known != (want != 0) {
+			t.Errorf("%s: %v, %v, want %v", name, got, known, want)
+		}
+	}
+	for _, c := range []struct {
+		atMost       bool
+		seen, before float64
+		worse        bool
+	}{
+		{false, 1.56, 1.56, false},
+		{false, 1.25, 1.56, false},
+		{false, 1.24, 1.56, true},
+		{false, 9, 1.56, false},
+		{true, 1.2, 1, false},
+		{true, 1.26, 1, true},
+		{true, .1, 1, false},
+	} {
+		if g := (&goal{atMost: c.atMost}); g.worse(c.seen, c.before) != c.worse {
+			t.Errorf("%+v", c)
+		}
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,23 +19,35 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// runBare makes the test binary serve the bare handler at the address it holds.
-const runBare = "TOKEN_SIDECAR_RUN_BARE"
+// runServer makes the test binary one of the servers that are compared: its name, its address and what it asks.
+const runServer = "TOKEN_SIDECAR_RUN_SERVER"
 
 func TestMain(m *testing.M) {
-	if addr := os.Getenv(runBare); addr != "" {
-		serveBare(addr)
+	if server := strings.Fields(os.Getenv(runServer)); len(server) > 0 {
+		switch server[0] {
+		case "bare":
+			serveBare(server[1])
+		case "oauth2":
+			serveOAuth2(server[1], server[2])
+		}
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// serveBare is the limit of the machine: net/http that writes the bytes of an answer, and nothing else. Below /cold it
+// What is answered by those who keep no tokens.
+const (
+	cannedBody = `{"access_token":"sbx.0123456789abcdef.1796000000000.ABCDEFGHIJKLMNOPQRSTUVWXYZ",` +
+		`"expires_in":86399,"refresh_token":"atrt-ABCDEFGHIJKLMNOPQRSTUVWXYZ","token_type":"Bearer"}` + "\n"
+	cannedStatus = "token-sidecar; hit; ttl=86399; detail=memory"
+)
+
+// serveBare is net/http that writes the bytes of an answer, and nothing else. Below /cold it
 // writes them to all who ask for the same path together, as late as the auth service would answer the first of them.
 func serveBare(addr string) {
-	body := []byte(`{"access_token":"sbx.0123456789abcdef.1796000000000.ABCDEFGHIJKLMNOPQRSTUVWXYZ","expires_in":86399,"refresh_token":"atrt-ABCDEFGHIJKLMNOPQRSTUVWXYZ","token_type":"Bearer"}` + "\n")
+	body := []byte(cannedBody)
 	json, noStore, status := []string{"application/json"}, []string{"no-store"},
-		[]string{"token-sidecar; hit; ttl=86399; detail=memory"}
+		[]string{cannedStatus}
 	var cold sync.Map
 	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/cold/") {
@@ -135,7 +146,10 @@ func startSidecar(t testing.TB, command []string, auth *testbed.Auth, environ ..
 }
 
 // startBare starts the bare handler by command.
-func startBare(t testing.TB, command []string) target {
+func startBare(t testing.TB, command []string) target { return startServer(t, command, "bare", "") }
+
+// startServer starts one of the servers in the test binary by command.
+func startServer(t testing.TB, command []string, name, authURL string) target {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -144,7 +158,7 @@ func startBare(t testing.TB, command []string) target {
 	addr := testbed.FreeAddr(t)
 	command = append(command, exe)
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
-	cmd.Env = []string{runBare + "=" + addr}
+	cmd.Env = []string{runServer + "=" + strings.Join([]string{name, addr, authURL}, " ")}
 	startProcess(t, cmd, addr)
 	return target{addr: addr, pids: []int{cmd.Process.Pid}}
 }
@@ -208,10 +222,7 @@ func startNginx(t testing.TB, command []string, auth *testbed.Auth, directive st
 	t.Helper()
 	testbed.Needs(t, "nginx")
 	dir, addr := t.TempDir(), testbed.FreeAddr(t)
-	workers := 1
-	if len(command) == 0 {
-		workers = runtime.NumCPU()
-	}
+	workers := processorsOf(command)
 	conf := fmt.Sprintf(nginxConf, dir, addr, auth.URL, callerToken, sandbox.DefaultClientID, sandbox.DefaultClientSecret,
 		workers, directive)
 	if os.Getuid() == 0 {
