@@ -18,6 +18,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/proxy"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

@@ -151,8 +151,8 @@ end
 // enterScript lets an attempt out, or tells why not. Asked twice by one attempt it is the same trial.
 //
 //	KEYS hold, rate
-//	ARGV skew, slack, name of the trial that it might be, 1 when it is paid for, interval, what it may be early, patience,
-//	     longest trial
+//	ARGV skew, slack, name of the trial that it might be, 1 when it is paid for, interval, what it may be early,
+//	     patience, longest trial
 //	returns for how long it is held, with which status, how long it has to wait, the trial it is (or empty), and the time
 var enterScript = newScript(luaGate + `
 local ends, length, status, trial = readHold(KEYS[1])

@@ -44,7 +44,7 @@ func TestUnreadableValuesAreMissesThatGetReplaced(t *testing.T) {
 	at := keys.all()[0].nameOf(key)
 	good := value(keys, newEntry("x", time.Hour), at)
 	edited := func(place int, with byte) string { return good[:place] + string(with) + good[place+1:] }
-	other := func(place int) byte { return byte('0' + ('1'^good[place])&1) }
+	other := func(place int) byte { return '0' + ('1'^good[place])&1 }
 	for what, value := range map[string]string{
 		"cut short":        good[:50],
 		"one byte":         "T",

@@ -42,7 +42,8 @@ func TestRefreshTokensOfTheFirstFormat(t *testing.T) {
 // TestRefreshTokensWithoutTheFirstFormat: a user of Redis who may read this format alone is none the worse.
 func TestRefreshTokensWithoutTheFirstFormat(t *testing.T) {
 	server := testbed.StartRedis(t)
-	if err := server.Client().Do(t.Context(), "ACL", "SETUSER", "default", "resetkeys", "~"+keyPrefix+"*").Err(); err != nil {
+	restrict := []any{"ACL", "SETUSER", "default", "resetkeys", "~" + keyPrefix + "*"}
+	if err := server.Client().Do(t.Context(), restrict...).Err(); err != nil {
 		t.Fatal(err)
 	}
 	c := newCache(t, server.URL(), nil)

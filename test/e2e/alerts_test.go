@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v2"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )

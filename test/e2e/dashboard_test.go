@@ -13,6 +13,7 @@ import (
 	promquery "github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/grafana/grafana-foundation-sdk/go/stat"
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
+
 	"token-sidecar/internal/testbed"
 )
 
@@ -186,7 +187,7 @@ func (p panel) links() []cog.Builder[dashboard.DashboardLink] {
 }
 
 func source() common.DataSourceRef {
-	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
+	return common.DataSourceRef{Type: new("prometheus"), Uid: new("${datasource}")}
 }
 
 func (p panel) figure() *stat.PanelBuilder {
@@ -199,10 +200,12 @@ func (p panel) figure() *stat.PanelBuilder {
 }
 
 func (p panel) course() *timeseries.PanelBuilder {
-	b := timeseries.NewPanelBuilder().Title(p.title).Description(p.about).Unit(p.unit).Datasource(source()).Span(8).Height(8).
+	b := timeseries.NewPanelBuilder().Title(p.title).Description(p.about).Unit(p.unit).
+		Datasource(source()).Span(8).Height(8).
 		Min(0).Links(p.links())
 	if p.thresholds != nil {
-		b.Thresholds(p.steps()).ThresholdsStyle(common.NewGraphThresholdsStyleConfigBuilder().Mode(common.GraphThresholdsStyleModeLine))
+		style := common.NewGraphThresholdsStyleConfigBuilder().Mode(common.GraphThresholdsStyleModeLine)
+		b.Thresholds(p.steps()).ThresholdsStyle(style)
 	}
 	if p.stacked {
 		b.Stacking(common.NewStackingConfigBuilder().Mode(common.StackingModeNormal)).FillOpacity(40)
@@ -218,13 +221,16 @@ func choice(name, query string) *dashboard.QueryVariableBuilder {
 		Multi(true).IncludeAll(true).AllValue(".*").Refresh(dashboard.VariableRefreshOnTimeRangeChanged)
 }
 
+//
+//nolint:staticcheck // the newer model is Grafana 13's; this one is read by all in use
 func buildDashboard() (dashboard.Dashboard, error) {
 	b := dashboard.NewDashboardBuilder("token-sidecar").Uid("token-sidecar").Tags([]string{"token-sidecar"}).Editable().
 		Refresh("30s").Time("now-3h", "now").
 		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Type("prometheus")).
 		WithVariable(choice("namespace", "label_values(token_sidecar_build_info, namespace)")).
 		WithVariable(choice("pod", `label_values(token_sidecar_build_info{namespace=~"$namespace"}, pod)`)).
-		Link(dashboard.NewDashboardLinkBuilder("Runbook").Type(dashboard.DashboardLinkTypeLink).Url(runbook).TargetBlank(true)).
+		Link(dashboard.NewDashboardLinkBuilder("Runbook").Type(dashboard.DashboardLinkTypeLink).Url(runbook).
+			TargetBlank(true)).
 		WithRow(dashboard.NewRowBuilder("Are callers fine?"))
 	for _, p := range figures() {
 		b.WithPanel(p.figure())
@@ -265,5 +271,6 @@ func TestDashboard(t *testing.T) {
 // hasSection reports whether the runbook has a section of that anchor.
 func hasSection(t *testing.T, anchor string) bool {
 	t.Helper()
-	return regexp.MustCompile(`(?mi)^## ` + regexp.QuoteMeta(anchor) + `$`).MatchString(testbed.ReadFile(t, "docs/runbook.md"))
+	heading := regexp.MustCompile(`(?mi)^## ` + regexp.QuoteMeta(anchor) + `$`)
+	return heading.MatchString(testbed.ReadFile(t, "docs/runbook.md"))
 }

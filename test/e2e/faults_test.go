@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/health"
 	"token-sidecar/internal/testbed"

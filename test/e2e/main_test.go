@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/testbed"
 )

@@ -37,7 +37,8 @@ func queries(t *testing.T) (all []string) {
 	}
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
-			all = append(all, strings.NewReplacer("$namespace", ".*", "$pod", ".*", "$__rate_interval", "1m").Replace(target.Expr))
+			variables := strings.NewReplacer("$namespace", ".*", "$pod", ".*", "$__rate_interval", "1m")
+			all = append(all, variables.Replace(target.Expr))
 		}
 	}
 	return all

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
 )
@@ -90,7 +91,8 @@ func TestPage(t *testing.T) {
 	if unnamed != 0 {
 		t.Errorf("%d parts without a name for a screen reader", unnamed)
 	}
-	if tips := ask[string](t, b.tab, `document.querySelector("#chart title").textContent`); !strings.Contains(tips, "fetched") {
+	tips := ask[string](t, b.tab, `document.querySelector("#chart title").textContent`)
+	if !strings.Contains(tips, "fetched") {
 		t.Errorf("the chart's tooltip says %q", tips)
 	}
 	b.do(t, chromedp.Focus("summary"), chromedp.KeyEvent("\r"))

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v2"
+
 	"token-sidecar/internal/testbed"
 )
 

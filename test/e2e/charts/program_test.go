@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/secret"

@@ -12,6 +12,7 @@ import (
 
 	ociregistry "github.com/google/go-containerregistry/pkg/registry"
 	"helm.sh/helm/v4/pkg/registry"
+
 	"token-sidecar/internal/testbed"
 )
 

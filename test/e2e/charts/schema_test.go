@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
 	"token-sidecar/internal/testbed"
 )
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+
 	"token-sidecar/internal/testbed"
 )
 

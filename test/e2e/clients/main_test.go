@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
 	"token-sidecar/internal/cli"
 	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream/sandbox"
