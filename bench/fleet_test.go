@@ -67,7 +67,8 @@ func coldStart(t *testing.T, path string, away time.Duration, sidecars, users, c
 	redis.Slow(int(away.Milliseconds()))
 	fleet := make([]*testbed.Sidecar, sidecars)
 	for i := range fleet {
-		fleet[i], _ = startSidecar(t, []string{path}, auth, "REDIS_URL=redis://"+redis.Addr)
+		fleet[i], _ = startSidecar(t, []string{path}, auth, "REDIS_URL=redis://"+redis.Addr,
+			"REDIS_TIMEOUT="+redisTimeout)
 	}
 	took := make([]time.Duration, callers)
 	var asking sync.WaitGroup

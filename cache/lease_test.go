@@ -278,3 +278,14 @@ func liveHeap() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
+
+// TestTheOwnerGetsItsLockAgain: the reply to the first try may have been lost.
+func TestTheOwnerGetsItsLockAgain(t *testing.T) {
+	c := newCache(t, testbed.StartRedis(t).URL(), nil)
+	lease := acquire(t, c, NewKey("u"))
+	defer lease.Release(t.Context())
+	n := c.shared.keys.names(lease.key)[0]
+	if g, err := c.shared.acquire(t.Context(), n, lease); err != nil || !g.got || g.fence != lease.fences[n.text] {
+		t.Errorf("%+v, %v, want the fence %s", g, err, lease.fences[n.text])
+	}
+}

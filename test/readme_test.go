@@ -46,7 +46,7 @@ func TestReadme(t *testing.T) {
 	testbed.Eventually(t, "it is ready", func() error {
 		return exec.Command(tools+"/token-sidecar", "healthcheck").Run()
 	})
-	if commands := testbed.Console(t, readme, path); commands < 30 {
+	if commands := testbed.Console(t, readme, path); commands < 12 {
 		t.Errorf("only %d commands found", commands)
 	}
 }
