@@ -289,3 +289,39 @@ func TestTheOwnerGetsItsLockAgain(t *testing.T) {
 		t.Errorf("%+v, %v, want the fence %s", g, err, lease.fences[n.text])
 	}
 }
+
+// TestAForeignLockIsNobodys: neither what somebody else keeps under that name, nor a lock that would never end, ends the
+// key.
+func TestAForeignLockIsNobodys(t *testing.T) {
+	server := testbed.StartRedis(t)
+	client := server.Client()
+	now := formatFence(Fence(time.Now().UnixMicro()))
+	for name, put := range map[string]func(lock string) error{
+		"text":             func(lock string) error { return client.Set(t.Context(), lock, "hello", 0).Err() },
+		"text with an end": func(lock string) error { return client.Set(t.Context(), lock, "hello", time.Hour).Err() },
+		"empty":            func(lock string) error { return client.Set(t.Context(), lock, "", time.Hour).Err() },
+		"a list":           func(lock string) error { return client.LPush(t.Context(), lock, "x").Err() },
+		"a lock for ever":  func(lock string) error { return client.Set(t.Context(), lock, now+"owner", 0).Err() },
+		"older than fetches": func(lock string) error {
+			return client.Set(t.Context(), lock, formatFence(7)+"owner", time.Hour).Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, key := newCache(t, server.URL(), nil), NewKey("foreign", name)
+			at := c.shared.keys.names(key)[0].text
+			if err := put(at + lockSuffix); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			offer, err := c.Acquire(ctx, key, Want{})
+			if err != nil || offer.Lease == nil || len(offer.Lease.fences) != 1 {
+				t.Fatalf("%+v, %v", offer, err)
+			}
+			offer.Lease.Publish(t.Context(), newEntry("x", time.Hour))
+			if e := get(t, newCache(t, server.URL(), nil), key); e == nil {
+				t.Error("the token is not shared")
+			}
+		})
+	}
+}
