@@ -72,15 +72,21 @@ func newRoot(p Process) *cobra.Command {
 		Long: "Vends Human API tokens to the containers of its own pod. Without a command it serves.\n\n" +
 			"Settings are environment variables; token-sidecar config lists them.",
 		Example:           "  token-sidecar serve --sandbox      try it, without any settings",
-		Version:           versionText(),
 		Args:              noArgs,
-		RunE:              serve.RunE,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	root.SetVersionTemplate("{{.Version}}")
 	root.Flags().AddFlagSet(serve.Flags())
+	// The library's own would be written by a template, for which the linker keeps every method there is: 10 MB.
+	version := root.Flags().Bool("version", false, "tell version, commit and Go version")
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *version {
+			_, err := io.WriteString(cmd.OutOrStdout(), versionText())
+			return err
+		}
+		return serve.RunE(cmd, args)
+	}
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p),
 		newCheck(p), newPseudonym(p), newVersion())
