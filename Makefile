@@ -13,7 +13,7 @@ TAGS    := grpcnotrace
 # The modules: the program's, and those of what only its tests and benchmarks need. (test/cluster is built, not tested.)
 MODULES := . bench test/e2e
 
-# Tools of development, at the versions everybody uses.
+# Development tools, at pinned versions.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
@@ -23,7 +23,7 @@ KUBERNETES    := $(TOOLS)/v1.36.3
 
 PLATFORM ?= linux/amd64
 
-# What tests run besides Go, as Debian packages: name of the program, or of a file, name of the package.
+# What tests need besides Go: a program or file, and the Debian package that has it.
 NEEDED         := redis-server:redis-server curl:curl
 NEEDED_BENCH   := nginx:nginx-light haproxy:haproxy cc:build-essential
 NEEDED_E2E     := chromium:chromium promtool:prometheus buildah:buildah busybox:busybox-static ip:iproute2 newuidmap:uidmap
@@ -31,7 +31,7 @@ NEEDED_CLIENTS := node:nodejs javac:default-jdk-headless /usr/lib/python3/dist-p
 NEEDED_CLUSTER := etcd:etcd-server openssl:openssl
 
 .PHONY: help
-help: ## Tell what can be made
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
@@ -45,13 +45,13 @@ build: ## Build bin/token-sidecar
 # The tests of modules other than the program's read files outside of them, which the cache of go test does not notice.
 .PHONY: test
 test: export SKIP_NO_TESTS = 1
-test: ## Run all tests, installing what they need; a quarter of an hour, half of one the first time
-	@echo "make test runs, with the race detector where the sidecar's own code runs:"
+test: ## Run all tests, after installing what they need; 15 minutes, 30 the first time
+	@echo "make test runs these, with the race detector where the sidecar's own code runs:"
 	@echo "  1/3  the program's tests, unit tests and those from outside     5 minutes"
-	@echo "  2/3  the benchmarks, briefly: that they work                    2 minutes"
+	@echo "  2/3  the benchmarks, only to see that they work                 2 minutes"
 	@echo "  3/3  page, image, clients, dashboard and charts                 6 minutes; the first time 17, to build Helm's library"
-	@echo "Each installs before it what it needs and is missing, as Debian packages, by apt-get (with sudo unless you are root)."
-	@echo "A line appears for each package when its tests have passed; the first take a minute or two to build."
+	@echo "Each first installs the Debian packages that it needs, with apt-get (and sudo, unless you are root)."
+	@echo "Each package prints a line when its tests have passed; the first take a minute or two to build."
 	@echo; echo "1/3 the program"
 	@$(MAKE) --no-print-directory needed
 	go test -race ./...
@@ -83,11 +83,11 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/govulncheck $(TOOLS)/actionlint ## Format 
 	.ci/vulnerabilities $(TOOLS)/govulncheck
 
 .PHONY: tidy
-tidy: ## Write go.mod and go.sum of each module anew, after a change of what one requires
+tidy: ## Update go.mod and go.sum of all modules, after a change in one
 	@for module in $(MODULES); do ( cd $$module && go mod tidy ); done
 
 .PHONY: image
-image: ## Build the image for this machine, and for arm64 with PLATFORM=linux/arm64
+image: ## Build the image for amd64 (PLATFORM=linux/arm64 for arm64)
 	docker build --platform $(PLATFORM) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t token-sidecar:$(VERSION) .
 
 # Where image-push and chart-push push to, as in REGISTRY=registry.example/team; docker login, or helm registry login, comes before.
@@ -104,7 +104,7 @@ image-push: registry ## Build the image for amd64 and arm64 and push it: make im
 	docker buildx build --platform $(PLATFORMS) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --push -t $(IMAGE):$(RELEASE) .
 
 .PHONY: chart-push
-chart-push: registry ## Push the chart, which then names that image: make chart-push REGISTRY=registry.example/team
+chart-push: registry ## Push the chart, set to use that image: make chart-push REGISTRY=registry.example/team
 	@mkdir -p bin && cd test/e2e && go run ./release -image $(IMAGE) -version $(RELEASE) -home '$(HOME_PAGE)' -push $(CHARTS) $(CHART_PUSH_FLAGS) ../../charts/token-sidecar ../../bin
 
 .PHONY: registry
@@ -116,11 +116,11 @@ release-version:
 	@echo $(RELEASE)
 
 .PHONY: sbom
-sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, what the program is made of (CycloneDX)
+sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, the program's bill of materials (CycloneDX)
 	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
 
 .PHONY: test-cluster
-test-cluster: $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and look at the pods it admits; 10 minutes the first time
+test-cluster: $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and check the pods; 10 minutes the first time
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED_CLUSTER)"
 	cd test/e2e && PATH="$(KUBERNETES):$$PATH" go test -tags cluster -count 1 ./charts
 
@@ -132,27 +132,27 @@ $(KUBERNETES)/kube-apiserver: test/cluster/go.mod
 	@touch $@
 
 .PHONY: manifest
-manifest: ## Write bin/manifest, plain manifests of a service with the sidecar, for kubectl kustomize
+manifest: ## Write plain manifests of a service with the sidecar to bin/manifest, for kubectl kustomize
 	@cd test/e2e && go run ./manifest ../../charts ../../bin/manifest && echo bin/manifest
 
 .PHONY: golden
-golden: ## Write anew what the charts are expected to render to, and the chart's README; look at the difference
+golden: ## Rewrite the charts' expected output and the chart's README; review the diff
 	cd test/e2e && go test -count 1 -run 'TestRendered|TestInjectionNeeds|TestSchema|TestSettingsFile|TestReadme' ./charts -args -update
 
 .PHONY: reliability
-reliability: needed ## Run the fleet and the outage ladder, write the counts into docs/reliability.md
+reliability: needed ## Run the reliability tests, write the counts to docs/reliability.md
 	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover|TestEveryStepFailsOnce' ./test -args -record docs/reliability.md
 	go test -count 1 -run TestTenMinutesOfOutage ./upstream -args -record $(CURDIR)/docs/reliability.md
 
 .PHONY: bench
-bench: ## Measure the sidecar beside its peers and the limit, write docs/performance.md; an hour
+bench: ## Measure the sidecar and its peers, write the results to docs/performance.md; an hour
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
 	cd bench && go test -count 1 -timeout 0 -v -skip TestDay . -args -rounds 41 -length 250ms -scale 1 -record $(CURDIR)/docs/performance.md
 	cd bench && GOGC=200 go test -count 1 -timeout 0 -v -run TestDay . -args -scale 1 -record $(CURDIR)/docs/performance.md
 
 # Each figure is a ratio within one run, so that a slower machine does not look like a slower sidecar.
 .PHONY: bench-quick
-bench-quick: ## Measure what got slower: ratios beside those in docs/performance.md, fails where one is a fifth worse; 3 minutes
+bench-quick: ## Compare with docs/performance.md, fail where a ratio is a fifth worse; 3 minutes
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
 	cd bench && go test -count 1 -timeout 15m -v -run 'TestHits|TestRedisHits|TestAllocations|TestMemory$$' . -args \
 	  -rounds 7 -length 200ms -scale 1 -compare $(CURDIR)/docs/performance.md
@@ -160,7 +160,7 @@ bench-quick: ## Measure what got slower: ratios beside those in docs/performance
 # Without the race detector, whose own memory grows with the requests; make test runs a short soak with it.
 SOAK ?= 10m
 .PHONY: soak
-soak: needed ## Random faults for ten minutes (SOAK=1h for longer); nothing may grow
+soak: needed ## Inject random faults for ten minutes (SOAK=1h for longer), fail if anything grows
 	go test -count 1 -timeout 0 -v -run TestSoak ./test -args -soak $(SOAK)
 
 FUZZTIME ?= 30s

@@ -1,8 +1,8 @@
-// Package proxy is what callers meet: the HTTP calls on LISTEN_ADDR, their guards, their answers and every error text.
+// Package proxy serves the HTTP calls on LISTEN_ADDR: their guards, parsing, answers and all error texts.
 //
-// It promises: no request gets past the guards that a container of the pod would not send; whatever is wrong with a
-// request is answered with the name of the field and the remedy; what is right is handed to package vend, and its token
-// answered with the lifetime that is left.
+// It promises: the guards refuse every request that a container of the pod would not send; the answer to an invalid
+// request names the field and the remedy; a valid one is passed to package vend, and its token is answered with the
+// lifetime that is left.
 package proxy
 
 import (

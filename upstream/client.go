@@ -2,15 +2,15 @@
 //
 // It promises: every call ends within UPSTREAM_TIMEOUT × UPSTREAM_MAX_ATTEMPTS plus a second of backoff; the secret
 // goes to AuthURL and nowhere else, redirects are never followed, and no answer that contains it is passed on; at most
-// 256 KiB of an answer are read; an answer is a token with a lifetime, or an [*Error] that tells which way it failed.
+// 256 KiB of an answer are read; the result is a token with a lifetime, or an [*Error] that says how the call failed.
 //
-// It keeps one bad thing from becoming everybody's, each in a file of its own. A call passes them in this order:
+// Guards keep one failure from affecting everybody. A call passes them in this order:
 //
-//   - backoff.go: a key that fails is left alone for a while, by itself;
-//   - credentials.go: a refusal of our own credentials holds everybody back for NEGATIVE_TTL;
-//   - breaker.go: a path that fails is left alone for BREAKER_OPEN_FOR, but for one trial;
-//   - permits.go: no more than UPSTREAM_MAX_CONCURRENT attempts at once, callers before renewals;
-//   - gate.go, fleet.go: a Retry-After holds the whole fleet back, and UPSTREAM_CALLS_PER_MINUTE limits it;
+//   - backoff.go: a key whose calls fail backs off, and no other;
+//   - credentials.go: a refusal of our own credentials stops all calls for NEGATIVE_TTL;
+//   - breaker.go: a path that fails gets no calls but one trial every BREAKER_OPEN_FOR;
+//   - permits.go: at most UPSTREAM_MAX_CONCURRENT attempts at once, callers before renewals;
+//   - gate.go, fleet.go: a Retry-After stops the whole fleet, and UPSTREAM_CALLS_PER_MINUTE limits it;
 //   - budget.go: at most one attempt in five is a retry;
 //   - transport.go: a connection that has fallen silent is replaced.
 package upstream

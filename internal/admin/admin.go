@@ -1,5 +1,5 @@
-// Package admin answers on ADMIN_ADDR: probes, metrics, and a page for people. It never shows a token, a
-// secret or a user id, and nothing on it can be changed.
+// Package admin serves ADMIN_ADDR: probes, metrics and the status page. It is read-only, and never shows a token, a
+// secret or a user id.
 package admin
 
 import (

@@ -1,4 +1,4 @@
-// Package app makes the parts of the sidecar from its settings, runs them, and stops them in order.
+// Package app builds the parts of the sidecar from its settings, runs them, and stops them in order.
 package app
 
 import (

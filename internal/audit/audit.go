@@ -1,9 +1,9 @@
-// Package audit writes the audit trail: a line of JSON for each token that was vended or refused.
+// Package audit writes the audit log: a line of JSON for each token that was vended or refused.
 //
-// It promises: [Trail.Record] returns nil only when the operating system has the line, so whoever answers after it
-// leaves no answer without a line behind, even if the process is killed; it returns in the time that its caller gives
-// it; a line holds neither a user id nor a token, only keyed hashes of them. While lines cannot be written,
-// [Trail.Check] says so, and the first line after that tells from when and how often.
+// It promises: [Trail.Record] returns nil only once the operating system has the line, so that an answer sent after it
+// is never without a line, even if the process is killed; it returns within its caller's deadline; a line contains
+// keyed hashes of user ids and tokens, never these themselves. While lines cannot be written, [Trail.Check] says so;
+// the first line after such a gap tells when it began and how many answers were withheld.
 package audit
 
 import (

@@ -1,5 +1,5 @@
-// Package cli is the command line: serving, and the small tools that ask a running sidecar. The image
-// has no shell and no curl, so what an operator needs is here.
+// Package cli is the command line: the sidecar itself, and small tools that ask a running one. The image has neither
+// shell nor curl, so what an operator needs is here.
 package cli
 
 import (

@@ -1,8 +1,8 @@
-// Package health tells how the parts of the sidecar are, in words for people.
+// Package health describes the condition of the sidecar's parts, in words for people.
 //
-// It promises: the status page, the status command, the log, the metric token_sidecar_degraded and the alerts repeat
-// the same [Condition], so they name the same cause. A change of state is told once, at once when it is for the worse,
-// and no state of a part more than once a minute.
+// It promises: the status page, the status command, the log, the metric token_sidecar_degraded and the alerts show the
+// same [Condition], and so name the same cause. A change for the worse is logged at once, and the same state of a part
+// at most once a minute.
 package health
 
 import (

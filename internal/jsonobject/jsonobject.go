@@ -1,9 +1,9 @@
-// Package jsonobject walks over the members of a JSON object (RFC 8259).
+// Package jsonobject iterates over the members of a JSON object (RFC 8259).
 //
-// It promises: only one whole object, in UTF-8, of bounded depth and with nothing behind it, is walked to its end
-// without an error; every member is told, in order, with its name in the exact case, as often as it comes; the place of
-// each value is told, so that it can be replaced. It allocates for strings with escapes only. [encoding/json] matches
-// names in any case, lets the last of repeated members win without a word, and costs several times as much.
+// It promises: anything but one complete object, in UTF-8, of bounded depth and with nothing after it, is an error;
+// every member is reported, in order, with its exact name, repeated ones each time; so is the position of each value,
+// so that it can be replaced. Only strings with escapes are allocated. [encoding/json] matches names in any case,
+// silently takes the last of repeated members, and costs several times as much.
 package jsonobject
 
 import (

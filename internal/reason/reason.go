@@ -1,5 +1,5 @@
-// Package reason says in plain words why the system refused something. Go's errors name system calls, addresses and
-// paths besides: of no use to an operator, and a path can be a secret that was pasted into the wrong setting.
+// Package reason explains errors of the operating system in plain words. Go's own texts also name system calls,
+// addresses and paths: of no use to an operator, and a path can be a secret that was pasted into the wrong setting.
 package reason
 
 import (

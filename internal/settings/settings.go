@@ -1,6 +1,6 @@
 // Package settings reads the sidecar's settings from the environment and checks them.
 //
-// [Load] tells every mistake at once, each naming the setting and the remedy. Secrets are held in
+// [Load] reports all mistakes at once, each with the name of the setting and the remedy. Secrets are held in
 // [secret.Text] and cannot be printed.
 package settings
 

@@ -1,4 +1,4 @@
-// Package spelling finds the name that was meant by one that was mistyped.
+// Package spelling finds the name that was probably meant by a mistyped one.
 package spelling
 
 // Nearest is the one of names that takes the fewest typing mistakes to become name, and no more than within; empty if

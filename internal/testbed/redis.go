@@ -1,5 +1,5 @@
-// Package testbed starts the real parts that tests need: redis-server, the sidecar's own program, a TCP proxy
-// that breaks connections.
+// Package testbed starts the real parts that tests need: redis-server, the sidecar itself, a TCP proxy that breaks
+// connections.
 package testbed
 
 import (

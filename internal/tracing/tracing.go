@@ -1,9 +1,9 @@
-// Package tracing sends traces by OTLP, as the standard OTEL_* variables say. Without them it does nothing and
+// Package tracing sends traces by OTLP, configured by the standard OTEL_* variables. Without them it does nothing and
 // costs nothing.
 //
-// A trace holds nothing of a caller but the trace's own id: no path, query, method, header or body as the caller
-// sent it, and no Redis command; hence no secret, token or user id. What may leave is decided in one place, the
-// exporter (allowlist.go), whatever the instrumentation records.
+// Of what a caller sent, a trace contains only the trace id: no path, query, method, header or body, and no Redis
+// command; hence no secret, token or user id. One place decides what is exported, whatever the instrumentation records:
+// the exporter (allowlist.go).
 package tracing
 
 import (

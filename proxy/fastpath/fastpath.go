@@ -1,15 +1,15 @@
 // Package fastpath answers plain requests on the connections of an [http.Server], below it.
 //
-// Most of what a small request costs is what net/http does for it. So between two requests on a connection this
-// package reads what comes first. If that is a whole request in the one shape that most clients give it, and a
-// [Responder] has the answer at hand, the answer is sent from here, with the bytes that net/http would have sent.
-// Anything else is handed to net/http as it came, and so is anything of which it is not certain where it begins.
+// Most of the cost of a small request is net/http's. So between two requests on a connection this package reads first.
+// If it gets one whole request in the form that most clients use, and a [Responder] has the answer at hand, it sends the
+// bytes that net/http would have sent. Anything else is handed to net/http unchanged, and so is whatever does not
+// certainly begin a request.
 //
-// It promises: a caller cannot tell who answered; nothing that is shared between connections is held while an answer
-// is being written, so a caller who does not read delays nobody else; and the time limits of the server hold, at most
-// a second later.
+// It promises: a caller cannot tell which of the two answered; nothing that connections share is held while an answer
+// is being written, so that a caller who does not read delays nobody else; and the server's time limits apply, at most
+// a second late.
 //
-// What it relies on in net/http is in nethttp.go, and in docs/fastpath.md, which tells how a Go upgrade is checked.
+// nethttp.go and docs/fastpath.md list what it relies on in net/http; the latter says how to check a Go upgrade.
 package fastpath
 
 import (

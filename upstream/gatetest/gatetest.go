@@ -1,4 +1,4 @@
-// Package gatetest is what every [upstream.Gate] must pass.
+// Package gatetest has the tests that every [upstream.Gate] must pass.
 //
 //	for _, c := range gatetest.Cases() {
 //		t.Run(c.Name, func(t *testing.T) { c.Run(t, newWorld(t)) })

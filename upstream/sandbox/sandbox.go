@@ -1,9 +1,9 @@
-// Package sandbox emulates the auth service, for trying the sidecar and for tests.
+// Package sandbox emulates the auth service, for tests and for trying out the sidecar.
 //
 // It checks what the auth service is documented to check, in this order, and answers each mistake with the
 // documented errorCode: broken JSON or a missing field, type, client_id, client_secret, the client's rights,
 // the user, the user's connection. The statuses of refusals are guesses: the auth service documents none.
-// Every client_user_id is a connected user, but those that begin with unconnected-, unknown- and forbidden-.
+// Every client_user_id is a connected user, except those that begin with unconnected-, unknown- or forbidden-.
 package sandbox
 
 import (
