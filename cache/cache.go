@@ -3,8 +3,8 @@
 // It promises: what [Cache.Peek] and [Cache.Look] return was published under that very key, has not been forgotten, and
 // is before its margin by every clock, so that neither a clock step nor a late answer yields an expired token; an older
 // token never replaces a newer one. Redis holds sealed values under names that reveal nothing. It may fail at any time,
-// which costs speed but never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a key, and
-// all of them observe the same pauses and rate limit ([Gate]).
+// which costs speed but never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a key,
+// and all of them observe the same pauses and rate limit ([Gate]).
 package cache
 
 import (

@@ -1,8 +1,8 @@
 // Package fastpath answers plain requests on the connections of an [http.Server], below it.
 //
 // Most of the cost of a small request is net/http's. So between two requests on a connection this package reads first.
-// If it gets one whole request in the form that most clients use, and a [Responder] has the answer at hand, it sends the
-// bytes that net/http would have sent. Anything else is handed to net/http unchanged, and so is whatever does not
+// If it gets one whole request in the form that most clients use, and a [Responder] has the answer at hand, it sends
+// the bytes that net/http would have sent. Anything else is handed to net/http unchanged, and so is whatever does not
 // certainly begin a request.
 //
 // It promises: a caller cannot tell which of the two answered; nothing that connections share is held while an answer

@@ -1,8 +1,8 @@
 // Package vend is the rule that decides between the cache and the auth service. It knows no HTTP.
 //
-// It promises: a token of the requested user, before its margin, or an error, within [Broker.Longest]; concurrent callers
-// of one key share one lookup in the caches and one fetch, and a caller who leaves does not fail the others; a renewal
-// ahead of expiry makes nobody wait; a refusal is cached briefly, other failures are not.
+// It promises: a token of the requested user, before its margin, or an error, within [Broker.Longest]; concurrent
+// callers of one key share one lookup in the caches and one fetch, and a caller who leaves does not fail the others; a
+// renewal ahead of expiry makes nobody wait; a refusal is cached briefly, other failures are not.
 package vend
 
 import (
