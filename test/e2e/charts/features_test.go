@@ -87,3 +87,34 @@ func checkFiles(t *testing.T, pod *corev1.Pod, environ []string, name string) {
 		}
 	}
 }
+
+// TestPodIsNamed: the status page says which pod it is of, in either mode. Whoever names the pod otherwise is heard.
+func TestPodIsNamed(t *testing.T) {
+	t.Parallel()
+	name, namespace := "POD_NAME=metadata.name", "POD_NAMESPACE=metadata.namespace"
+	for values, want := range map[string][]string{
+		"mode=native": {name, namespace},
+		"mode=plain":  {name, namespace},
+		"extraEnv[0].name=POD_NAME,extraEnv[0].value=web":                            {"POD_NAME=web", namespace},
+		"extraEnv[0].name=POD_NAMESPACE,extraEnv[0].valueFrom.fieldRef.fieldPath=f": {name, "POD_NAMESPACE=f"},
+	} {
+		pod, _, err := sidecarOf(t, nil, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, variable := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)[0].Env {
+			if !strings.HasPrefix(variable.Name, "POD_") {
+				continue
+			}
+			value := variable.Value
+			if from := variable.ValueFrom; from != nil {
+				value = from.FieldRef.FieldPath
+			}
+			got = append(got, variable.Name+"="+value)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", values, got, want)
+		}
+	}
+}
