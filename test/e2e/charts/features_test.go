@@ -118,3 +118,31 @@ func TestPodIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestAuditLog: with its values the program has its log and its key, in either mode, and finds no mistake in them.
+func TestAuditLog(t *testing.T) {
+	t.Parallel()
+	p := newProgram(t)
+	folder := t.TempDir()
+	for _, mode := range []string{"native", "plain"} {
+		for log, more := range map[string]string{
+			"stdout": "audit.existingSecretKey=k",
+			folder + "/audit.log": "extraVolumes[0].name=log,extraVolumes[0].emptyDir.sizeLimit=1Gi," +
+				"extraVolumeMounts[0].name=log,extraVolumeMounts[0].mountPath=" + folder,
+		} {
+			pod, environ, err := sidecarOf(t, nil, "mode="+mode, "audit.log="+log+",audit.existingSecret=a", more)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := p.mistakes(environ); len(found) != 0 {
+				t.Errorf("%s, %s: %v", mode, log, found)
+			}
+			for _, want := range []string{"AUDIT_LOG=" + log, "AUDIT_KEY_FILE=/etc/token-sidecar/audit-key"} {
+				if !slices.Contains(environ, want) {
+					t.Errorf("%s, %s: no %s in %v", mode, log, want, environ)
+				}
+			}
+			checkFiles(t, pod, environ, mode+", "+log)
+		}
+	}
+}
