@@ -95,7 +95,7 @@ func TestPodIsNamed(t *testing.T) {
 	for values, want := range map[string][]string{
 		"mode=native": {name, namespace},
 		"mode=plain":  {name, namespace},
-		"extraEnv[0].name=POD_NAME,extraEnv[0].value=web":                            {"POD_NAME=web", namespace},
+		"extraEnv[0].name=POD_NAME,extraEnv[0].value=web":                           {"POD_NAME=web", namespace},
 		"extraEnv[0].name=POD_NAMESPACE,extraEnv[0].valueFrom.fieldRef.fieldPath=f": {name, "POD_NAMESPACE=f"},
 	} {
 		pod, _, err := sidecarOf(t, nil, values)
