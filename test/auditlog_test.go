@@ -49,6 +49,7 @@ func TestAuditLogUnavailable(t *testing.T) {
 			metrics := s.Metrics()
 			for _, want := range []string{
 				"token_sidecar_audit_writable 0", `token_sidecar_errors_total{code="AUDIT_UNAVAILABLE"} 5`,
+				`token_sidecar_degraded{cause="no space left on device",part="audit",path="",state="not written"} 1`,
 			} {
 				if !strings.Contains(metrics, want) {
 					t.Errorf("no %s", want)

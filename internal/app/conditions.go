@@ -6,6 +6,7 @@ import (
 
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
+	"token-sidecar/internal/audit"
 	"token-sidecar/internal/health"
 	"token-sidecar/internal/settings"
 	"token-sidecar/upstream"
@@ -21,6 +22,9 @@ func (s *status) conditions() []health.Condition {
 			c = health.Condition{Part: c.Part, Path: c.Path, Title: c.Title, Level: health.Good, State: "answers", Minor: true}
 		}
 		all = append(all, c)
+	}
+	if s.trail != nil {
+		all = append(all, auditLog(s.trail.State()))
 	}
 	return append(all,
 		redisCondition(redis),
@@ -101,6 +105,22 @@ func authService(auth upstream.State, path upstream.PathState, now time.Time) he
 	if c.Level.Degraded() {
 		c.Remedy = upstream.Remedy(c.Cause)
 	}
+	return c
+}
+
+// auditLog tells whether AUDIT_LOG can be written.
+func auditLog(state audit.State) health.Condition {
+	c := health.Condition{
+		Part: "audit", Title: "Audit log", Level: health.Good, State: "written", Detail: "no token without its line",
+	}
+	if state.Since.IsZero() {
+		return c
+	}
+	c.Level, c.State, c.Alert = health.Bad, "not written", "TokenSidecarAuditUnavailable"
+	c.Cause, c.First, c.Since = state.Cause, earlier(state.First, state.Cause), state.Since
+	c.Detail = "tried every second"
+	c.Effect = "whoever asks for a token gets 503 AUDIT_UNAVAILABLE, also where one is cached"
+	c.Remedy = audit.Remedy(state.Cause)
 	return c
 }
 

@@ -2,13 +2,17 @@ package app
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"token-sidecar/cache"
+	"token-sidecar/internal/audit"
 	"token-sidecar/internal/health"
 	"token-sidecar/internal/settings"
+	"token-sidecar/internal/testbed"
 	"token-sidecar/upstream"
 )
 
@@ -66,6 +70,11 @@ func TestConditions(t *testing.T) {
 		{renewals(run, now), health.Warn, "failing", run.Cause, run.First},
 		{fleetLimit(health.Run{}, settings.Settings{}, now), health.Good, "kept", "", ""},
 		{fleetLimit(run, settings.Settings{}, now), health.Warn, "reached", run.Cause, ""},
+		{auditLog(audit.State{}), health.Good, "written", "", ""},
+		{
+			auditLog(audit.State{Since: now, Cause: "disk quota exceeded", First: "permission denied"}),
+			health.Bad, "not written", "disk quota exceeded", "permission denied",
+		},
 		{hits(map[string]int64{"failed": 7}), health.None, "–", "", ""},
 		{hits(map[string]int64{"hit_memory": 4, "miss": 6}), health.None, "too few to tell", "", ""},
 		{hits(map[string]int64{"hit_redis": 5, "miss": 5, "refused": 99}), health.Good, "mostly", "", ""},
@@ -79,6 +88,40 @@ func TestConditions(t *testing.T) {
 		}
 		if c.Alert != "" && !strings.Contains(read(t, "charts/token-sidecar/files/alerts.yaml"), "alert: "+c.Alert+"\n") {
 			t.Errorf("%s: there is no alert %s", c.state, c.Alert)
+		}
+	}
+}
+
+// TestAuditLogIsACondition where there is one. While it cannot be written it is told with its cause.
+func TestAuditLogIsACondition(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.Symlink("/dev/full", path); err != nil {
+		t.Fatal(err)
+	}
+	audited := []string{"AUDIT_LOG=" + path, "AUDIT_KEY_FILE=" + testbed.WriteFile(t, "key", strings.Repeat("A", 43)+"=")}
+	for name, environ := range map[string][]string{"": nil, "written": audited, "not written": audited} {
+		s, err := settings.Load(append(environ, "HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts, err := NewParts(s, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer parts.Close()
+		want := ""
+		if name == "not written" {
+			_ = parts.Audit.Record(t.Context(), audit.Event{})
+			want = "no space left on device"
+		}
+		got := health.Condition{}
+		for _, c := range parts.status.get().Conditions {
+			if c.Part == "audit" {
+				got = c
+			}
+		}
+		if got.State != name || got.Cause != want || got.Minor {
+			t.Errorf("%q: %+v", name, got)
 		}
 	}
 }
@@ -101,7 +144,7 @@ func TestTheSameFormula(t *testing.T) {
 // TestEveryCauseIsInTheRunbook, with what to do.
 func TestEveryCauseIsInTheRunbook(t *testing.T) {
 	runbook := read(t, "docs/runbook.md")
-	for _, cause := range append(cache.Causes(), upstream.Causes()...) {
+	for _, cause := range slices.Concat(cache.Causes(), upstream.Causes(), audit.Causes()) {
 		if !strings.Contains(runbook, "`"+cause+"`") {
 			t.Errorf("the runbook does not know %s", cause)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"token-sidecar/cache"
 	"token-sidecar/internal/admin"
+	"token-sidecar/internal/audit"
 	"token-sidecar/internal/health"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
@@ -22,6 +23,7 @@ type status struct {
 	handler  *proxy.Handler
 	source   *upstream.Client
 	tokens   *cache.Cache
+	trail    *audit.Trail // nil: there is none
 	history  *admin.History
 	watcher  *health.Watcher
 	where    admin.Where
@@ -32,8 +34,8 @@ type status struct {
 
 func newStatus(s settings.Settings, p *Parts, o Options) *status {
 	v := &status{
-		settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens, where: whereIn(o.Environ),
-		history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now(),
+		settings: s, handler: p.Handler, source: p.Source, tokens: p.Tokens, trail: p.Audit,
+		where: whereIn(o.Environ), history: admin.NewHistory(p.Handler.Outcomes), begun: time.Now(),
 	}
 	v.watcher = health.NewWatcher(v.conditions, o.Log)
 	if o.Registerer != nil {

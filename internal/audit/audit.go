@@ -61,10 +61,10 @@ type Trail struct {
 	wake, moved chan struct{} // ask for a write, or for the file to be opened again
 	stop, ended chan struct{}
 
-	mu     sync.Mutex
-	next   *batch // what goes out next
-	failed bool   // nothing is recorded until a write succeeds
-	lapse  lapse  // what no line tells of yet
+	mu    sync.Mutex
+	next  *batch // what goes out next
+	state State  // while it tells of a failure, nothing is recorded until a write succeeds
+	lapse lapse  // what no line tells of yet
 }
 
 // A batch are lines that are written together.
@@ -140,7 +140,7 @@ func (t *Trail) useKey() error {
 func (t *Trail) Check() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.failed {
+	if t.state.Since.IsZero() {
 		return nil
 	}
 	t.lapse.withheld++
@@ -181,14 +181,16 @@ var (
 )
 
 // fail takes in that so many answers are withheld. t.mu is held.
-func (t *Trail) fail(cause error, withheld int) {
-	t.lapse = t.lapse.and(lapse{t.opts.Wall(), withheld})
-	if t.failed {
+func (t *Trail) fail(err error, withheld int) {
+	now, cause := t.opts.Wall(), causeOf(err)
+	t.lapse = t.lapse.and(lapse{now, withheld})
+	if !t.state.Since.IsZero() {
+		t.state.Cause = cause
 		return
 	}
-	t.failed = true
+	t.state = State{Since: now, Cause: cause, First: cause}
 	t.opts.Log.Error("the audit log cannot be written: callers get 503 AUDIT_UNAVAILABLE until it can; "+
-		"check the space and the rights at AUDIT_LOG, or who reads standard output", slog.Any("error", cause))
+		"check the space and the rights at AUDIT_LOG, or who reads standard output", slog.String("cause", cause))
 }
 
 // Reopen opens the file again, for those who have moved it away. One that was moved is also noticed at the next line.
@@ -229,11 +231,7 @@ func (t *Trail) run() {
 	}
 }
 
-func (t *Trail) hasFailed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.failed
-}
+func (t *Trail) hasFailed() bool { return !t.State().Since.IsZero() }
 
 // flush writes what waits, behind a line that tells of a lapse if there was one.
 func (t *Trail) flush() {
@@ -259,8 +257,8 @@ func (t *Trail) flush() {
 		return
 	}
 	t.lines.Add(float64(bytes.Count(lines, []byte{'\n'})))
-	if t.failed {
-		t.failed = false
+	if !t.state.Since.IsZero() {
+		t.state = State{}
 		t.opts.Log.Info("the audit log is written again", slog.Int("answers_withheld", over.withheld+t.lapse.withheld))
 	}
 }

@@ -139,10 +139,17 @@ func (t *tear) write(out io.Writer, lines []byte) error {
 	return err
 }
 
-// unwritable tells err without the path: that could be a secret, set as AUDIT_LOG by mistake.
-func unwritable(err error) error {
-	return fmt.Errorf("the file cannot be written: %s; name stdout, or a file that the sidecar may write", reason.Of(err))
+// An unwritableError tells why the file cannot be written without the path: that could be a secret, set as AUDIT_LOG by
+// mistake.
+type unwritableError struct{ err error }
+
+func unwritable(err error) error { return unwritableError{err} }
+
+func (e unwritableError) Error() string {
+	return "the file cannot be written: " + reason.Of(e.err) + "; name stdout, or a file that the sidecar may write"
 }
+
+func (e unwritableError) Unwrap() error { return e.err }
 
 // CheckLog reports why lines cannot be written to path. It leaves nothing behind.
 func CheckLog(path string) error {

@@ -107,6 +107,14 @@ The sidecar's container, an item of a pod's initContainers (mode native) or cont
 - {name: {{ $name }}, value: {{ include "token-sidecar.text" $value | quote }}}
 {{- end }}
 {{- end }}
+{{- $given := list -}}
+{{- range .extraEnv }}{{- $given = append $given .name }}{{- end }}
+{{- /* The status page tells by them which of many sidecars it is of. */}}
+{{- range $name, $field := dict "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" }}
+{{- if not (has $name $given) }}
+- {name: {{ $name }}, valueFrom: {fieldRef: {fieldPath: {{ $field }}}}}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Whether there is a volume that the app mounts too. */}}

@@ -87,3 +87,62 @@ func checkFiles(t *testing.T, pod *corev1.Pod, environ []string, name string) {
 		}
 	}
 }
+
+// TestPodIsNamed: the status page says which pod it is of, in either mode. Whoever names the pod otherwise is heard.
+func TestPodIsNamed(t *testing.T) {
+	t.Parallel()
+	name, namespace := "POD_NAME=metadata.name", "POD_NAMESPACE=metadata.namespace"
+	for values, want := range map[string][]string{
+		"mode=native": {name, namespace},
+		"mode=plain":  {name, namespace},
+		"extraEnv[0].name=POD_NAME,extraEnv[0].value=web":                           {"POD_NAME=web", namespace},
+		"extraEnv[0].name=POD_NAMESPACE,extraEnv[0].valueFrom.fieldRef.fieldPath=f": {name, "POD_NAMESPACE=f"},
+	} {
+		pod, _, err := sidecarOf(t, nil, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, variable := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)[0].Env {
+			if !strings.HasPrefix(variable.Name, "POD_") {
+				continue
+			}
+			value := variable.Value
+			if from := variable.ValueFrom; from != nil {
+				value = from.FieldRef.FieldPath
+			}
+			got = append(got, variable.Name+"="+value)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", values, got, want)
+		}
+	}
+}
+
+// TestAuditLog: with its values the program has its log and its key, in either mode, and finds no mistake in them.
+func TestAuditLog(t *testing.T) {
+	t.Parallel()
+	p := newProgram(t)
+	folder := t.TempDir()
+	for _, mode := range []string{"native", "plain"} {
+		for log, more := range map[string]string{
+			"stdout": "audit.existingSecretKey=k",
+			folder + "/audit.log": "extraVolumes[0].name=log,extraVolumes[0].emptyDir.sizeLimit=1Gi," +
+				"extraVolumeMounts[0].name=log,extraVolumeMounts[0].mountPath=" + folder,
+		} {
+			pod, environ, err := sidecarOf(t, nil, "mode="+mode, "audit.log="+log+",audit.existingSecret=a", more)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := p.mistakes(environ); len(found) != 0 {
+				t.Errorf("%s, %s: %v", mode, log, found)
+			}
+			for _, want := range []string{"AUDIT_LOG=" + log, "AUDIT_KEY_FILE=/etc/token-sidecar/audit-key"} {
+				if !slices.Contains(environ, want) {
+					t.Errorf("%s, %s: no %s in %v", mode, log, want, environ)
+				}
+			}
+			checkFiles(t, pod, environ, mode+", "+log)
+		}
+	}
+}

@@ -94,6 +94,7 @@ func TestNotes(t *testing.T) {
 		"socket=true":                           "takes the port 8081 of the pod",
 		"networkPolicy.enabled=true":            "lets nothing reach the pods but the kubelet",
 		"injection.enabled=true":                "token-sidecar/client-id, token-sidecar/secret",
+		"nameOverride=tokens":                   "exec POD -c tokens -- /token-sidecar check",
 		"mode=plain,settings.SHUTDOWN_DELAY=1m": "needs terminationGracePeriodSeconds: 80",
 	} {
 		notes, err := Notes("demo", sidecar, Rendering{Values: []string{required, values}, APIs: offers("v1")})

@@ -2,10 +2,10 @@ package charts
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -241,23 +241,39 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// TestTestEnds: the pod of helm test has no container that runs on, in either mode.
+// TestTestEnds: the pod of helm test has no container that runs on, in either mode. One of them tries the auth service
+// and Redis with all that the sidecar has, unless the auth service is to be in the pod, as it is not in this one.
 func TestTestEnds(t *testing.T) {
-	for _, mode := range []string{"native", "plain"} {
-		pod, _, err := sidecarOf(t, nil, "mode="+mode)
+	for values, want := range map[string][]string{
+		"mode=native": {"healthcheck", "check"},
+		"mode=plain":  {"check"},
+		"mode=native,humanapi.authUrl=http://localhost:8090": {"healthcheck", "config"},
+		"mode=plain,humanapi.authUrl=http://localhost:8090":  {"config"},
+	} {
+		pod, environ, err := sidecarOf(t, nil, values, "callerToken.generate=true,socket=true")
 		if err != nil {
 			t.Fatal(err)
 		}
+		var args []string
 		for _, container := range pod.Spec.Containers {
-			if args := fmt.Sprint(container.Args); args != "[healthcheck]" && args != "[config]" ||
-				container.StartupProbe != nil {
-				t.Errorf("%s: %s %s", mode, container.Name, args)
+			args = append(args, container.Args...)
+			if container.StartupProbe != nil || container.LivenessProbe != nil || container.ReadinessProbe != nil ||
+				container.RestartPolicy != nil {
+				t.Errorf("%s: %s is probed or runs on", values, container.Name)
 			}
+		}
+		if !slices.Equal(args, want) {
+			t.Errorf("%s: %v, want %v", values, args, want)
 		}
 		for _, container := range pod.Spec.InitContainers {
 			if container.RestartPolicy == nil || *container.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-				t.Errorf("%s: %s would be waited for", mode, container.Name)
+				t.Errorf("%s: %s would be waited for", values, container.Name)
 			}
+		}
+		pod.Spec.InitContainers, pod.Spec.Containers = nil, pod.Spec.Containers[len(want)-1:]
+		checkFiles(t, pod, environ, values)
+		if got := len(pod.Spec.Containers[0].Env) - 2; got != len(environ) { // POD_NAME and POD_NAMESPACE
+			t.Errorf("%s: it has %d of %d variables", values, got, len(environ))
 		}
 	}
 }
