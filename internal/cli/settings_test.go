@@ -64,7 +64,7 @@ func wrongValues(t *testing.T) []string {
 		"LISTEN_ADDR=unix://x", "LISTEN_ADDR=unix:///no/such/folder/x", "LISTEN_ADDR=unix://" + socket,
 		"LISTEN_ADDR=unix://" + socket + "/x", "LISTEN_ADDR=unix:///" + strings.Repeat("x", 200),
 		"ADMIN_ADDR=x", "ADMIN_ADDR=192.0.2.1:0", "ADMIN_ADDR=nobody.invalid:0",
-		"ADMIN_ADDR=127.0.0.1:7 LISTEN_ADDR=localhost:7",
+		"ADMIN_ADDR=127.0.0.1:9797 LISTEN_ADDR=localhost:9797",
 		"ALLOW_REMOTE_CALLERS=x",
 		"CALLER_TOKEN_GENERATE=x", "CALLER_TOKEN_GENERATE=true", "ALLOWED_TYPES=x", "ALLOWED_TYPES=access,,client",
 		"CALLER_TOKEN_FILE=" + testbed.WriteFile(t, "two-lines", "a\nb"),

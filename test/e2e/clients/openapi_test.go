@@ -232,7 +232,7 @@ func failures(t *testing.T, d *description) {
 		t.Run(code, func(t *testing.T) {
 			auth := testbed.StartAuth(t)
 			auth.Set(c.mood)
-			s := d.sidecar(t, auth.Environ("UPSTREAM_MAX_ATTEMPTS=1", "UPSTREAM_TIMEOUT=100ms", "BREAKER_FAILURES=100")...)
+			s := d.sidecar(t, auth.Environ("UPSTREAM_MAX_ATTEMPTS=1", "UPSTREAM_TIMEOUT=1s", "BREAKER_FAILURES=100")...)
 			for _, o := range vending() {
 				for range 2 {
 					s.ask(o, fields{"client_user_id": o.method + o.path}, c.status, code)
