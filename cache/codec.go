@@ -69,7 +69,7 @@ type head struct {
 	rest  string // what follows: the sealed part
 }
 
-// parseHead reads the head of a value; ok is false when it is none of ours.
+// parseHead reads the head of a value; ok is false for a value that this package did not write.
 func parseHead(raw string) (h head, ok bool) {
 	if len(raw) < tombMarks {
 		return h, false

@@ -32,7 +32,7 @@ func (c *Cache) beat() {
 	})
 }
 
-// held returns copies of the leases that have locks; when there are none, the heartbeats end.
+// held returns copies of the leases that have locks. Without any, the heartbeats end.
 func (c *Cache) held() (leases []*Lease) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

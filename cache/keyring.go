@@ -51,7 +51,7 @@ type former struct {
 
 // UseSecret derives a key of a secret by HKDF (RFC 5869) and puts it in force. The former one opens and names for as
 // long as the tokens that were sealed with it are kept, at most a day. Those that other sidecars sealed are taken to be
-// kept as long as those that this one has sealed or opened; where there are none, the former one has its day.
+// kept as long as those that this one has sealed or opened; without any, the former one is kept for a day.
 func (k *Keyring) UseSecret(s secret.Text) error {
 	root, err := hkdf.Key(sha256.New, []byte(s.Reveal()), nil, "token-sidecar/v1/client-secret", 32)
 	if err != nil {

@@ -29,7 +29,7 @@ type command struct {
 	keys   []string
 	args   []any
 
-	reply any           // of a script; of a look the value as a string, empty when there is none, "?" when of a wrong type
+	reply any           // of a script; of a look the value as a string: "" for no value, "?" for one of a wrong type
 	left  time.Duration // of a look: how long the value lives still
 	err   error
 }

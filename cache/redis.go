@@ -81,7 +81,7 @@ func (s *shared) probe(ctx context.Context) {
 type sight struct {
 	entry      *Entry // nil: nothing usable
 	tombstones []buried
-	// fence is that of the first name's value, empty when there is none.
+	// fence is that of the first name's value, empty without a value.
 	fence string
 	empty bool // nothing of ours stands under any name
 }

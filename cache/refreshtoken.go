@@ -64,7 +64,7 @@ func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
 	}
 }
 
-// RefreshToken returns the refresh token that was kept for key last. ok is false when there is none. The error is
+// RefreshToken returns the refresh token that was kept for key last. ok is false if none was kept. The error is
 // that Redis cannot be asked, or that what it holds was sealed with a key that is not in use any more.
 func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
 	if c.shared == nil {

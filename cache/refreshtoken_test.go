@@ -39,7 +39,7 @@ func TestRefreshTokensOfTheFirstFormat(t *testing.T) {
 	kept("atrt-newer", false)
 }
 
-// TestRefreshTokensWithoutTheFirstFormat: a user of Redis who may read this format alone is none the worse.
+// TestRefreshTokensWithoutTheFirstFormat: an ACL that allows only the names of this format is no error.
 func TestRefreshTokensWithoutTheFirstFormat(t *testing.T) {
 	server := testbed.StartRedis(t)
 	restrict := []any{"ACL", "SETUSER", "default", "resetkeys", "~" + keyPrefix + "*"}

@@ -9,8 +9,8 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// Refresh tokens have no end, so those that were kept in the first format are still read, where there is none in this
-// one.
+// Refresh tokens are kept without end, so a user's token of the first format is still read until one of this format
+// replaces it.
 //
 //	name   token-sidecar:v1:{HMAC}:refresh
 //	value  1 (1 byte) | key id (4) | 0 (8) | nonce (12) | AES-256-GCM of the token

@@ -35,7 +35,7 @@ type State struct {
 	Tokens int
 	Left   []Band
 	Bytes  uint64
-	// NextExpiry is when the first of them cannot be served any more; 0 when there is none.
+	// NextExpiry is when the first of them cannot be served any more; 0 without entries.
 	NextExpiry time.Duration
 }
 

@@ -11,7 +11,7 @@ type collector struct {
 // NewCollector returns the metric of what w watches.
 func NewCollector(w *Watcher) prometheus.Collector {
 	return collector{w, prometheus.NewDesc("token_sidecar_degraded",
-		"1 for each part that is degraded, with its state and the cause; there is none while all is well.",
+		"1 for each part that is degraded, with its state and the cause; no series while all is well.",
 		[]string{"part", "path", "state", "cause"}, nil)}
 }
 

@@ -147,7 +147,7 @@ func TestCollector(t *testing.T) {
 	w := NewWatcher(func() []Condition { return []Condition{sick, {Part: "other", Level: Good, State: "well"}} },
 		slog.New(slog.DiscardHandler))
 	const want = `
-# HELP token_sidecar_degraded 1 for each part that is degraded, with its state and the cause; there is none while all is well.
+# HELP token_sidecar_degraded 1 for each part that is degraded, with its state and the cause; no series while all is well.
 # TYPE token_sidecar_degraded gauge
 token_sidecar_degraded{cause="OOM",part="redis",path="",state="read-only"} 1
 `

@@ -18,7 +18,7 @@ key $cel stands for the expression that it holds.
 {{- end -}}
 {{- end -}}
 
-{{/* JSON patches, in CEL, that put items at a place of a list of the pod's spec (0 or -), and make the list where there is none. */}}
+{{/* JSON patches, in CEL, that put items at a place of a list of the pod's spec (0 or -), and create a list that is missing. */}}
 {{- define "token-sidecar.add" -}}
 (has(object.spec.{{ .list }}) ? [] : [JSONPatch{op: "add", path: "/spec/{{ .list }}", value: []}]) +
 [
