@@ -103,6 +103,18 @@ func (b *browser) shows(t *testing.T, id, part string) {
 	})
 }
 
+// findsNone waits until a script that lists what is wrong lists nothing. A page that has just changed, in size for
+// instance, is laid out and drawn again a little later.
+func (b *browser) findsNone(t *testing.T, what, script string) {
+	t.Helper()
+	testbed.Eventually(t, "none of: "+what, func() error {
+		if found := ask[[]string](t, b.tab, script); len(found) != 0 {
+			return fmt.Errorf("%v", found)
+		}
+		return nil
+	})
+}
+
 // scheme is light or dark.
 func (b *browser) scheme(t *testing.T, scheme string) {
 	t.Helper()

@@ -27,13 +27,9 @@ func (b *browser) wholePage(t *testing.T, name string) {
 			b.scheme(t, scheme)
 			name := fmt.Sprintf("%s-%d-%s", name, width, scheme)
 			if b.text(t, "live") == "live" {
-				if low := ask[[]string](t, b.tab, contrastScript); len(low) != 0 {
-					t.Errorf("%s: too little contrast (WCAG AA): %v", name, low)
-				}
+				b.findsNone(t, name+": too little contrast (WCAG AA)", contrastScript)
 			}
-			if small := ask[[]string](t, b.tab, smallScript); len(small) != 0 {
-				t.Errorf("%s: text that is too small or beyond the edge: %v", name, small)
-			}
+			b.findsNone(t, name+": text that is too small or beyond the edge", smallScript)
 			if *screenshotsTo == "" {
 				continue
 			}
@@ -82,9 +78,7 @@ func TestPage(t *testing.T) {
 	if bars := ask[int](t, b.tab, `document.querySelectorAll("#chart rect:not(.hover), #left rect:not(.hover)").length`); bars < 8 {
 		t.Errorf("%d bars are drawn", bars)
 	}
-	if odd := ask[[]string](t, b.tab, axisScript); len(odd) != 0 {
-		t.Errorf("numbers at the axes that are not round: %v", odd)
-	}
+	b.findsNone(t, "numbers at the axes that are not round", axisScript)
 	unnamed := ask[int](t, b.tab, `[...document.querySelectorAll("svg, section, table th")].filter(e =>
 		e.tagName === "svg" ? e.getAttribute("role") !== "img" || e.getAttribute("aria-label").length < 20 :
 		e.tagName === "TH" ? !e.scope : !e.querySelector("h2, summary")).length`)
