@@ -15,30 +15,30 @@ import (
 )
 
 const (
-	// failuresUntilDown is how many exchanges in a row must fail, over no less than a span: one lost packet is no outage,
-	// and what fails at the same time is one event.
+	// failuresUntilDown is how many exchanges in a row must fail before Redis counts as down. They must also be spread
+	// over availability.span: one lost packet is no outage, and failures at the same moment are one event.
 	failuresUntilDown = 3
-	// probeInterval is about how often a Redis that fails is tried, idleInterval how often one that nobody asks, unless it
-	// is told otherwise.
+	// probeInterval is roughly how often a failing Redis is probed, and idleInterval how often one without traffic,
+	// unless Options.ProbeEvery says otherwise.
 	probeInterval = 400 * time.Millisecond
 	idleInterval  = 5 * time.Second
 )
 
-// availability decides whether Redis is asked at all: for reading and for writing apart, because a replica, a full
-// Redis or one whose ACL lacks a command can be read. While it is down nobody waits for it; a prober finds out when it
-// is back, and keeps an eye on a Redis that nobody asks.
+// availability decides whether Redis is asked at all. Reading and writing are tracked separately, because a replica, a
+// full Redis, or one whose ACL lacks a command can still be read. While Redis is down no caller waits for it; a prober
+// finds out when it is back, and also watches a Redis that has no traffic.
 type availability struct {
 	probe func(context.Context)
 	span  time.Duration
-	idle  time.Duration // how often a Redis that nobody asks is probed
+	idle  time.Duration // how often a Redis without traffic is probed
 
 	read, write direction
 	// mu orders changes of state.
 	mu    sync.Mutex
-	since time.Time // of the present state, when it is not up
-	first string    // the cause that the outage began with
+	since time.Time // when the present state began; unused while up
+	first string    // the cause of the outage's first failure
 	cause string    // of the last failure
-	known string    // the state that since is of
+	known string    // the state to which since belongs
 	wake  chan struct{}
 }
 
@@ -49,8 +49,8 @@ type direction struct {
 	failing atomic.Bool
 	last    atomic.Int64 // Unix nanoseconds of the last success
 
-	failures int       // guarded by availability.mu, as is
-	since    time.Time // of the first failure in a row
+	failures int       // guarded by availability.mu, as is since
+	since    time.Time // when the first failure in a row happened
 }
 
 // The states of Redis.
@@ -59,7 +59,7 @@ const (
 	RedisReadOnly  = "read-only"
 	RedisWriteOnly = "write-only"
 	RedisDown      = "down"
-	RedisOff       = "off" // none is set
+	RedisOff       = "off" // none is configured
 )
 
 func newAvailability(limit, idle time.Duration) *availability {
@@ -69,7 +69,7 @@ func newAvailability(limit, idle time.Duration) *availability {
 func (a *availability) readable() bool { return !a.read.down.Load() }
 func (a *availability) writable() bool { return !a.write.down.Load() }
 
-// record takes in the outcome of an exchange; nil is an answer.
+// record notes the outcome of an exchange; a nil error means that Redis answered.
 func (a *availability) record(write bool, err error) {
 	d := &a.read
 	if write {
@@ -88,7 +88,7 @@ func (a *availability) record(write bool, err error) {
 	if !d.failing.Swap(true) {
 		d.failures, d.since = 0, now
 		select {
-		case a.wake <- struct{}{}: // it is looked at closely from now on
+		case a.wake <- struct{}{}: // probe more often from here on
 		default:
 		}
 	}
@@ -137,13 +137,13 @@ func (a *availability) state() string {
 	}
 }
 
-// RedisState is how Redis can be used.
+// RedisState says how far Redis can be used.
 type RedisState struct {
 	// State is one of the states of Redis.
 	State string
-	// Cause is why it is not up, of a list that is known beforehand; FirstCause is what it began with.
+	// Cause is why Redis is not up, one of [Causes]; FirstCause is the cause with which the outage began.
 	Cause, FirstCause string
-	// Since is when the state began, zero if it has always been so.
+	// Since is when the state began, zero if it was so from the start.
 	Since time.Time
 }
 
@@ -175,18 +175,18 @@ func (a *availability) run(ctx context.Context) {
 	}
 }
 
-// quietFor is how long ago the direction that was silent for longer last worked.
+// quietFor returns how long ago the direction with the longer silence last worked.
 func (a *availability) quietFor(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, min(a.read.last.Load(), a.write.last.Load())))
 }
 
-// noAnswer is the cause of an exchange that took too long.
+// noAnswer is the cause when an exchange took too long.
 const noAnswer = "no answer within REDIS_TIMEOUT"
 
-// causeUnknown is that of an error that nobody has thought of.
+// causeUnknown is the cause when an error matches nothing in the list.
 const causeUnknown = "unexpected error"
 
-// causeOf tells why an exchange failed, without quoting what Redis sent beyond a code that is known.
+// causeOf returns why an exchange failed. It quotes nothing of what Redis sent, except an error code from the list.
 func causeOf(err error) string {
 	if reply, ok := errors.AsType[redis.Error](err); ok {
 		return causeOfReply(reply.Error())
@@ -197,7 +197,7 @@ func causeOf(err error) string {
 	return noAnswer
 }
 
-// isReply reports whether err is what Redis answered.
+// isReply reports whether err is an error reply from Redis.
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
@@ -209,7 +209,7 @@ func causeOfReply(reply string) string {
 			return known.code
 		}
 	}
-	// From within a script, Redis 7 and Redis 6 say it without its code.
+	// Within a script, Redis 6 and 7 report this without the error code.
 	for _, forbidden := range []string{"ACL failure in script", "The user executing the script can't"} {
 		if strings.Contains(reply, forbidden) {
 			return "NOPERM"
@@ -218,7 +218,7 @@ func causeOfReply(reply string) string {
 	return causeUnknown
 }
 
-// Causes are those of which a Redis is not usable.
+// Causes lists every cause for which Redis may be unusable.
 func Causes() (all []string) {
 	for _, cause := range health.NetworkCauses() {
 		if cause != health.TimedOut {
@@ -231,7 +231,7 @@ func Causes() (all []string) {
 	return append(all, noAnswer, causeUnknown)
 }
 
-// Remedy tells what to do about a cause.
+// Remedy returns what an operator can do about a cause.
 func Remedy(cause string) string {
 	for _, known := range replies {
 		if cause == known.code {
@@ -250,7 +250,7 @@ func Remedy(cause string) string {
 	}
 }
 
-// replies are the errors of Redis that an operator can do something about.
+// replies are the error replies of Redis that an operator can do something about.
 var replies = []struct{ code, remedy string }{
 	{"READONLY", "it is a read-only replica: point REDIS_URL at the master, or use REDIS_MODE=sentinel"},
 	{"OOM", "its memory is full and nothing may be evicted: raise maxmemory, or set a maxmemory-policy that evicts"},

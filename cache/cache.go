@@ -2,9 +2,9 @@
 //
 // It promises: what [Cache.Peek] and [Cache.Look] return was published under that very key, has not been forgotten, and
 // is before its margin by every clock, so that neither a clock step nor a late answer yields an expired token; an older
-// token never replaces a newer one. Redis holds sealed values under names that reveal nothing. It may fail at any time,
-// which costs speed but never an answer. While it works, at most one sidecar of the fleet holds the [Lease] of a key,
-// and all of them observe the same pauses and rate limit ([Gate]).
+// token never replaces a newer one. Redis holds sealed values under names that reveal nothing. Redis may fail at any
+// time; that costs speed, never an answer. While Redis works, at most one sidecar of the fleet holds the [Lease] of a
+// key, and all sidecars observe the same pauses and rate limit ([Gate]).
 package cache
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Source tells where an entry came from.
+// A Source says where an entry came from.
 type Source string
 
 // The sources of entries.
@@ -28,24 +28,24 @@ const (
 	FromRedis  Source = "redis"
 )
 
-// Options configure a [Cache]. MemorySize is required; with Client, so are Keys, Trust, StepLimit, LockLife and
+// Options configure a [Cache]. MemorySize is required. With a Client, so are Keys, Trust, StepLimit, LockLife and
 // FetchLimit.
 type Options struct {
-	// MemorySize bounds the memory, in bytes, refusals included.
+	// MemorySize bounds the memory cache, in bytes, cached refusals included.
 	MemorySize int64
 	// Client is Redis, nil for memory only. The Cache closes it.
 	Client redis.UniversalClient
-	// Keys seal what goes to Redis.
+	// Keys seal what is stored in Redis.
 	Keys *Keyring
 	// Trust is how long memory answers without asking Redis.
 	Trust time.Duration
-	// StepLimit bounds each step in Redis, its second try included.
+	// StepLimit bounds each step in Redis, including its retry.
 	StepLimit time.Duration
-	// LockLife is how long the death of a sidecar that fetches holds up the others.
+	// LockLife is how long a sidecar that dies during a fetch holds up the others.
 	LockLife time.Duration
-	// FetchLimit is how long a fetch may take at most; nobody waits longer for another sidecar's.
+	// FetchLimit is the longest that a fetch may take; no sidecar waits longer for another one's fetch.
 	FetchLimit time.Duration
-	// ProbeEvery is about how often a Redis that nobody asks is looked at. Default 5 s.
+	// ProbeEvery is roughly how often a Redis without traffic is probed. Default 5 s.
 	ProbeEvery time.Duration
 	// Wall is the wall clock. Default [time.Now].
 	Wall func() time.Time
@@ -55,31 +55,32 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Cache is memory in front of Redis. See the package's promises.
+// A Cache is memory in front of Redis; see the promises of the package.
 type Cache struct {
 	memory   *memory
 	shared   *shared // nil: memory only
 	trust    time.Duration
 	lockLife time.Duration
-	poll     time.Duration // how often a waiting lease looks by itself
-	// generation changes when news may have been lost: what was confirmed before is asked of Redis again.
+	poll     time.Duration // how often a waiting lease checks without being woken
+	// generation changes when a message may have been lost. Entries confirmed under an older one are checked with Redis
+	// again.
 	generation atomic.Uint64
-	// epochs count forgets, each for the keys of one first byte.
+	// epochs count forgets; each counter covers the keys that share a first byte.
 	epochs  [256]atomic.Uint64
 	pending *pendingForgets
 	metrics *metrics
 	log     *slog.Logger
 
-	life       context.Context //nolint:containedctx // that of the background, ended by Close
+	life       context.Context //nolint:containedctx // of the background work, ended by Close
 	stop       context.CancelFunc
 	background sync.WaitGroup
 
 	mu            sync.Mutex
 	leases        map[Key]*Lease
-	beating       bool                 // the heartbeats run
-	flushing      bool                 // what is pending is being told
-	unshared      map[Key]bool         // whose token Redis is yet to be given
-	refreshTokens map[Key]refreshToken // the same of refresh tokens
+	beating       bool                 // whether the heartbeats run
+	flushing      bool                 // whether flush runs
+	unshared      map[Key]bool         // keys whose token Redis has not taken yet
+	refreshTokens map[Key]refreshToken // refresh tokens that Redis has not taken yet
 }
 
 // New returns a cache. It does not wait for Redis.
@@ -114,7 +115,7 @@ func New(opts Options) *Cache {
 // Close ends the cache's goroutines and its connections.
 func (c *Cache) Close() {
 	c.stop()
-	c.background.Wait() // it asks Redis, so it comes first
+	c.background.Wait() // it uses Redis, so it must end first
 	if c.shared != nil {
 		c.shared.pipeline.close()
 		_ = c.shared.client.Close()
@@ -122,7 +123,7 @@ func (c *Cache) Close() {
 	c.memory.close()
 }
 
-// Peek returns what memory holds and may answer at now without asking Redis. It never blocks.
+// Peek returns the entry that memory may serve at now without asking Redis. It never blocks.
 func (c *Cache) Peek(key Key, now time.Time) *Entry {
 	i := c.memory.get(key, now)
 	if i == nil || !c.trusted(i, now) {
@@ -139,7 +140,7 @@ func (c *Cache) trusted(i *item, now time.Time) bool {
 	return at != nil && since(*at, now) < c.trust && i.generation.Load() == c.generation.Load()
 }
 
-// Look returns the token of key and where it came from. It asks Redis where memory may not answer alone.
+// Look returns the token of key and its source. It asks Redis when memory may not answer alone.
 func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
 	if entry := c.Peek(key, time.Now()); entry != nil {
 		return entry, FromMemory
@@ -148,8 +149,8 @@ func (c *Cache) Look(ctx context.Context, key Key) (*Entry, Source) {
 	return entry, from
 }
 
-// LookShared asks Redis first, and makes memory and Redis agree on the token of key: the newer one stays in both. The
-// error is that Redis could not be asked or told; then memory counts, and what is returned is good all the same.
+// LookShared asks Redis first, and then makes memory and Redis agree: the newer of their tokens stays in both. An error
+// means that Redis could not be read or written; the returned entry is then the one from memory, and still good.
 func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error) {
 	mine := c.memory.entry(key, time.Now())
 	if c.shared == nil {
@@ -169,7 +170,7 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error)
 		mine = nil
 	}
 	if mine != nil && (theirs == nil || mine.ID != theirs.ID && mine.newerThan(theirs)) {
-		// Redis lost it, never had it, or was not told of it: it is still good.
+		// Redis lost the token, or never received it. It is still good.
 		err := c.shared.seed(ctx, key, mine, seen.fence)
 		return named(c.keep(key, mine, epoch, generation), FromMemory, err)
 	}
@@ -186,18 +187,18 @@ func named(entry *Entry, from Source, err error) (*Entry, Source, error) {
 	return entry, from, err
 }
 
-// Former returns the token of key that is or was in use, until shortly after the end of its life: it may be answered
-// again.
+// Former returns the last known token of key, even shortly after the end of its life: the auth service may answer with
+// it again.
 func (c *Cache) Former(key Key) *Entry { return c.memory.former(key) }
 
-// Refusal returns the refusal that is remembered of key, if there is one.
+// Refusal returns the cached refusal of key, if there is one.
 func (c *Cache) Refusal(key Key) (Refusal, bool) { return c.memory.refusal(key) }
 
-// epoch is to be read before Redis is asked for what keep then keeps.
+// epoch must be read before asking Redis for what keep is then given.
 func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
 
-// keep puts entry in memory, unless something was forgotten since epoch: what Redis told may be older than that. It
-// returns what memory holds then: when that is the same token already, that object stays, with the marks of its
+// keep puts entry into memory, unless something was forgotten since epoch: the entry may be older than that forget. It
+// returns what memory holds afterwards. If memory has the same token already, its object stays, with the state of its
 // renewal, and is trusted anew.
 func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
 	kept := c.memory.put(key, entry, generation)
@@ -207,11 +208,11 @@ func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
 	return kept
 }
 
-// distrust makes what memory holds be asked of Redis again.
+// distrust makes the next use of every entry in memory check with Redis.
 func (c *Cache) distrust() { c.generation.Add(1) }
 
-// Claim reports whether this sidecar may try to renew entry now. If so, nobody else in the fleet does for as long as
-// first, and twice that after each try that brought no token, but longest at most; if not, it has been put off.
+// Claim reports whether this sidecar may try to renew entry at now. If so, no other sidecar tries for the time first,
+// which doubles after each try without a new token, up to longest. If not, the renewal of entry is postponed.
 func (c *Cache) Claim(ctx context.Context, key Key, entry *Entry, first, longest time.Duration) bool {
 	if c.shared == nil {
 		return true
@@ -223,7 +224,7 @@ func (c *Cache) Claim(ctx context.Context, key Key, entry *Entry, first, longest
 	return err != nil || ok
 }
 
-// hear acts on news of other sidecars.
+// hear handles a message from another sidecar.
 func (c *Cache) hear(n news) {
 	switch n.kind {
 	case newsForget:
@@ -235,7 +236,7 @@ func (c *Cache) hear(n news) {
 		if lease := c.leases[n.key]; lease != nil {
 			select {
 			case lease.woken <- struct{}{}:
-			default: // it is told already
+			default: // a wake-up is pending already
 			}
 		}
 		c.mu.Unlock()

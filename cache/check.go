@@ -10,19 +10,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Finding is what came of trying one thing that the sidecar does with Redis.
+// A Finding is the result of trying one thing that the sidecar does with Redis.
 type Finding struct {
 	// Name is connect, read, write, script or publish.
 	Name string
-	// Problem is what is wrong, and the remedy; empty: nothing is.
+	// Problem says what is wrong, with the remedy; empty if nothing is.
 	Problem string
 }
 
 // connectTries is how often connecting is tried: a first connection may take longer than REDIS_TIMEOUT.
 const connectTries = 3
 
-// CheckServer tries everything that the sidecar does with Redis, each command by itself, under a name of its own, which
-// it deletes. When Redis cannot be reached, that is the only finding. limit is REDIS_TIMEOUT.
+// CheckServer tries everything that the sidecar does with Redis, each command separately, under a key made for the
+// check and deleted afterwards. If Redis cannot be reached, that is the only finding. limit is REDIS_TIMEOUT.
 func CheckServer(ctx context.Context, client redis.UniversalClient, limit time.Duration) []Finding {
 	c := checks{client: client, limit: limit, name: keyPrefix + "{check-" + strconv.FormatUint(NewID(), 36) + "}"}
 	if problem := c.connect(ctx); problem != "" {
@@ -35,7 +35,7 @@ func CheckServer(ctx context.Context, client redis.UniversalClient, limit time.D
 	return found
 }
 
-// problems tries all, and returns what is wrong with them, each reason once.
+// problems tries all and returns the problems, each only once.
 func (c checks) problems(ctx context.Context, all []try) string {
 	var reasons []string
 	commands := map[string][]string{}
@@ -73,7 +73,7 @@ type tryGroup struct {
 }
 
 func (c checks) groups() []tryGroup {
-	const life = time.Minute // should it not be deleted
+	const life = time.Minute // in case it is not deleted
 	set := c.name + waitSuffix
 	clock := newScript("return redis.call('TIME')")
 	one := func(command string, args ...any) try {
@@ -94,20 +94,20 @@ func (c checks) groups() []tryGroup {
 			{"EVALSHA", func(ctx context.Context) error {
 				err := c.client.EvalSha(ctx, clock.hash, []string{c.name}).Err()
 				if redis.HasErrorPrefix(err, "NOSCRIPT") {
-					return nil // it was not allowed to be loaded, or another node was asked
+					return nil // loading was not allowed, or another node was asked
 				}
 				return err
 			}},
 		}},
 		{"publish", []try{
-			// Nobody can read it, so nobody heeds it.
+			// No sidecar can decrypt this message, so all of them ignore it.
 			one("PUBLISH", "PUBLISH", newsChannel, ""),
 			{"SUBSCRIBE", c.subscribe},
 		}},
 	}
 }
 
-// connect pings until there is an answer.
+// connect sends PING until Redis answers.
 func (c checks) connect(ctx context.Context) (problem string) {
 	ping := []try{{"PING", func(ctx context.Context) error { return c.client.Ping(ctx).Err() }}}
 	for range connectTries {
@@ -130,7 +130,7 @@ func (c checks) subscribe(ctx context.Context) error {
 	return nil
 }
 
-// try returns why a command cannot be used, and the remedy; empty: it can.
+// try returns why a command cannot be used, with the remedy, or an empty string if it can.
 func (c checks) try(ctx context.Context, t try) (reason string) {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
@@ -145,7 +145,7 @@ func (c checks) try(ctx context.Context, t try) (reason string) {
 	return cause + "; " + Remedy(cause)
 }
 
-// lacking is the rule that an ACL lacks which refuses command with that reply.
+// lacking returns the ACL rule whose absence made Redis refuse command with that reply.
 func lacking(command, reply string) string {
 	switch {
 	case strings.Contains(reply, "channel"):

@@ -16,18 +16,18 @@ import (
 
 // A value in Redis is a token or, once that was forgotten, a tombstone:
 //
-//	T fence (16 decimal digits) id (16 hex digits) marks (2 decimal digits, how many; then 16 hex digits each) sealed
+//	T fence (16 decimal digits) id (16 hex digits) count of marks (2 decimal digits) marks (16 hex digits each) sealed
 //	F fence scope (* or -) marks
 //
-// The head is in the clear, for the scripts, which compare it. A mark is a keyed hash of a token's hash: with it a
-// script forgets by comparison without opening anything. A tombstone of scope * forgets every token with a smaller
-// fence than its own, one of scope - only those whose marks it has. The sealed part is
+// The head is in the clear, so that scripts can compare it. A mark is a keyed hash of a token's hash; with it a script
+// can forget one particular token without decrypting anything. A tombstone of scope * forgets every token with a
+// smaller fence than its own, one of scope - only those whose marks it has. The sealed part is
 //
 //	key id (4 bytes) nonce (12) AES-256-GCM of header and body
 //
 // with the value's name in Redis, the id and the marks as additional data, so that a value that was moved to another
-// name cannot be opened. A lock is a fence and its owner; a refusal and a refresh token are described where they are
-// written.
+// name cannot be opened. A lock is a fence and its owner. The formats of refusals and refresh tokens are described
+// where they are written.
 //
 // This is the only place that knows the layout: the scripts get it from luaLayout.
 const (
@@ -40,7 +40,7 @@ const (
 	idDigits    = 16
 	countDigits = 2
 	markDigits  = 16
-	maxMarks    = 16 // a tombstone with more forgets everything
+	maxMarks    = 16 // a tombstone with more becomes one of scope *
 
 	fenceEnd   = 1 + fenceDigits
 	idEnd      = fenceEnd + idDigits
@@ -49,7 +49,7 @@ const (
 	tombMarks  = scopeEnd + countDigits
 )
 
-// luaLayout declares the layout for the scripts.
+// luaLayout defines the layout for the scripts.
 var luaLayout = fmt.Sprintf(`
 local TOKEN, TOMBSTONE, ALL, SOME = '%c', '%c', '%c', '%c'
 local FENCE_END, ID_END, SCOPE_END, COUNT, MARK, MAX_MARKS = %d, %d, %d, %d, %d, %d
@@ -64,9 +64,9 @@ type head struct {
 	kind  byte
 	fence Fence
 	id    uint64 // of a token
-	all   bool   // a tombstone of everything
+	all   bool   // of a tombstone: its scope is *
 	marks []string
-	rest  string // what follows: the sealed part
+	rest  string // the sealed part
 }
 
 // parseHead reads the head of a value; ok is false for a value that this package did not write.
@@ -114,7 +114,7 @@ func (h head) forgets(e *Entry, key sealKey) bool {
 	return slices.ContainsFunc(e.Hashes(), func(hash Hash) bool { return slices.Contains(h.marks, key.mark(hash)) })
 }
 
-// formatFence is a fence as it stands in Redis, empty for none.
+// formatFence formats a fence as Redis stores it, empty for none.
 func formatFence(fence Fence) string {
 	if fence == 0 {
 		return ""
@@ -124,7 +124,7 @@ func formatFence(fence Fence) string {
 
 func formatID(id uint64) string { return fmt.Sprintf("%0*x", idDigits, id) }
 
-// formatToken is a token without its kind and fence, which the script that stores it puts before it.
+// formatToken formats a token without its kind and fence; the script that stores it puts those in front.
 func formatToken(e *Entry, name name, wall time.Time) string {
 	name.key.keeps(e.KeepFor)
 	hashes := e.Hashes()[:min(len(e.Hashes()), maxMarks)]
@@ -137,7 +137,7 @@ func formatToken(e *Entry, name name, wall time.Time) string {
 	return head + string(name.key.seal(encode(e, wall), name.text+head))
 }
 
-// parseToken opens a token.
+// parseToken opens a sealed token.
 func (k *Keyring) parseToken(raw string, name name, wall time.Time, pttl time.Duration) (*Entry, error) {
 	h, ok := parseHead(raw)
 	if !ok || h.kind != tokenKind {
@@ -156,7 +156,7 @@ func (k *Keyring) parseToken(raw string, name name, wall time.Time, pttl time.Du
 	return e, nil
 }
 
-// encode is the header and body of e. Times are wall times: another process reads them.
+// encode returns header and body of e. Its times are wall times, because another process reads them.
 func encode(e *Entry, wall time.Time) []byte {
 	b := make([]byte, 0, 64+24*len(e.Holes())+32*len(e.Hashes())+len(e.Body.Reveal()))
 	sent := wall.Add(-e.Age(time.Now()))
@@ -180,8 +180,8 @@ func appendInt(b []byte, v int64) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(v)) //nolint:gosec // the same bits
 }
 
-// decode is the inverse of encode. The token's age is the larger of what the wall clock and what the time
-// left to its value in Redis tell: either clock may have stepped.
+// decode is the inverse of encode. The token's age is the greater of what the wall clock says and what the remaining
+// life of the Redis value says: either clock may have stepped.
 func decode(plain []byte, wall time.Time, pttl time.Duration) (*Entry, error) {
 	r := reader{rest: plain}
 	sent := time.UnixMilli(r.int())
@@ -201,7 +201,7 @@ func decode(plain []byte, wall time.Time, pttl time.Duration) (*Entry, error) {
 	return e, nil
 }
 
-// sane checks what rendering an entry relies on.
+// sane checks what writing an answer from an entry relies on.
 func sane(e *Entry, bodySize int) bool {
 	at := 0
 	for _, h := range e.Holes() {
@@ -213,7 +213,7 @@ func sane(e *Entry, bodySize int) bool {
 	return e.Life > 0 && e.KeepFor > 0 && e.KeepFor <= e.Life
 }
 
-// reader takes an encoded entry apart; after the first lack it yields zeros and is bad.
+// A reader parses an encoded entry. After the first read beyond the end it returns zeros and is marked bad.
 type reader struct {
 	rest []byte
 	bad  bool
@@ -231,7 +231,7 @@ func (r *reader) take(n int) []byte {
 
 func (r *reader) int() int64 { return int64(binary.BigEndian.Uint64(r.take(8))) } //nolint:gosec // the same bits
 
-// count reads how many elements of size bytes follow.
+// count reads the number of the elements, of size bytes each, that follow.
 func (r *reader) count(size int) int {
 	n := r.int()
 	if n < 0 || n > math.MaxInt32 || int(n)*size > len(r.rest) {
@@ -241,7 +241,7 @@ func (r *reader) count(size int) int {
 	return int(n)
 }
 
-// mark is what stands for a token's hash in the head of a value.
+// mark returns what represents a token's hash in the head of a value.
 func (k sealKey) mark(hash Hash) string {
 	return hex.EncodeToString(k.hmac("mark", hash[:])[:markDigits/2])
 }

@@ -16,24 +16,24 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// A Server tells where Redis is and how it is reached.
+// A Server says where Redis is and how to reach it.
 type Server struct {
-	// URL is redis:// or rediss:// in the forms of go-redis; further addresses and master_name as its query.
+	// URL is redis:// or rediss:// as go-redis parses it, with further addresses and master_name in its query.
 	URL secret.Text
 	// Mode is single, cluster or sentinel.
 	Mode string
-	// Roots returns the certificates to trust, nil for the system's; it is asked at each new connection. Default: the
+	// Roots returns the certificates to trust, nil for the system's; it is called for each new connection. Default: the
 	// system's.
 	Roots func() *x509.CertPool
-	// Password, when set, is used for each new connection to Redis instead of the URL's; sentinels keep theirs.
+	// Password, if set, replaces the URL's for each new connection to Redis; sentinels keep the URL's.
 	Password *secret.File
 	// Timeout bounds dialling, writing, reading and waiting for a connection.
 	Timeout time.Duration
 }
 
-// Connect returns a client for s. It does not connect yet. Errors do not quote the URL: it may hold a password.
+// Connect returns a client for s, without connecting yet. Errors do not quote the URL, which may hold a password.
 func Connect(s Server) (redis.UniversalClient, error) {
-	// The library logs connection errors by itself, in a form of its own; they are counted and logged here.
+	// The library would log connection errors in its own format; they are counted and logged here.
 	redis.SetLogger(silent{})
 	opts, err := parseURL(s.URL.Reveal(), s.Mode)
 	if err != nil {
@@ -47,30 +47,30 @@ func Connect(s Server) (redis.UniversalClient, error) {
 		opts.CredentialsProvider = func() (string, string) { return user, s.Password.Text().Reveal() }
 	}
 	opts.ContextTimeoutEnabled = true
-	opts.DisableIdentity = true // one command less to allow
+	opts.DisableIdentity = true // one command less that an ACL must allow
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = s.Timeout, s.Timeout, s.Timeout, s.Timeout
-	// Steps are tried again here, by another connection; the library's own retries would send whole batches again.
+	// Steps are retried by this package on another connection; the library would resend whole batches.
 	opts.DialerRetries = 1
 	opts.MaxRetries = -1
 	opts.MaxRedirects = 2
 	opts.MinRetryBackoff, opts.MaxRetryBackoff = time.Millisecond, 10*time.Millisecond
-	// Values are small: the library's 32 KiB buffers on two pools would be most of our memory.
+	// Values are small: the library's default buffers of 32 KiB, in two pools, would take most of the memory.
 	opts.ReadBufferSize, opts.WriteBufferSize = 4<<10, 4<<10
 	opts.PipelinePoolSize = -1
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewUniversalClient(opts), nil
 }
 
-// CheckURL reports why no client could be made for url in that mode, without quoting it.
+// CheckURL reports why no client can be made from url in that mode, without quoting it.
 func CheckURL(url secret.Text, mode string) error {
 	_, err := parseURL(url.Reveal(), mode)
 	return err
 }
 
 // dialTLS returns a function that connects with TLS 1.2 or newer. The library would check every certificate against the
-// host in the URL; here each server is checked against the name or address by which it is reached: a sentinel, the
-// master that the sentinels name, a node of a cluster. The nodes of a cluster may tell bare addresses of each other,
-// which certificates seldom hold; such a node is checked against the name in the URL.
+// host in the URL. This function checks each server against the name or address by which it is reached: a sentinel, the
+// master that the sentinels name, a node of a cluster. Nodes of a cluster may announce bare addresses, which
+// certificates seldom contain; such a node is checked against the host in the URL.
 func (s Server) dialTLS(opts *redis.UniversalOptions) func(context.Context, string, string) (net.Conn, error) {
 	base, inURL := opts.TLSConfig, opts.TLSConfig.ServerName
 	base.MinVersion = tls.VersionTLS12
@@ -92,7 +92,7 @@ func (s Server) dialTLS(opts *redis.UniversalOptions) func(context.Context, stri
 	}
 }
 
-// keepAlive finds a dead connection within a minute; it is what the library has where it dials itself.
+// keepAlive detects a dead connection within a minute. The library uses the same values when it dials itself.
 func keepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3}
 }

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// flushInterval is about how often Redis is told what it could not be told before.
+	// flushInterval is roughly how often pending writes to Redis are tried again.
 	flushInterval = 200 * time.Millisecond
-	// flushers is how many tokens it is given at the same time.
+	// flushers is how many tokens are written at the same time.
 	flushers = 8
 )
 
-// flush starts to tell Redis of what is pending, by a clock of its own, unless that is under way already.
+// flush starts the background writer of what is pending, unless it runs already.
 func (c *Cache) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,11 +38,11 @@ func (c *Cache) flush() {
 	})
 }
 
-// flushOnce tells what it can. It is false when nothing is pending any more, and flush must be called anew.
+// flushOnce writes what it can. It returns false when nothing is pending; flush must then be called again.
 func (c *Cache) flushOnce() bool {
 	for _, f := range c.pending.list() {
 		if !c.tell(c.life, f, tombstoneLife) {
-			return true // Redis does not take it: the others can wait
+			return true // Redis does not take it, so the rest can wait
 		}
 	}
 	c.writePendingRefreshTokens(c.life)
@@ -53,8 +53,8 @@ func (c *Cache) flushOnce() bool {
 	return c.flushing
 }
 
-// shareLater takes note that the token of key, which is in memory, could not be given to Redis. When too many wait, it
-// is shared when memory next looks in Redis.
+// shareLater notes that the token of key, which is in memory, could not be written to Redis. When too many are waiting,
+// the token is written when memory next checks with Redis.
 func (c *Cache) shareLater(key Key) {
 	c.mu.Lock()
 	if len(c.unshared) < maxPending {
@@ -64,7 +64,7 @@ func (c *Cache) shareLater(key Key) {
 	c.flush()
 }
 
-// shareUnshared gives Redis the tokens that it could not be given before.
+// shareUnshared writes the tokens that could not be written before.
 func (c *Cache) shareUnshared(ctx context.Context) {
 	c.mu.Lock()
 	waiting := slices.Collect(maps.Keys(c.unshared))
@@ -84,5 +84,5 @@ func (c *Cache) shareUnshared(ctx context.Context) {
 			return nil
 		})
 	}
-	_ = group.Wait() // no error is returned
+	_ = group.Wait() // the functions return no errors
 }

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// maxPending bounds how many forgets wait for Redis, and how many refresh tokens and tokens.
+// maxPending bounds how many forgets may wait for Redis, and likewise how many refresh tokens and tokens.
 const maxPending = 10_000
 
-// Forget forgets the tokens of key, or only the one of that hash, in the whole fleet. told is false while Redis cannot
-// be told: this sidecar has forgotten already, and goes on telling until Redis has taken it. A fetch that is under way
-// is not kept, unless hash is given.
+// Forget forgets the tokens of key in the whole fleet, or only the token with that hash. told is false if Redis could
+// not be told: this sidecar has forgotten the token, and keeps trying until Redis has taken the forget. Without a hash,
+// the result of a fetch in progress is not kept either.
 func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
-	// Where nobody is known to have a token, what is remembered need only outlive a fetch that is under way: whoever
-	// forgets ever new users must not fill Redis.
+	// If no sidecar is known to have a token, the tombstone only has to outlive a fetch in progress. A caller who
+	// forgets one new user after another must not fill Redis.
 	life := briefLife
 	if c.memory.former(key) != nil {
 		life = tombstoneLife
@@ -34,8 +34,8 @@ func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
 	return false
 }
 
-// drop forgets in memory, and makes what is being fetched not be kept. The epoch comes first, so that of a concurrent
-// keep either is undone by the other.
+// drop forgets in memory, and voids the fetches in progress. The epoch is incremented first, so that a concurrent keep
+// either sees it or has its entry dropped here.
 func (c *Cache) drop(key Key, hash *Hash) {
 	if hash == nil {
 		c.mu.Lock()
@@ -48,33 +48,33 @@ func (c *Cache) drop(key Key, hash *Hash) {
 	c.memory.forget(key, hash)
 }
 
-// tell tells Redis of a forget. life is how long it must be remembered where Redis has no token.
+// tell writes a forget to Redis. life is how long the tombstone lasts if Redis has no token.
 func (c *Cache) tell(ctx context.Context, f pendingForget, life time.Duration) bool {
 	fence, err := c.shared.forget(context.WithoutCancel(ctx), f.key, f.hash(), life)
 	if err != nil {
 		return false
 	}
-	// What was fetched after the forgetting is newer than the tombstone.
+	// A token that was fetched after the forget is newer than the tombstone.
 	if entry := c.memory.entry(f.key, time.Now()); entry != nil && f.hash() == nil {
-		_ = c.shared.seed(ctx, f.key, entry, fence) // if not, it is fetched again
+		_ = c.shared.seed(ctx, f.key, entry, fence) // on failure it is fetched again
 	}
 	c.pending.remove(f)
 	return true
 }
 
-// pendingForgets are what this sidecar has forgotten and Redis is yet to be told.
+// pendingForgets are what this sidecar has forgotten and Redis has not been told yet.
 type pendingForgets struct {
 	log  *slog.Logger
 	lost func()
 	any  atomic.Bool
 
 	mu    sync.Mutex
-	keys  map[Key]map[Hash]uint64 // of a key, the hashes, each with the number of its last forget
+	keys  map[Key]map[Hash]uint64 // for each key the hashes, each with the number of its last forget
 	count int
 	last  uint64
 }
 
-// A pendingForget is one of them. The zero token stands for every token of the key.
+// A pendingForget is one such forget. Without a token it covers every token of the key.
 type pendingForget struct {
 	key    Key
 	token  Hash
@@ -118,7 +118,7 @@ func (p *pendingForgets) add(key Key, hash *Hash) pendingForget {
 	return f
 }
 
-// remove takes note that Redis was told of f, unless the same was forgotten again since.
+// remove notes that Redis was told of f, unless the same was forgotten again meanwhile.
 func (p *pendingForgets) remove(f pendingForget) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,7 +133,7 @@ func (p *pendingForgets) remove(f pendingForget) {
 	p.any.Store(p.count > 0)
 }
 
-// forgets reports whether e was forgotten, though Redis may still hold it.
+// forgets reports whether e was forgotten although Redis may still hold it.
 func (p *pendingForgets) forgets(key Key, e *Entry) bool {
 	if !p.any.Load() {
 		return false

@@ -9,29 +9,30 @@ import (
 	"time"
 )
 
-// gateSlack is how long a hold that is over, and the memory of the rate limit, are kept in Redis.
+// gateSlack is how long Redis keeps a hold that is over, and the state of the rate limit.
 const gateSlack = 10 * time.Minute
 
-// A Gate keeps in Redis what a whole fleet must observe before it asks the auth service: holds, each with a name, and
-// one rate limit. Redis' clock is the clock of all. What it promises is written at the interface in upstream that it is
-// for; its methods take REDIS_TIMEOUT at most, and fail while Redis cannot be written.
+// A Gate keeps in Redis what the whole fleet must observe before it calls the auth service: named holds and one rate
+// limit, all by the clock of Redis. Its promises are described at the interface Gate in upstream. Its methods take
+// REDIS_TIMEOUT at most, and fail while Redis cannot be written.
 type Gate struct {
 	shared *shared
 	names  string
-	// heard is what Redis' clock said last.
+	// heard is the last time that Redis told.
 	heard atomic.Pointer[clockReading]
 	// Skew is added to the clock of Redis. Tests set it.
 	Skew func() time.Duration
 }
 
-// A clockReading is a moment by Redis' clock and by ours.
+// A clockReading is one moment by the clock of Redis and by ours.
 type clockReading struct {
 	redis int64 // µs
 	here  time.Time
 }
 
-// Gate returns the gate of all who give the same scope; nil when there is no Redis. The scope is not secret: only a
-// hash of it goes to Redis, without a key, so that a fleet to which new encryption keys are rolled out keeps one gate.
+// Gate returns the gate that is shared by all who pass the same scope, or nil without Redis. The scope is no secret.
+// Only its hash is used, and without a key, so that a fleet in the middle of a change of encryption keys still has one
+// gate.
 func (c *Cache) Gate(scope string) *Gate {
 	if c.shared == nil {
 		return nil
@@ -39,29 +40,29 @@ func (c *Cache) Gate(scope string) *Gate {
 	sum := sha256.Sum256([]byte(scope))
 	return &Gate{
 		shared: c.shared, Skew: func() time.Duration { return 0 },
-		// The braces put all of it in one cluster slot.
+		// The braces put all names of the gate into one cluster slot.
 		names: keyPrefix + "{gate-" + base64.RawURLEncoding.EncodeToString(sum[:16]) + "}",
 	}
 }
 
-// A GateAsk is an attempt that would go out now.
+// A GateAsk describes an attempt that is about to go out.
 type GateAsk struct {
 	Hold string // name of the hold
-	// Interval and Burst are the rate limit, Leave is how many of a burst the attempt leaves to others. Interval 0 is no
-	// limit.
+	// Interval and Burst are the rate limit, and Leave is how much of a burst the attempt leaves to others. An Interval
+	// of 0 means no limit.
 	Interval     time.Duration
 	Burst, Leave int
-	Patience     time.Duration // how long it could wait for its slot
-	Paid         bool          // it has waited for its slot
-	TrialLimit   time.Duration // how long it takes at most, should it be the trial
+	Patience     time.Duration // how long the attempt could wait for its slot
+	Paid         bool          // whether it has waited for its slot
+	TrialLimit   time.Duration // how long it takes at most if it becomes the trial
 }
 
-// A GatePass is what a Gate answers. Where Held and Wait are 0 the attempt may go out.
+// A GatePass is the reply of a Gate. The attempt may go out if Held and Wait are 0.
 type GatePass struct {
 	Held   time.Duration
-	Status int // that the hold was made with
+	Status int // the status that caused the hold
 	Wait   time.Duration
-	Trial  string // name of the trial that the attempt is, empty for none
+	Trial  string // name of the trial that the attempt is; empty if it is none
 }
 
 // Enter asks whether an attempt may go out.
@@ -93,9 +94,9 @@ func (g *Gate) Enter(ctx context.Context, ask GateAsk) (GatePass, error) {
 	return pass, nil
 }
 
-// Hold keeps attempts back for d from now on, because of an answer with that status to the trial of that name, if it
-// was one. Now is told to Redis as well as it is known here: what a frozen process asked for holds nobody when it is
-// over.
+// Hold holds attempts back for d from now on, because of an answer with that status. trial is the name of the trial
+// that got the answer, if it was one. Redis is also told when the hold begins, so that the hold of a process that was
+// frozen is over when it should be.
 func (g *Gate) Hold(ctx context.Context, name string, d time.Duration, status int, trial string) error {
 	from := ""
 	if heard := g.heard.Load(); heard != nil {
@@ -131,8 +132,8 @@ func (g *Gate) run(ctx context.Context, step string, s *script, keys []string, a
 	return commands[0].reply, nil
 }
 
-// luaGate is what the scripts of a gate share. A hold is the moment it ends, how long it was made for, the status that
-// it came with, and the trial in progress. Moments and spans are in µs.
+// luaGate is what the gate's scripts share. A hold consists of when it ends, how long it was made for, the status that
+// caused it, and the trial in progress. Times and durations are in µs.
 var luaGate = luaCommon + `
 local time, slack = now() + ARGV[1], tonumber(ARGV[2])
 local function number(n) return string.format('%.0f', n) end
@@ -148,12 +149,12 @@ local function setHold(key, ends, length, status, trial)
 end
 `
 
-// enterScript lets an attempt out, or tells why not. Asked twice by one attempt it is the same trial.
+// enterScript lets an attempt out, or says why not. If one attempt asks twice, it is the same trial.
 //
-//	KEYS hold, rate
-//	ARGV skew, slack, name of the trial that it might be, 1 when it is paid for, interval, what it may be early,
-//	     patience, longest trial
-//	returns for how long it is held, with which status, how long it has to wait, the trial it is (or empty), and the time
+// KEYS hold, rate
+// ARGV skew, slack, name for the trial that it might become, 1 if it has waited for its slot, interval,
+// burst tolerance, patience, longest trial
+// returns how long it is held, the status of the hold, how long it has to wait, the trial it is (or empty), the time
 var enterScript = newScript(luaGate + `
 local ends, length, status, trial = readHold(KEYS[1])
 if ends and trial == ARGV[3] then return {0, 0, 0, trial, time - ARGV[1]} end
@@ -169,9 +170,9 @@ setHold(KEYS[1], time + math.max(length, ARGV[8]), length, status, ARGV[3])
 return {0, 0, 0, ARGV[3], time - ARGV[1]}
 `)
 
-// holdScript keeps attempts back. A shorter hold replaces a longer one only if the trial in progress was told it.
+// holdScript holds attempts back. A shorter hold replaces a longer one only if it comes from the trial in progress.
 //
-//	KEYS hold   ARGV skew, slack, trial (or empty), for how long, status, from when on (or empty: now)
+// KEYS hold   ARGV skew, slack, trial (or empty), duration, status, start (or empty: now)
 var holdScript = newScript(luaGate + `
 local ends, _, _, trial = readHold(KEYS[1])
 local from = math.min((tonumber(ARGV[6]) or math.huge) + ARGV[1], time)
@@ -181,9 +182,9 @@ setHold(KEYS[1], till, ARGV[4], ARGV[5], '')
 return 1
 `)
 
-// releaseScript ends the hold when its trial was a success, else the next attempt is the trial.
+// releaseScript ends the hold if its trial succeeded, else it makes the next attempt the trial.
 //
-//	KEYS hold   ARGV skew, slack, trial, 1 for a success
+// KEYS hold   ARGV skew, slack, trial, 1 for a success
 var releaseScript = newScript(luaGate + `
 local ends, length, status, trial = readHold(KEYS[1])
 if not ends or trial == '' or trial ~= ARGV[3] then return 0 end

@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
-// beat starts the heartbeats, which keep the locks of all leases that are held, unless they run already. c.mu is held.
+// beat starts the heartbeats, which extend the locks of all leases that are held, unless they run already. c.mu is
+// held.
 //
-// A lock is short, so that a holder that dies costs the fleet little, and extended, so that a slow fetch is not made
-// twice. All are extended in one exchange: under load, one each would wait behind everything else, and the locks end.
+// A lock is short, so that a holder that dies costs the fleet little time, and it is extended, so that a slow fetch is
+// not made twice. All locks are extended in one exchange: under load, separate exchanges would wait behind everything
+// else, and the locks would expire.
 func (c *Cache) beat() {
 	if c.beating {
 		return
@@ -32,7 +34,7 @@ func (c *Cache) beat() {
 	})
 }
 
-// held returns copies of the leases that have locks. Without any, the heartbeats end.
+// held returns copies of the leases that have locks. If there are none, the heartbeats end.
 func (c *Cache) held() (leases []*Lease) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

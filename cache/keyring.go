@@ -20,38 +20,38 @@ import (
 )
 
 const (
-	// formerLife bounds how long a former secret opens and names.
+	// formerLife bounds how long a former secret is used for opening values and for names.
 	formerLife = 24 * time.Hour
-	// maxFormer is how many former secrets are kept; each costs a further name in Redis at every step.
+	// maxFormer is how many former secrets are kept; each one adds a name in Redis to every step.
 	maxFormer = 3
 )
 
-// A Keyring seals what goes to Redis. The first key seals and names, every key opens. It can be replaced
-// while in use; the zero Keyring has no key and must be given one first.
+// A Keyring seals what is stored in Redis. The first key seals and names; every key opens. Keys can be replaced while
+// the Keyring is in use. The zero Keyring has no keys and must be given some first.
 type Keyring struct {
 	mu   sync.Mutex // orders changes
 	keys atomic.Pointer[[]sealKey]
 }
 
-// sealKey is one key with what is derived from it.
+// A sealKey is one key with the keys derived from it.
 type sealKey struct {
 	id   [4]byte
 	name []byte // HMAC key for names
 	aead cipher.AEAD
-	// longest is how long the longest-lived token that is known to be sealed with it is kept, in nanoseconds.
+	// longest is the longest life, in nanoseconds, of the tokens known to be sealed with the key.
 	longest *atomic.Int64
-	former  *former // nil: in force
+	former  *former // nil: in use
 }
 
-// A former key is one that was replaced at a time, and ends so long after it.
+// former says when a key was replaced, and how long after that it ends.
 type former struct {
 	since time.Time
 	life  time.Duration
 }
 
-// UseSecret derives a key of a secret by HKDF (RFC 5869) and puts it in force. The former one opens and names for as
-// long as the tokens that were sealed with it are kept, at most a day. Those that other sidecars sealed are taken to be
-// kept as long as those that this one has sealed or opened; without any, the former one is kept for a day.
+// UseSecret derives a key from a secret by HKDF (RFC 5869) and puts it first. The former key is kept for opening and
+// for names as long as tokens sealed with it live, at most a day. Tokens sealed by other sidecars are assumed to live
+// as long as those that this one has sealed or opened. If there were none, the former key is kept for a day.
 func (k *Keyring) UseSecret(s secret.Text) error {
 	root, err := hkdf.Key(sha256.New, []byte(s.Reveal()), nil, "token-sidecar/v1/client-secret", 32)
 	if err != nil {
@@ -66,7 +66,7 @@ func (k *Keyring) UseSecret(s secret.Text) error {
 	now := time.Now()
 	keys := []sealKey{key}
 	for _, old := range k.current() {
-		if old.id == key.id { // it is in force, or again
+		if old.id == key.id { // it is the first already, or again
 			keys[0].longest = old.longest
 			continue
 		}
@@ -84,7 +84,7 @@ func (k *Keyring) UseSecret(s secret.Text) error {
 	return nil
 }
 
-// UseKeys takes the content of ENCRYPTION_KEYS_FILE: base64 of 32 bytes, one a line.
+// UseKeys takes the content of ENCRYPTION_KEYS_FILE: 32 bytes in base64 on each line.
 func (k *Keyring) UseKeys(content secret.Text) error {
 	roots, err := parseKeys(content.Reveal())
 	if err != nil {
@@ -151,7 +151,7 @@ func derive(root []byte) (sealKey, error) {
 	}, nil
 }
 
-// all returns the keys that have not ended, the first one first.
+// all returns the keys that have not ended, the first key first.
 func (k *Keyring) all() []sealKey {
 	keys := *k.keys.Load()
 	if len(keys) == 1 {
@@ -168,7 +168,7 @@ func (k *Keyring) all() []sealKey {
 	return left
 }
 
-// current returns the keys, those that have ended too, or none.
+// current returns all keys, including those that have ended.
 func (k *Keyring) current() []sealKey {
 	if keys := k.keys.Load(); keys != nil {
 		return *keys
@@ -176,12 +176,12 @@ func (k *Keyring) current() []sealKey {
 	return nil
 }
 
-// ended reports whether k is a former key whose time is over.
+// ended reports whether k is a former key past its end.
 func (k sealKey) ended(now time.Time) bool {
 	return k.former != nil && since(k.former.since, now) >= k.former.life
 }
 
-// keeps notes that a token that is kept so long is sealed with k.
+// keeps notes that a token with that life was sealed with k.
 func (k sealKey) keeps(life time.Duration) {
 	for {
 		longest := k.longest.Load()
@@ -194,14 +194,14 @@ func (k sealKey) keeps(life time.Duration) {
 // Format hides the key.
 func (sealKey) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte("[hidden]")) }
 
-// A name is that of a token in Redis under one key.
+// A name is what a token is called in Redis under one sealing key.
 type name struct {
 	key  sealKey
 	text string
 }
 
-// names are those of key under every key of the ring, the first one's first: a sidecar that has any of the ring's keys
-// finds the token under one of them, and meets the others at its lock.
+// names returns the names of key under every sealing key, the first key's first. A sidecar that has any of these keys
+// finds the token under one of the names, and waits for the same lock.
 func (k *Keyring) names(key Key) []name {
 	keys := k.all()
 	names := make([]name, len(keys))
@@ -211,13 +211,13 @@ func (k *Keyring) names(key Key) []name {
 	return names
 }
 
-// nameOf is the name of a token in Redis: an HMAC, because a plain hash of a policy number can be guessed. The
-// braces put all names of one token in one cluster slot.
+// nameOf returns the name of a token in Redis: an HMAC, because the user id behind a plain hash can be guessed. The
+// braces put all names of one token into one cluster slot.
 func (k sealKey) nameOf(key Key) string {
 	return keyPrefix + "{" + base64.RawURLEncoding.EncodeToString(k.hmac("", key[:])) + "}"
 }
 
-// hmac is a keyed hash of content for one purpose.
+// hmac returns a keyed hash of content for one purpose.
 func (k sealKey) hmac(purpose string, content []byte) []byte {
 	mac := hmac.New(sha256.New, k.name)
 	mac.Write([]byte(purpose))
@@ -225,7 +225,7 @@ func (k sealKey) hmac(purpose string, content []byte) []byte {
 	return mac.Sum(nil)
 }
 
-// seal encrypts plain; context says what and where it is, and must be the same to open it.
+// seal encrypts plain. context says what the value is and where it is stored, and must be the same to open it.
 func (k sealKey) seal(plain []byte, context string) []byte {
 	out := make([]byte, sealedHead, sealedHead+len(plain)+k.aead.Overhead())
 	copy(out, k.id[:])
@@ -236,7 +236,7 @@ func (k sealKey) seal(plain []byte, context string) []byte {
 // sealedHead is the length of key id and nonce.
 const sealedHead = 4 + 12
 
-// open is the inverse of seal, with whichever key did it.
+// open is the inverse of seal; it finds the key by the id in the value.
 func (k *Keyring) open(sealed, context string) ([]byte, error) {
 	if len(sealed) < sealedHead {
 		return nil, errUnreadable

@@ -10,55 +10,56 @@ import (
 	"time"
 )
 
-// pollInterval is how often a waiting sidecar looks by itself, in case the news got lost.
+// pollInterval is how often a waiting sidecar checks without being woken, in case the message was lost.
 const pollInterval = 500 * time.Millisecond
 
-// A Lease is the right to fetch the token of one key. In this process no two are held at once; in the fleet
-// neither, while Redis works. It ends by the first of [Lease.Publish], [Lease.Refuse] and [Lease.Release], one of which
-// must be called.
+// A Lease is the right to fetch the token of one key. In one process no two leases of a key are held at once, nor in
+// the fleet while Redis works. A lease ends with the first of [Lease.Publish], [Lease.Refuse] and [Lease.Release], one
+// of which must be called.
 //
-// In the fleet it is a lock in Redis that is kept by heartbeats. A holder that was frozen may lose it and not know: so
-// each lease has a fence, and Redis takes no token from a lease whose fence is smaller than that of what is there.
+// In the fleet a lease is a lock in Redis, extended by heartbeats. A holder that was frozen may have lost it without
+// knowing. Each lease therefore has a fence, and Redis accepts no token with a fence smaller than that of what it
+// holds.
 type Lease struct {
 	cache  *Cache
 	key    Key
 	ended  chan struct{}
-	woken  chan struct{} // by news that the lease of another sidecar has ended
-	voided atomic.Bool   // everything of the key was forgotten since: what comes must not be kept
+	woken  chan struct{} // by the message that another sidecar's lease has ended
+	voided atomic.Bool   // everything of the key was forgotten meanwhile: the result must not be kept
 	over   atomic.Bool
 
 	want    Want
-	avoided []*Entry // tokens that are not wanted
+	avoided []*Entry // tokens that must not be returned
 	waited  bool     // for another sidecar's lease
 	owner   string
-	// replaces is the ID of the token that this one comes in the place of, empty for none.
+	// replaces is the ID of the token that the new one replaces, empty for none.
 	replaces string
-	// fences are those of the locks in Redis, by name; none where Redis did not grant it, or was not heard to.
+	// fences are those of the locks in Redis, by name; empty if Redis did not grant the lock or its reply was lost.
 	fences map[string]string
 }
 
-// A Want says which token is wanted of [Cache.Acquire]. The zero Want is content with any.
+// A Want says which tokens [Cache.Acquire] may return. The zero Want accepts any.
 type Want struct {
-	// Avoid is not wanted.
+	// Avoid must not be returned.
 	Avoid *Entry
-	// AvoidFirst is for when Redis did not say which token there is: whatever it holds at first is not wanted.
+	// AvoidFirst is for when Redis could not say which token to avoid: the first one that it returns is avoided.
 	AvoidFirst bool
-	// Anyway passes over refusals.
+	// Anyway ignores cached refusals.
 	Anyway bool
 }
 
-// An Offer is what [Cache.Acquire] yields: a lease, or what makes it needless.
+// An Offer is the result of [Cache.Acquire]: a lease, or what makes it unnecessary.
 type Offer struct {
 	Lease *Lease
-	// Entry is a token that turned up meanwhile.
+	// Entry is a token that was stored meanwhile.
 	Entry *Entry
-	// Refusal is the answer that another sidecar got.
+	// Refusal is what another sidecar was answered.
 	Refusal *Refusal
 }
 
-// Acquire waits for the right to fetch the token of key. If meanwhile a token turns up that is wanted, it offers that
-// instead, or the refusal that another sidecar got. The error is ctx's. Without Redis, and when it fails, the lease
-// holds in this process alone.
+// Acquire waits for the right to fetch the token of key. If another fetch ends first with a token that want accepts, or
+// with a refusal, that is returned instead. The error is ctx's. Without Redis, or when Redis fails, the lease is held
+// in this process only.
 func (c *Cache) Acquire(ctx context.Context, key Key, want Want) (Offer, error) {
 	lease, err := c.acquireLocal(ctx, key)
 	if err != nil {
@@ -101,8 +102,8 @@ func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
 	}
 }
 
-// acquireShared waits for the lock in Redis, under every name of the key: sidecars to which new keys have not come yet
-// meet the others at one of them. All take them in one order.
+// acquireShared waits for the lock in Redis under every name of the key. Sidecars that do not have the new keys yet use
+// one of these names too. All sidecars take them in the same order.
 func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 	c := l.cache
 	mine := Offer{Lease: l}
@@ -118,7 +119,7 @@ func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 			l.giveBack(ctx)
 			return Offer{}, context.Cause(ctx)
 		case err != nil:
-			return mine, nil //nolint:nilerr // without Redis the lease holds in this process
+			return mine, nil //nolint:nilerr // without Redis the lease is held in this process only
 		case got:
 			i++
 		case offer.Entry != nil || offer.Refusal != nil:
@@ -129,7 +130,7 @@ func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 	return mine, nil
 }
 
-// avoid makes e not be wanted; it stays in Redis until the new one is there.
+// avoid makes e unacceptable; it stays in Redis until the new token replaces it.
 func (l *Lease) avoid(e *Entry) {
 	if e != nil {
 		l.avoided = append(l.avoided, e)
@@ -137,24 +138,24 @@ func (l *Lease) avoid(e *Entry) {
 	}
 }
 
-// wants reports whether e is a token to be content with: none that is to be avoided, nor one from before that, which
-// may still stand under another name.
+// wants reports whether e is acceptable: neither a token to avoid nor an older one, which may remain under another
+// name.
 func (l *Lease) wants(e *Entry) bool {
 	return !l.cache.pending.forgets(l.key, e) &&
 		!slices.ContainsFunc(l.avoided, func(a *Entry) bool { return a.ID == e.ID || !e.newerThan(a) })
 }
 
-// try asks for the lock of one name, and when somebody else has it, waits until it is worth asking again.
+// try asks for the lock of one name. If another sidecar has it, try waits until it is worth asking again.
 func (l *Lease) try(ctx context.Context, n name) (offer Offer, got bool, err error) {
 	c := l.cache
 	epoch, generation := c.epoch(l.key), c.generation.Load()
-	select { // what was heard before asking is old
+	select { // drop a wake-up from before this request
 	case <-l.woken:
 	default:
 	}
 	g, err := c.shared.acquire(ctx, n, l)
 	if found := g.seen.entry; err == nil && !g.got && found != nil && (l.want.AvoidFirst && !l.waited || !l.wants(found)) {
-		// It is not wanted, or Redis is yet to be told that it is forgotten.
+		// It is to be avoided, or is forgotten and Redis has not been told yet.
 		l.avoid(found)
 		g, err = c.shared.acquire(ctx, n, l)
 	}
@@ -176,7 +177,7 @@ func (l *Lease) try(ctx context.Context, n name) (offer Offer, got bool, err err
 	return offer, false, nil
 }
 
-// waitFor waits for woken or the end of ctx, but about d at most.
+// waitFor waits for woken or the end of ctx, but no longer than about d.
 func waitFor(ctx context.Context, woken <-chan struct{}, d time.Duration) {
 	timer := time.NewTimer(d + rand.N(d/4+1)) //nolint:gosec // jitter
 	defer timer.Stop()
@@ -187,7 +188,7 @@ func waitFor(ctx context.Context, woken <-chan struct{}, d time.Duration) {
 	}
 }
 
-// hold takes note of a lock, which is kept by heartbeats from now on.
+// hold notes a lock, which heartbeats extend from here on.
 func (l *Lease) hold(name, fence string) {
 	l.cache.mu.Lock()
 	defer l.cache.mu.Unlock()
@@ -195,9 +196,9 @@ func (l *Lease) hold(name, fence string) {
 	l.cache.beat()
 }
 
-// Publish keeps entry, here and in Redis, unless all tokens of the key were forgotten since the lease began or a newer
-// one is there, and ends the lease. It does not fail: a token that could not be shared is still kept here, and shared
-// when memory next looks in Redis.
+// Publish stores entry here and in Redis, and ends the lease. It stores nothing if all tokens of the key were forgotten
+// since the lease began, or if there is a newer token. It does not fail: a token that Redis could not take is still
+// kept here, and written when memory next checks with Redis.
 func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	if l.over.Swap(true) {
 		return
@@ -217,7 +218,7 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		case err != nil:
 			generation = 0 // to be confirmed as soon as Redis can be asked
 		case stored < 1:
-			return // what is there is newer, or it was forgotten
+			return // a newer token is there, or this one was forgotten
 		default:
 			entry.Fence = fence
 		}
@@ -225,8 +226,8 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	if generation != 0 {
 		c.keep(l.key, entry, epoch, generation)
 	} else {
-		// Nobody else can have seen it and had it forgotten, and memory is the only place it has: a former token that
-		// is forgotten at this moment must not take it along.
+		// No other sidecar can have seen this token and had it forgotten, and memory is the only place where it is
+		// stored: a concurrent forget of a former token must not drop it.
 		c.memory.put(l.key, entry, 0)
 		if c.shared != nil {
 			c.shareLater(l.key)
@@ -237,7 +238,7 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	}
 }
 
-// Refuse ends the lease with a refusal, which the fleet shares for ttl, unless a good token stands behind it.
+// Refuse ends the lease with a refusal, which the fleet shares for ttl, unless there is still a good token.
 func (l *Lease) Refuse(ctx context.Context, why Refusal, ttl time.Duration) {
 	if l.over.Swap(true) {
 		return
@@ -260,7 +261,7 @@ func (l *Lease) Release(ctx context.Context) {
 	l.giveBack(ctx)
 }
 
-// giveBack ends the lease in Redis under a context that outlives the caller's.
+// giveBack ends the lease in Redis, under a context that outlives the caller's.
 func (l *Lease) giveBack(ctx context.Context) {
 	if l.cache.shared != nil {
 		_, _, _ = l.cache.shared.end(context.WithoutCancel(ctx), l, ending{})

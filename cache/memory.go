@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// entryOverhead and refusalOverhead are what one costs in memory beside its body, in bytes: the structs, the node of
-	// the cache, and the garbage collector's room.
+	// entryOverhead and refusalOverhead are what an item costs in bytes beside its body: structs, the node in the
+	// cache, and the headroom of the garbage collector.
 	entryOverhead   = 640
 	refusalOverhead = 384
-	// refusalShare is the part of the bound that refusals may take, so that a flood of users who are refused pushes out no
-	// token.
+	// refusalShare is the divisor for the part of the bound that refusals may use, so that a flood of refused users
+	// evicts no tokens.
 	refusalShare = 8
 )
 
@@ -28,10 +28,10 @@ type memory struct {
 	refusals *otter.Cache[Key, refused]
 }
 
-// An item is an entry with what is needed to know how far it can be trusted.
+// An item is an entry, and how far it can be trusted.
 type item struct {
 	entry *Entry
-	// generation is that of the cache when the entry was last confirmed, 0 for never; at is when that was.
+	// generation is that of the cache when the entry was last confirmed, 0 if it never was; at is the time of that.
 	generation atomic.Uint64
 	at         atomic.Pointer[time.Time]
 }
@@ -41,18 +41,18 @@ type refused struct {
 	until time.Time
 }
 
-// formerGrace is how long a token is known after the end of its life. That is told in whole seconds, rounded down, so
-// the auth service may answer with it once more, as if it were to live another second.
+// formerGrace is how long a token is remembered after the end of its life. Lifetimes come in whole seconds, rounded
+// down, so the auth service may answer with the token once more, as if it had another second to live.
 const formerGrace = 10 * time.Second
 
-// untickedClock is the wall clock without otter's clean-up every second: what has expired goes at the next write, and
-// is never served.
+// untickedClock is the wall clock, without otter's clean-up every second: an expired item is removed at the next write,
+// and never served.
 type untickedClock struct{}
 
 func (untickedClock) NowNano() int64                      { return time.Now().UnixNano() }
 func (untickedClock) Tick(time.Duration) <-chan time.Time { return nil }
 
-// newMemory returns a memory of at most that many bytes.
+// newMemory returns a memory of at most size bytes.
 func newMemory(size int64) *memory {
 	ofRefusals := max(1, size/refusalShare)
 	return &memory{
@@ -62,7 +62,8 @@ func newMemory(size int64) *memory {
 				return uint32(entryOverhead + len(i.entry.Body.Reveal())) //nolint:gosec // the body is bounded
 			},
 			Clock: untickedClock{},
-			// Beyond its use: the auth service may answer with the same token again until that ends.
+			// An entry stays until the end of its life, when it can no longer be used: the auth service may answer with
+			// the same token until then.
 			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[Key, *item]) time.Duration {
 				return max(1, e.Value.entry.Life+formerGrace-e.Value.entry.Age(time.Now()))
 			}),
@@ -85,7 +86,7 @@ func (m *memory) close() {
 	m.refusals.StopAllGoroutines()
 }
 
-// get returns what is held of key, nil when that is nothing usable at now.
+// get returns the item of key, nil if it is not usable at now.
 func (m *memory) get(key Key, now time.Time) *item {
 	i, ok := m.entries.GetIfPresent(key)
 	if !ok || !i.entry.Usable(now) {
@@ -94,7 +95,7 @@ func (m *memory) get(key Key, now time.Time) *item {
 	return i
 }
 
-// entry is the entry of get.
+// entry returns the entry of that item.
 func (m *memory) entry(key Key, now time.Time) *Entry {
 	if i := m.get(key, now); i != nil {
 		return i.entry
@@ -102,7 +103,7 @@ func (m *memory) entry(key Key, now time.Time) *Entry {
 	return nil
 }
 
-// former returns the token of key that is or was in use, until shortly after the end of its life.
+// former returns the last known token of key, until shortly after the end of its life.
 func (m *memory) former(key Key) *Entry {
 	i, ok := m.entries.GetIfPresent(key)
 	if !ok {
@@ -111,7 +112,8 @@ func (m *memory) former(key Key) *Entry {
 	return i.entry
 }
 
-// put keeps entry, confirmed in that generation; 0 for not confirmed. A newer one that is there stays, and is returned.
+// put stores entry, confirmed in that generation, or unconfirmed if it is 0. It returns what is stored afterwards: a
+// newer entry stays.
 func (m *memory) put(key Key, entry *Entry, generation uint64) *Entry {
 	kept, _ := m.entries.Compute(key, func(old *item, found bool) (*item, otter.ComputeOp) {
 		if found && old.entry.ID == entry.ID {
@@ -138,7 +140,7 @@ func (i *item) confirm(generation uint64) {
 	i.generation.Store(generation)
 }
 
-// forget drops what is held of key; given a hash, only a token of that hash.
+// forget drops what is held of key; with a hash, only a token with that hash.
 func (m *memory) forget(key Key, hash *Hash) {
 	m.entries.ComputeIfPresent(key, func(old *item) (*item, otter.ComputeOp) {
 		if old.entry.Has(hash) {
@@ -155,7 +157,7 @@ func (m *memory) refuse(key Key, why Refusal, ttl time.Duration) {
 	}
 }
 
-// refusal returns what refuse remembers.
+// refusal returns what refuse stored.
 func (m *memory) refusal(key Key) (Refusal, bool) {
 	r, ok := m.refusals.GetIfPresent(key)
 	if !ok || !time.Now().Before(r.until) {
@@ -164,16 +166,16 @@ func (m *memory) refusal(key Key) (Refusal, bool) {
 	return r.why, true
 }
 
-// permit forgets a refusal.
+// permit drops a refusal.
 func (m *memory) permit(key Key) { m.refusals.Invalidate(key) }
 
-// size is how many entries there are, about.
+// size is roughly how many entries there are.
 func (m *memory) size() int { return m.entries.EstimatedSize() }
 
-// bytes is what they weigh, refusals included.
+// bytes is their weight, refusals included.
 func (m *memory) bytes() uint64 { return m.entries.WeightedSize() + m.refusals.WeightedSize() }
 
-// each calls visit with the time that is left of every entry that can be served.
+// each calls visit with the remaining time of every entry that can be served.
 func (m *memory) each(visit func(left time.Duration)) {
 	now := time.Now()
 	for i := range m.entries.Values() {

@@ -11,36 +11,36 @@ import (
 )
 
 const (
-	// fewLanes bounds the exchanges that are under way at the same time, manyLanes where only few commands may go out
-	// together and more wait.
+	// fewLanes bounds the exchanges in progress at the same time; manyLanes does if few commands fit into one exchange
+	// and more are waiting.
 	fewLanes, manyLanes = 8, 24
-	// patience is how long commands wait for an exchange to end before another one begins. It doubles with each: a
-	// connection costs exchanges of its own, and a burst most of all.
+	// patience is how long commands wait for an exchange to end before another one begins. It doubles with each lane: a
+	// new connection costs exchanges of its own, which hurts most during a burst.
 	patience = 2 * time.Millisecond
 	// firstBatch and largestBatch bound an exchange, in commands; see adapt.
 	firstBatch, largestBatch = 16, 1024
 )
 
-// A command is one script, or a look at one name, and what came of it.
+// A command is one script, or one look at a name, with its result.
 type command struct {
 	step   string  // for the metrics
-	first  bool    // it overtakes those that wait: a lock must not end because of what is asked meanwhile
+	first  bool    // goes ahead of the queue: a lock must not expire behind it
 	script *script // nil: a look at keys[0]
 	keys   []string
 	args   []any
 
 	reply any           // of a script; of a look the value as a string: "" for no value, "?" for one of a wrong type
-	left  time.Duration // of a look: how long the value lives still
+	left  time.Duration // of a look: the remaining life of the value
 	err   error
 }
 
-// A pipeline sends commands to Redis. What is asked during an exchange goes out together with the next one: nobody
-// waits for others to come, but a crowd costs a fraction of the system calls, here and in Redis. One exchange after the
-// other is best with a Redis nearby; where it is far away, or one connection is silent, others begin beside it, in
-// lanes of their own.
+// A pipeline sends commands to Redis. Commands that arrive during an exchange go out together in the next one. No
+// caller waits for others to arrive, but a crowd costs a fraction of the system calls, here and in Redis. One exchange
+// at a time is best for a nearby Redis. If it is far away, or one connection is silent, more exchanges begin beside the
+// first, in lanes of their own.
 //
-// go-redis' AutoPipeline was measured and left: it gives up no command at its deadline, sends a batch again as a whole,
-// and one silent connection holds up everybody.
+// go-redis' AutoPipeline was measured and not used: it does not give up a command at its deadline, resends whole
+// batches, and lets one silent connection block everybody.
 type pipeline struct {
 	client  redis.UniversalClient
 	limit   time.Duration // of an exchange
@@ -51,11 +51,11 @@ type pipeline struct {
 	waiting []*group
 	running int
 	closed  bool
-	// hurry is set while somebody waits: it opens another lane when they have waited long enough.
+	// hurry is set while a command waits: it opens another lane when that has lasted long enough.
 	hurry *time.Timer
 	// most is how many commands go out together; see adapt.
 	most    int
-	base    time.Duration // what an exchange takes at least, of late
+	base    time.Duration // the shortest recent time of an exchange
 	workers sync.WaitGroup
 }
 
@@ -63,7 +63,7 @@ func newPipeline(client redis.UniversalClient, limit time.Duration, judge func(b
 	return &pipeline{client: client, limit: limit, judge: judge, metrics: m, most: firstBatch}
 }
 
-// A group is what one caller asks for together.
+// A group is what one caller sends together.
 type group struct {
 	ctx      context.Context //nolint:containedctx // for its trace
 	since    time.Time
@@ -71,8 +71,8 @@ type group struct {
 	done     chan struct{}
 }
 
-// do carries out commands together, within the limit, waiting included. The error is the first of theirs; after an
-// error of ctx the commands must not be looked at.
+// do carries out commands together, within the limit, waiting included. It returns the first of their errors; after an
+// error of ctx the commands must not be read.
 func (p *pipeline) do(ctx context.Context, commands ...*command) error {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
@@ -85,9 +85,9 @@ func (p *pipeline) do(ctx context.Context, commands ...*command) error {
 	}
 }
 
-// twice is do for steps that others depend on: when the first try has failed, or has not been answered in half the
-// limit, the same commands go out once more, by another connection. make is called for each try; the commands of the
-// one that was answered are returned.
+// twice is do for steps on which others depend. If the first try fails, or is not answered within half the limit, the
+// same commands are sent again on another connection. build makes the commands of each try; twice returns those of the
+// try that was answered.
 func (p *pipeline) twice(ctx context.Context, build func() []*command) ([]*command, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
@@ -146,14 +146,14 @@ func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
 	return g
 }
 
-// addLane lets one more exchange begin. p.mu is held.
+// addLane allows one more exchange. p.mu is held.
 func (p *pipeline) addLane() {
 	p.running++
 	p.workers.Go(p.work)
 }
 
-// impatient tells how long the one who has waited longest is to wait still before another lane is opened; false is that
-// there are enough. p.mu is held.
+// impatient returns how much longer the command at the head of the queue waits before another lane opens, or false if
+// there are enough lanes. p.mu is held.
 func (p *pipeline) impatient() (left time.Duration, more bool) {
 	wait, lanes := patience<<(max(p.running, 1)-1), fewLanes
 	if p.most < firstBatch && len(p.waiting) > p.most {
@@ -165,7 +165,7 @@ func (p *pipeline) impatient() (left time.Duration, more bool) {
 	return wait - time.Since(p.waiting[0].since), true
 }
 
-// watch has another lane opened when somebody has waited long enough. p.mu is held.
+// watch arranges for another lane to open when a command has waited long enough. p.mu is held.
 func (p *pipeline) watch() {
 	if left, more := p.impatient(); more && p.hurry == nil {
 		p.hurry = time.AfterFunc(max(left, patience/8), p.relieve)
@@ -182,7 +182,7 @@ func (p *pipeline) relieve() {
 	p.watch()
 }
 
-// work exchanges until nobody waits, or the other lanes are quick enough without this one.
+// work does exchanges until nothing waits, or the other lanes are fast enough without this one.
 func (p *pipeline) work() {
 	for {
 		p.mu.Lock()
@@ -204,7 +204,7 @@ func (p *pipeline) work() {
 	}
 }
 
-// close waits for the end of what was asked, which may have been given up by those who asked.
+// close waits for the end of all commands, including those whose callers have given up.
 func (p *pipeline) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -233,10 +233,10 @@ func (p *pipeline) take() []*group {
 	return batch
 }
 
-// adapt learns from an exchange how many commands to send at once, as TCP does with its window: twice as many as long
-// as that takes no longer. Where each command takes its time, as behind a proxy that serves one after the other, so few
-// that they are answered well in time, by more connections. What took far longer than that, took long for another
-// reason.
+// adapt learns from an exchange how many commands to send at once, like TCP with its window: the number doubles as long
+// as exchanges take no longer. Where each command takes its time, as behind a proxy that serves one after the other,
+// the number falls until they are answered well in time, and more lanes open. An exchange that took far longer than
+// that was slow for another reason.
 func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -253,13 +253,13 @@ func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	case sent > p.most/2:
 		p.most = min(2*p.most, largestBatch)
 	}
-	p.base += min((took-p.base)/16, p.base/8) // it may have moved away
+	p.base += min((took-p.base)/16, p.base/8) // the network path may have become longer
 }
 
-// exchange sends a batch and takes the replies. Its time limit begins here: what was spent in our own queue says
-// nothing about Redis.
+// exchange sends a batch and receives the replies. Its time limit starts here: time spent in our own queue says nothing
+// about Redis.
 func (p *pipeline) exchange(batch []*group) {
-	// The first one's trace is continued, not its end.
+	// The first group's trace is continued, but its cancellation is not.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), p.limit)
 	defer cancel()
 	began := time.Now()
@@ -270,7 +270,7 @@ func (p *pipeline) exchange(batch []*group) {
 	p.send(ctx, all, func(pipe redis.Pipeliner, c *command) *redis.Cmd {
 		return pipe.EvalSha(ctx, c.script.hash, c.keys, c.args...)
 	})
-	var unknown []*command // scripts that Redis has not met, or has lost in a restart
+	var unknown []*command // scripts that Redis does not know yet, or lost in a restart
 	for _, c := range all {
 		if redis.HasErrorPrefix(c.err, "NOSCRIPT") {
 			unknown = append(unknown, c)
@@ -309,7 +309,7 @@ func (p *pipeline) send(ctx context.Context, commands []*command, script func(re
 		switch reply := replies[i].(type) {
 		case *redis.Cmd:
 			c.reply = reply.Val()
-			// When the connection's set-up fails, the library leaves commands that were never sent without an error.
+			// When the set-up of a connection fails, the library leaves commands that were never sent without an error.
 			if c.reply == nil && c.err == nil {
 				c.err = errors.Join(failed, errNoReply)
 			}
@@ -335,8 +335,8 @@ func (c *command) takeLook(value string, left *redis.DurationCmd, failed error) 
 	}
 }
 
-// account judges Redis by what became of a batch, once for looks and once for scripts, and measures its steps. That it
-// answered some commands in time and others not, is no evidence against it: we asked too much at once.
+// account judges Redis by the outcome of a batch, once for looks and once for scripts, and measures its steps. If Redis
+// answered some commands in time and others not, that is no evidence against it: the batch was too large.
 func (p *pipeline) account(commands []*command, took time.Duration) {
 	var verdict [2]error
 	var seen, answered [2]bool

@@ -7,12 +7,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// News is what the sidecars of a fleet tell each other, by Redis pub/sub: that a key's tokens were forgotten, or that
-// the lease of it has ended. It may be lost: then MEMORY_CACHE_TTL bounds how long a forgotten token is served
-// elsewhere, and waiting sidecars look again by themselves.
+// News is a message between the sidecars of a fleet, sent by Redis pub/sub: the tokens of a key were forgotten, or the
+// lease of the key has ended. It may be lost. MEMORY_CACHE_TTL then bounds how long other sidecars serve a forgotten
+// token, and waiting sidecars check without being woken.
 //
-// go-redis' client-side caching would do the first half, but in version 9.23 it serves neither cluster nor
-// sentinel clients, and empties itself when Redis is lost, which is when memory is needed most.
+// The client-side caching of go-redis would do the first, but in version 9.23 it supports neither cluster nor sentinel
+// clients, and empties itself when the connection to Redis is lost, which is when memory is needed most.
 type news struct {
 	kind byte
 	key  Key
@@ -24,7 +24,7 @@ const (
 	newsWake   byte = 'w'
 )
 
-// sealNews encrypts n: a key in the clear could be matched against guessed user ids.
+// sealNews encrypts n: a key in the clear could be compared with those of guessed user ids.
 func (k sealKey) sealNews(n news, sender uint64) []byte {
 	plain := binary.BigEndian.AppendUint64([]byte{n.kind}, sender)
 	plain = append(plain, n.key[:]...)
@@ -50,9 +50,9 @@ func (k *Keyring) openNews(raw string, self uint64) (n news, ok bool) {
 	return n, true
 }
 
-// listen hands news to hear until ctx ends, and calls lost when some may have been missed.
+// listen passes news to hear until ctx ends, and calls lost when some may have been missed.
 func (s *shared) listen(ctx context.Context, hear func(news), lost func()) {
-	// Subscribed lazily by the library, which also connects again for ever.
+	// The library subscribes lazily, and reconnects without limit.
 	sub := s.client.Subscribe(ctx, newsChannel, s.plainChannel())
 	defer func() { _ = sub.Close() }()
 	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(s.newsCheck),

@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// keyPrefix begins every name in Redis. The number is the version of the format: another one never reads
-	// these, so an upgrade that changes the format starts with an empty cache.
+	// keyPrefix begins every name in Redis. It contains the version of the format. Versions do not read each other's
+	// values, so an upgrade that changes the format starts with an empty cache.
 	keyPrefix = "token-sidecar:v2:"
-	// newsChannel carries what the sidecars tell each other.
+	// newsChannel carries the messages between sidecars.
 	newsChannel = keyPrefix + "news"
 
 	lockSuffix    = ":lock"
@@ -26,10 +26,10 @@ const (
 	renewSuffix   = ":renew"
 	refreshSuffix = ":refresh"
 
-	// waitLife is how long it is remembered that somebody waits for a lease to end.
+	// waitLife is how long Redis remembers that a sidecar waits for a lease to end.
 	waitLife = time.Minute
-	// tombstoneLife is how long at least it is remembered that a token was forgotten: the life of tokens that
-	// may still lie in some sidecar's memory. Where none is known to exist, briefLife is enough for a fetch under way.
+	// tombstoneLife is the minimum life of a tombstone: the longest that a token may stay in some sidecar's memory. If
+	// no sidecar is known to have the token, briefLife suffices, which covers a fetch in progress.
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
 )
@@ -37,8 +37,8 @@ const (
 // errUnavailable is the error of a step that was not tried because Redis is known to be down.
 var errUnavailable = errors.New("cache: Redis is down, not asked")
 
-// shared is what the sidecars of a fleet keep in Redis. Each of its steps ends within the step limit, and fails at once
-// while Redis is down for what the step needs.
+// shared is what the sidecars of a fleet keep in Redis. Each of its steps ends within the step limit. While Redis is
+// down for what a step needs, the step fails at once.
 type shared struct {
 	client   redis.UniversalClient
 	keys     *Keyring
@@ -46,13 +46,13 @@ type shared struct {
 	up       *availability
 	metrics  *metrics
 	wall     func() time.Time
-	sender   uint64 // tells our news from others'
-	// sharded is set while news for this sidecar alone come by sharded pub/sub.
+	sender   uint64 // tells our own messages from others'
+	// sharded is set while messages for this sidecar alone come by sharded pub/sub.
 	sharded atomic.Bool
-	// fetchLimit is how long a fetch may take at most.
+	// fetchLimit is the longest that a fetch may take.
 	fetchLimit time.Duration
-	// newsCheck is how often a silent connection is asked whether it is still one. A fleet asks as often as it has
-	// sidecars, so not more often than the trust in memory needs.
+	// newsCheck is how often a silent subscription is tested. Every sidecar of the fleet does this, so it happens no
+	// more often than the trust in memory requires.
 	newsCheck time.Duration
 }
 
@@ -77,22 +77,22 @@ func (s *shared) probe(ctx context.Context) {
 		&command{step: "probe", keys: []string{key}})
 }
 
-// A sight is what a look at the names of one key yields.
+// A sight is the result of a look at the names of one key.
 type sight struct {
 	entry      *Entry // nil: nothing usable
 	tombstones []buried
-	// fence is that of the first name's value, empty without a value.
+	// fence is that of the value under the first name, empty without a value.
 	fence string
-	empty bool // nothing of ours stands under any name
+	empty bool // whether no name has a value of ours
 }
 
-// A buried is a tombstone with the key whose marks it has.
+// A buried is a tombstone, with the sealing key of its marks.
 type buried struct {
 	head head
 	key  sealKey
 }
 
-// forgets reports whether a tombstone that was seen forgets e.
+// forgets reports whether one of the tombstones forgets e.
 func (s sight) forgets(e *Entry) bool {
 	return slices.ContainsFunc(s.tombstones, func(b buried) bool { return b.head.forgets(e, b.key) })
 }
@@ -121,13 +121,13 @@ func (s *shared) look(ctx context.Context, key Key) (sight, error) {
 	return seen, nil
 }
 
-// take adds a value to what was seen. One that cannot be opened is counted, and otherwise ignored.
+// take adds a value to what was seen. A value that cannot be opened is counted, and otherwise ignored.
 func (s *shared) take(seen *sight, raw string, n name, left time.Duration) {
 	if raw == "" {
 		return
 	}
 	seen.empty = false
-	if raw[0] == tombstoneKind { // a token is parsed once, where it is opened
+	if raw[0] == tombstoneKind { // a token's head is parsed only once, where it is opened
 		if h, ok := parseHead(raw); ok {
 			seen.tombstones = append(seen.tombstones, buried{h, n.key})
 			return
@@ -143,7 +143,7 @@ func (s *shared) take(seen *sight, raw string, n name, left time.Duration) {
 	}
 }
 
-// fenceIn is the fence of a value as it stands there, empty for none.
+// fenceIn returns the fence of a value as it is stored, empty if there is none.
 func fenceIn(raw string) string {
 	if len(raw) < fenceEnd || raw[0] != tokenKind && raw[0] != tombstoneKind {
 		return ""
@@ -157,7 +157,7 @@ type grant struct {
 	fence    string
 	seen     sight
 	refusal  *Refusal
-	left     time.Duration // the refusal's life
+	left     time.Duration // the remaining life of the refusal
 	lockLeft time.Duration
 }
 
@@ -213,20 +213,20 @@ func (s *shared) acquire(ctx context.Context, n name, l *Lease) (grant, error) {
 		if what != "found" || g.seen.entry != nil {
 			return g, nil
 		}
-		// It is a value, but not one that can be used: ask again for the lock, to replace it.
+		// There is a value, but an unusable one: ask again for the lock, in order to replace it.
 		avoid = raw[min(fenceEnd, len(raw)):min(idEnd, len(raw))]
 	}
 	return grant{}, errUnreadable
 }
 
-// An ending is how a lease ends: with a token, with a refusal that holds for ttl, or with nothing.
+// An ending is how a lease ends: with a token, with a refusal for ttl, or with neither.
 type ending struct {
 	entry   *Entry
 	refusal *Refusal
 	ttl     time.Duration
 }
 
-// end ends a lease under all its names; see endScript. stored is the worst of what became of the token under them.
+// end ends a lease under all its names; see endScript. stored is the worst outcome of storing the token under them.
 func (s *shared) end(ctx context.Context, l *Lease, how ending) (stored int64, fence Fence, err error) {
 	if !s.up.writable() {
 		return 0, 0, errUnavailable
@@ -280,8 +280,7 @@ func (s *shared) endCommand(l *Lease, n name, how ending) *command {
 	}
 }
 
-// extend keeps the locks of leases that are still held. That it fails matters to nobody: a lost lock costs one
-// more fetch.
+// extend extends the locks of leases that are still held. Its failure may be ignored: a lost lock costs one more fetch.
 func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration) {
 	var commands []*command
 	for _, l := range leases {
@@ -297,8 +296,9 @@ func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration
 	}
 }
 
-// forget buries the tokens of key, or the one of that hash, under all names, and tells the fleet; life is that of a
-// tombstone where nothing was. It returns the fence of what stands under the first name then.
+// forget puts tombstones for the tokens of key, or for the one with that hash, under all names, and tells the fleet.
+// life is that of a tombstone where there was no value. It returns the fence of what is stored under the first name
+// afterwards.
 func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Duration) (fence string, err error) {
 	if !s.up.writable() {
 		return "", errUnavailable
@@ -327,7 +327,7 @@ func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Dura
 	return fence, nil
 }
 
-// seed stores a token that memory holds in the place of what was seen there, of that fence; empty is nothing.
+// seed stores a token from memory, provided that the value there still has the fence seen; empty means no value.
 func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) error {
 	left := (entry.KeepFor - entry.Age(time.Now())).Milliseconds()
 	if left < 1 {
@@ -343,7 +343,8 @@ func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) e
 	})
 }
 
-// claim reserves the renewal of a key; when somebody has it already, it tells for how long still. See claimScript.
+// claim reserves the renewal of a key. If another sidecar has reserved it, claim returns for how much longer. See
+// claimScript.
 func (s *shared) claim(
 	ctx context.Context, key Key, first, longest time.Duration,
 ) (ok bool, left time.Duration, err error) {

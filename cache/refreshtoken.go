@@ -12,8 +12,8 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// A refreshToken is one that Redis holds, or is yet to be given. Its value in Redis is a stamp, when it was asked for
-// in microseconds, of 16 decimal digits, and the sealed token.
+// A refreshToken is one that Redis holds or has yet to take. Its value in Redis is a stamp of 16 decimal digits, the
+// time of its request in microseconds, followed by the sealed token.
 type refreshToken struct {
 	token secret.Text
 	stamp int64
@@ -21,8 +21,8 @@ type refreshToken struct {
 
 const stampDigits = 16
 
-// KeepRefreshToken keeps the newest refresh token of key in Redis, without end; sent is when it was asked for. When
-// Redis cannot be asked, it is written as soon as Redis takes it. Without Redis it does nothing.
+// KeepRefreshToken keeps the newest refresh token of key in Redis without expiry; sent is when it was requested. If
+// Redis cannot be written, it is written as soon as that is possible. Without Redis this does nothing.
 func (c *Cache) KeepRefreshToken(ctx context.Context, key Key, token secret.Text, sent time.Time) {
 	if c.shared == nil {
 		return
@@ -47,7 +47,7 @@ func (c *Cache) KeepRefreshToken(ctx context.Context, key Key, token secret.Text
 	c.flush()
 }
 
-// writePendingRefreshTokens writes those that could not be written before, until one cannot be written again.
+// writePendingRefreshTokens writes the refresh tokens that could not be written before, until one fails again.
 func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
 	c.mu.Lock()
 	waiting := maps.Clone(c.refreshTokens)
@@ -64,8 +64,8 @@ func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
 	}
 }
 
-// RefreshToken returns the refresh token that was kept for key last. ok is false if none was kept. The error is
-// that Redis cannot be asked, or that what it holds was sealed with a key that is not in use any more.
+// RefreshToken returns the newest refresh token kept for key. ok is false if there is none. It fails if Redis cannot be
+// read, or if the value was sealed with a key that is not in use.
 func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
 	if c.shared == nil {
 		return token, false, errors.New("cache: there is no Redis to keep refresh tokens in")

@@ -9,8 +9,8 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// Refresh tokens are kept without end, so a user's token of the first format is still read until one of this format
-// replaces it.
+// Refresh tokens are kept without expiry, so a user's token in the first format is still read until one in the current
+// format replaces it.
 //
 //	name   token-sidecar:v1:{HMAC}:refresh
 //	value  1 (1 byte) | key id (4) | 0 (8) | nonce (12) | AES-256-GCM of the token
@@ -24,7 +24,7 @@ const (
 	formerHead    = formerKeyEnd + 8
 )
 
-// formerRefreshToken reads what the first format kept for key. A user of Redis who may not read it has none.
+// formerRefreshToken reads the refresh token of key in the first format. If the ACL does not allow that, there is none.
 func (s *shared) formerRefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
 	for _, n := range s.keys.names(key) {
 		name := formerPrefix + strings.TrimPrefix(n.text, keyPrefix) + refreshSuffix

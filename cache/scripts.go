@@ -14,8 +14,8 @@ func newScript(source string) *script {
 }
 
 // Each script works on the names of one token, which are in one cluster slot, and does the whole of one step, so that
-// no other sidecar sees the middle of it. Each may be carried out twice, when its first reply was lost, without harm. A
-// key of a wrong type reads as a value that cannot be read, so that somebody else's key there cannot stop us.
+// no other sidecar sees it half done. Each may be carried out twice without harm, in case its first reply was lost. A
+// key of the wrong type counts as an unreadable value, so that a foreign key under our name cannot stop us.
 
 // luaCommon is what the scripts share.
 var luaCommon = luaLayout + `
@@ -69,14 +69,14 @@ local function wake(waiting, news)
 end
 `
 
-// acquireScript takes the lock of a key, unless a token is there already that is not the one to avoid, or a refusal.
-// Whoever has the lock gets it again.
+// acquireScript takes the lock of a key, unless there is a token other than the one to avoid, or a refusal. The holder
+// of the lock gets it again.
 //
-//	KEYS token, lock, wait, refusal
-//	ARGV owner, lock life ms, wait life ms, id to avoid (or empty), channel to be woken on, 1 to pass over a refusal,
-//	     longest fetch µs
-//	returns what happened ("found", "refused", "got" or "wait"), the value (or false), its PTTL,
-//	     the fence (got) or the lock's PTTL (wait)
+// KEYS token, lock, wait, refusal
+// ARGV owner, lock life ms, wait life ms, id to avoid (or empty), channel on which to be woken, 1 to ignore a refusal,
+// longest fetch µs
+// returns the outcome ("found", "refused", "got" or "wait"), the value (or false), its PTTL,
+// the fence (got) or the lock's PTTL (wait)
 var acquireScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
@@ -103,15 +103,15 @@ return {'got', value, left, fence}
 `)
 
 // endScript ends the lease of owner: with a token, with a refusal, or with nothing. A token is stored unless there is a
-// newer one by now, or everything was forgotten since the lease began; both are told by the fence. A lease that Redis
-// was not heard to grant has none: its token is stored over nothing, or over the one it was to replace. Only those who
-// wait are woken: in a large fleet that starts cold, news of each token to everybody would be most of what Redis does.
+// newer one, or everything was forgotten since the lease began; fences tell both. A lease whose grant was not received
+// has no fence: its token is stored if there is none, or in place of the one to replace. Only waiting sidecars are
+// woken: when a large fleet starts cold, telling all of them about each token would be most of Redis' work.
 //
-//	KEYS token, lock, wait, refusal, renewal
-//	ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token behind its fence or the refusal,
-//	     its life ms, id of the token to replace (or empty), news, longest fetch µs
-//	returns 1 when stored, 0 when superseded, -1 when forgotten; the fence it has; and the sharded channels of those who
-//	     wait
+// KEYS token, lock, wait, refusal, renewal
+// ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token without its fence or the refusal,
+// its life ms, id of the token to replace (or empty), news, longest fetch µs
+// returns 1 if stored, 0 if superseded, -1 if forgotten; the fence it has; and the sharded channels of those who
+// wait
 var endScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 local time = now()
@@ -150,14 +150,15 @@ if mine then redis.call('DEL', KEYS[2]) end
 return {result, fence, wake(KEYS[3], ARGV[7])}
 `)
 
-// wakeScript tells one sidecar by its sharded channel.
+// wakeScript wakes one sidecar through its sharded channel.
 //
-//	KEYS channel   ARGV news
+// KEYS channel   ARGV news
 var wakeScript = newScript(`return redis.call('SPUBLISH', KEYS[1], ARGV[1])`)
 
-// extendScript keeps the lock of owner. One that has ended by itself and that nobody took since is taken again.
+// extendScript extends the lock of owner. A lock that expired, and that no other sidecar has taken since, is taken
+// again.
 //
-//	KEYS lock   ARGV owner, lock life ms, fence
+// KEYS lock   ARGV owner, lock life ms, fence
 var extendScript = newScript(luaCommon + `
 local lock = get(KEYS[1])
 if not lock or lock == ARGV[3] .. ARGV[1] then
@@ -170,9 +171,9 @@ return 0
 // forgetScript puts a tombstone in the place of a token, and tells the fleet. A forget of one token leaves a newer one
 // alone.
 //
-//	KEYS token, refusal
-//	ARGV mark (or empty: every token), life of the tombstone in ms, the same where nothing is there, channel, news
-//	returns the fence of what is there now, 0 for nothing
+// KEYS token, refusal
+// ARGV mark (or empty: every token), life of the tombstone in ms, the same where there is no value, channel, news
+// returns the fence of what is stored afterwards, 0 for nothing
 var forgetScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
@@ -200,11 +201,11 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 return format(fence)
 `)
 
-// seedScript stores a token that this sidecar still holds in the place of what it saw there: nothing, an older token,
-// or the tombstone of its own forget.
+// seedScript stores a token that this sidecar still holds, provided that Redis still has what the sidecar saw there:
+// nothing, an older token, or the tombstone of the sidecar's own forget.
 //
-//	KEYS token   ARGV the token behind its fence, its fence (or empty), its life ms, the fence it saw (or empty: nothing)
-//	returns the fence it has, empty when something else was there
+// KEYS token   ARGV the token without its fence, its fence (or empty), its life ms, the fence seen (or empty: nothing)
+// returns the fence it has, empty if something else was there
 var seedScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 if ARGV[4] == '' and value or ARGV[4] ~= '' and fenceOf(value) ~= tonumber(ARGV[4]) then return '' end
@@ -214,11 +215,11 @@ redis.call('SET', KEYS[1], TOKEN .. fence .. ARGV[1], 'PX', ARGV[3])
 return fence
 `)
 
-// claimScript reserves the renewal of a key. Each claim keeps others off for twice as long as the one before, until a
-// token is stored.
+// claimScript reserves the renewal of a key. Each reservation lasts twice as long as the one before, until a token is
+// stored.
 //
-//	KEYS renewal   ARGV owner, first hold ms, longest hold ms
-//	returns 1 and 0, or 0 and for how long it is taken still, in ms
+// KEYS renewal   ARGV owner, first hold ms, longest hold ms
+// returns 1 and 0, or 0 and the remaining ms of another sidecar's reservation
 var claimScript = newScript(luaCommon + `
 local claims, until_, owner = string.match(get(KEYS[1]) or '', '^(%d+):(%d+):(.*)$')
 local time = math.floor(now() / 1000)
@@ -232,7 +233,7 @@ return {1, 0}
 
 // refreshScript keeps the newer of two refresh tokens.
 //
-//	KEYS refresh token   ARGV stamp (16 decimal digits), sealed
+// KEYS refresh token   ARGV stamp (16 decimal digits), sealed
 var refreshScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 if value and (tonumber(string.sub(value, 1, 16)) or 0) > tonumber(ARGV[1]) then return 0 end
@@ -240,9 +241,9 @@ redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])
 return 1
 `)
 
-// probeScript writes and reads, as the others do.
+// probeScript writes and reads, as the other scripts do.
 //
-//	KEYS probe   ARGV life ms
+// KEYS probe   ARGV life ms
 var probeScript = newScript(luaCommon + `
 redis.call('SET', KEYS[1], format(now()), 'PX', ARGV[1])
 return get(KEYS[1])

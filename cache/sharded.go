@@ -10,15 +10,15 @@ import (
 	"token-sidecar/internal/health"
 )
 
-// In a cluster each PUBLISH crosses every node. What only one sidecar is told is therefore sent by sharded pub/sub,
-// where Redis has it (version 7): it goes to the one node that has the slot of that sidecar's channel.
+// In a cluster, each PUBLISH goes to every node. Messages for a single sidecar are therefore sent by sharded pub/sub
+// where Redis has it (version 7): these go only to the node with the slot of that sidecar's channel.
 
 const (
 	plainPrefix   = newsChannel + ":"
 	shardedPrefix = newsChannel + ":s:"
-	// longestShardedPause bounds how long it is before a channel that failed is subscribed again.
+	// longestShardedPause bounds the pause before subscribing again to a channel that failed.
 	longestShardedPause = time.Minute
-	// newsArg is which argument of endScript holds the news for those who wait.
+	// newsArg is the index of the argument of endScript that holds the message for those who wait.
 	newsArg = 6
 )
 
@@ -26,7 +26,7 @@ func (s *shared) plainChannel() string { return plainPrefix + strconv.FormatUint
 
 func (s *shared) shardedChannel() string { return shardedPrefix + strconv.FormatUint(s.sender, 36) }
 
-// ownChannel is on which only this sidecar is told things.
+// ownChannel is the channel for messages to this sidecar alone.
 func (s *shared) ownChannel() string {
 	if s.sharded.Load() {
 		return s.shardedChannel()
@@ -34,7 +34,7 @@ func (s *shared) ownChannel() string {
 	return s.plainChannel()
 }
 
-// wake tells those who wait on sharded channels, without waiting for it: it may be lost, as all news may.
+// wake sends news to those who wait on sharded channels. It does not wait for the outcome: messages may be lost.
 func (s *shared) wake(ctx context.Context, news, channels any) {
 	list, _ := channels.([]any)
 	commands := make([]*command, 0, len(list))
@@ -48,8 +48,8 @@ func (s *shared) wake(ctx context.Context, news, channels any) {
 	}
 }
 
-// listenSharded hands news of this sidecar's sharded channel to hear until ctx ends. While it cannot, in an older Redis
-// or with an ACL that does not allow it, the plain channel serves.
+// listenSharded passes messages on this sidecar's sharded channel to hear until ctx ends. The plain channel is used
+// while this fails, as it does with an older Redis or an ACL that does not allow it.
 func (s *shared) listenSharded(ctx context.Context, hear func(news)) {
 	cluster, ok := s.client.(*redis.ClusterClient)
 	if !ok {
@@ -63,13 +63,13 @@ func (s *shared) listenSharded(ctx context.Context, hear func(news)) {
 	}
 }
 
-// hearSharded listens on one connection until it fails, and reports whether it ever worked.
+// hearSharded listens on one connection until that fails, and reports whether it ever worked.
 func (s *shared) hearSharded(ctx context.Context, cluster *redis.ClusterClient, hear func(news)) (worked bool) {
 	defer s.sharded.Store(false)
 	sub := cluster.SSubscribe(ctx, s.shardedChannel())
 	end := func() { _ = sub.Close() }
 	defer end()
-	defer context.AfterFunc(ctx, end)() // a read does not notice it
+	defer context.AfterFunc(ctx, end)() // a blocked read does not notice that ctx has ended
 	silent := false
 	for {
 		message, err := sub.ReceiveTimeout(ctx, s.newsCheck)

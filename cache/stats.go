@@ -6,15 +6,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// A Band counts the tokens in memory that can be served for less than Below still, and not less than the
-// former band.
+// A Band counts the tokens in memory that can be served for less than Below, but not for less than the previous band's.
 type Band struct {
 	Name   string
 	Below  time.Duration
 	Tokens int
 }
 
-// bands returns them all, empty.
+// bands returns all bands, empty.
 func bands() []Band {
 	return []Band{
 		{Name: "1m", Below: time.Minute},
@@ -27,19 +26,19 @@ func bands() []Band {
 	}
 }
 
-// State is what a status page tells of the caches.
+// State is the state of the caches, for the status page.
 type State struct {
-	// PendingForgets is how many forgets Redis is yet to be told of.
+	// PendingForgets is how many forgets Redis has not been told yet.
 	PendingForgets int
-	// Tokens is how many there are in memory, Left how long they can be served still, Bytes what they take.
+	// Tokens is how many tokens are in memory, Left for how long they can be served, Bytes their size.
 	Tokens int
 	Left   []Band
 	Bytes  uint64
-	// NextExpiry is when the first of them cannot be served any more; 0 without entries.
+	// NextExpiry is the time until the first of them is no longer served; 0 without tokens.
 	NextExpiry time.Duration
 }
 
-// Redis returns how Redis can be used.
+// Redis returns the state of Redis.
 func (c *Cache) Redis() RedisState {
 	if c.shared == nil {
 		return RedisState{State: RedisOff}
@@ -47,7 +46,7 @@ func (c *Cache) Redis() RedisState {
 	return c.shared.up.describe()
 }
 
-// PendingForgets returns how many forgets Redis is yet to be told of.
+// PendingForgets returns how many forgets Redis has not been told yet.
 func (c *Cache) PendingForgets() int { return c.pending.len() }
 
 // State returns the state of the caches.
@@ -68,7 +67,7 @@ func (c *Cache) State() State {
 	return s
 }
 
-// tokenCollector tells of the tokens in memory when it is asked, in one pass.
+// tokenCollector collects the metrics of the tokens in memory on each scrape, in one pass.
 type tokenCollector struct {
 	cache *Cache
 	left  *prometheus.Desc
