@@ -16,16 +16,16 @@ var (
 	noStore  = []string{"no-store"}
 )
 
-// buffers hold a body while it is read or written; see release.
+// buffers hold bodies while they are read or written; see release.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
 
-// release gives a buffer back, without the secrets that were in it.
+// release returns a buffer to the pool, without the secrets that were in it.
 func release(buffer *[]byte) {
 	clear(*buffer)
 	buffers.Put(buffer)
 }
 
-// writeToken answers with a token: the auth service's own JSON, its lifetimes lowered to what is left.
+// writeToken answers with a token: the auth service's own JSON, with each lifetime lowered to what is left of it.
 func (h *Handler) writeToken(w http.ResponseWriter, t vend.Token) {
 	age := t.Age()
 	buffer, _ := buffers.Get().(*[]byte)
@@ -34,7 +34,7 @@ func (h *Handler) writeToken(w http.ResponseWriter, t vend.Token) {
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
-	// The two values that differ share one string and one array, to save allocations.
+	// The two values that differ between answers share one string and one array, to save allocations.
 	b := appendCacheStatus(make([]byte, 0, 80), t, vend.SecondsLeft(t.Entry.Life, age))
 	end := len(b)
 	text := string(strconv.AppendInt(b, int64(len(*buffer)), 10))
@@ -43,7 +43,7 @@ func (h *Handler) writeToken(w http.ResponseWriter, t vend.Token) {
 	_, _ = w.Write(*buffer)
 }
 
-// render appends the body of e to b, with the lifetimes of a token of that age.
+// render appends the body of e to b, with the lifetimes that are left at that age.
 func render(b []byte, e *cache.Entry, age time.Duration) []byte {
 	body, at := e.Body.Reveal(), 0
 	for _, hole := range e.Holes() {

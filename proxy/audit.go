@@ -19,13 +19,13 @@ type Auditor interface {
 }
 
 const (
-	// auditPatience is how long an answer waits for its line in the audit log, and leastPatience how long it does even
-	// when the token has been long in coming. What is promised of the longest answer leaves no more than that.
+	// auditPatience is how long an answer waits for its line in the audit log. leastPatience is how long it waits even
+	// if the token took long to arrive. A longer wait would break the promised limit for answers.
 	auditPatience = time.Second
 	leastPatience = 100 * time.Millisecond
 )
 
-// auditable returns why no token can be vended now: the audit log cannot be written.
+// auditable returns an error while the audit log cannot be written, because no token may be vended then.
 func (h *Handler) auditable() error {
 	if h.opts.Audit == nil || h.opts.Audit.Check() == nil {
 		return nil
@@ -33,9 +33,9 @@ func (h *Handler) auditable() error {
 	return errAudit
 }
 
-// recorded writes the line of a request that ended with t or err, before it is answered, and returns what it is to be
-// answered with: that, or errAudit when there is no line. A request that was not understood, so that req has no Type,
-// asked for nobody's token and has none. began is when it was understood.
+// recorded writes the audit line of a request that ended with t or err, before it is answered. It returns what to
+// answer: the same, or errAudit if the line could not be written. An invalid request, whose req has no Type, did not
+// ask for any user's token and gets no line. began is when the request had been parsed.
 func (h *Handler) recorded(
 	r *http.Request, req upstream.Request, began time.Time, t vend.Token, err error,
 ) (vend.Token, error) {
@@ -43,7 +43,7 @@ func (h *Handler) recorded(
 		return t, err
 	}
 	patience := max(leastPatience, time.Until(began.Add(h.broker.Longest()+leastPatience)))
-	// The line is written whether or not the caller waits for it.
+	// The line is written even if the caller leaves.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), min(patience, auditPatience))
 	defer cancel()
 	e := audit.Event{Path: req.Path, Type: req.Type, User: req.UserID}
@@ -51,7 +51,7 @@ func (h *Handler) recorded(
 	if h.opts.Audit.Record(ctx, e) != nil {
 		return vend.Token{}, errAudit
 	}
-	if t.Entry != nil { // it has grown older meanwhile
+	if t.Entry != nil { // it has aged meanwhile
 		if t.At = time.Now(); !t.Entry.Usable(t.At) {
 			return vend.Token{}, vend.ErrTooLate
 		}
@@ -59,7 +59,7 @@ func (h *Handler) recorded(
 	return t, err
 }
 
-// describe fills in how a request ended.
+// describe sets how the request ended.
 func describe(e *audit.Event, t vend.Token, err error, callerLeft bool) {
 	switch {
 	case errors.Is(err, context.Canceled) && callerLeft:

@@ -15,8 +15,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// An apiError is an error that the sidecar itself answers. Its message names the field and the remedy and never
-// repeats a value.
+// An apiError is an error of the sidecar itself. Its message names the field and the remedy, and never repeats a value.
 type apiError struct {
 	status  int
 	code    string
@@ -76,7 +75,7 @@ var (
 	}
 )
 
-// errForgetPending is no error of the caller's: the token is forgotten here, and will be in the fleet.
+// errForgetPending is not the caller's fault: this sidecar has forgotten the token, and the fleet will.
 var errForgetPending = errors.New("forgotten by this sidecar; Redis cannot be told yet, and will be as soon as it takes writes")
 
 func invalid(field, problem string) error {
@@ -87,7 +86,7 @@ func unknownField(name string) error {
 	return invalid(name, "is not a field of this call; the fields are client_user_id, type, client_user_email and extra_scopes")
 }
 
-// printableName repeats a field's name only when it looks like one: it could as well be a value.
+// printableName repeats a field's name only if it looks like one: it could be a value.
 func printableName(name string) string {
 	for i, r := range name {
 		if (r < 'a' || r > 'z') && (r != '_' || i == 0) {
@@ -100,19 +99,19 @@ func printableName(name string) string {
 	return name
 }
 
-// An errorResponse is what a caller is told of an error.
+// An errorResponse is the answer to a request that failed.
 type errorResponse struct {
 	status     int
 	code       string
-	theirs     bool   // code is what the auth service sent
-	body       []byte // complete JSON; empty: made of code and message
+	theirs     bool   // whether code was sent by the auth service
+	body       []byte // complete JSON; if empty, made from code and message
 	message    string
 	requestID  string
-	cause      string // of an error that is not the caller's fault, for the log
+	cause      string // why it failed, for the log, if that is not the caller's fault
 	retryAfter time.Duration
 }
 
-// countedAs is the code under which the metrics count r: the auth service could invent others without end.
+// countedAs is the code under which the metrics count r: the auth service could send any number of others.
 func (r errorResponse) countedAs() string {
 	if r.theirs && !slices.Contains(upstream.ErrorCodes(), r.code) {
 		return other
@@ -163,8 +162,7 @@ func explainUpstream(e *upstream.Error) errorResponse {
 	return r
 }
 
-// complete adds an errorCode and a message to the fields of a refusal that lacks them. It returns nil when
-// body is no JSON object.
+// complete adds an errorCode and a message to a refusal that lacks them. It returns nil if body is not a JSON object.
 func complete(body []byte, code, message string) []byte {
 	var all map[string]json.RawMessage
 	if json.Unmarshal(body, &all) != nil || all == nil {
@@ -182,7 +180,7 @@ func complete(body []byte, code, message string) []byte {
 	return whole
 }
 
-// writeError answers err, and counts it.
+// writeError answers with err, and counts it.
 func (h *Handler) writeError(w http.ResponseWriter, err error) *errorResponse {
 	r := explain(err)
 	h.metrics.countError(r.countedAs())
@@ -213,7 +211,7 @@ func (r errorResponse) write(w http.ResponseWriter) {
 	_, _ = w.Write(body)
 }
 
-// writeMessage answers with a message that is no error.
+// writeMessage answers with a message that is not an error.
 func writeMessage(w http.ResponseWriter, status int, message string) {
 	body, _ := json.Marshal(map[string]string{"message": message})
 	header := w.Header()

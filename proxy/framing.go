@@ -10,14 +10,15 @@ import (
 	"sync/atomic"
 )
 
-// A framing finds where the requests on a connection begin and end (RFC 9112, section 6), from the bytes that net/http
-// is given. net/http does so itself, but says nothing of what an attacker writes to make two parsers disagree (section
-// 11.2): it drops a Content-Length beside a Transfer-Encoding, one that is repeated, and the Transfer-Encoding of an
-// HTTP/1.0 request. Whatever is not certain ends the connection: from there on no request is vouched for.
+// A framing determines where the requests on a connection begin and end (RFC 9112, section 6), from the bytes that
+// net/http is given. net/http does so too, but does not report what an attacker writes to make two parsers disagree
+// (section 11.2): it drops a Content-Length beside a Transfer-Encoding, a repeated Content-Length, and the
+// Transfer-Encoding of an HTTP/1.0 request. After anything that is not certain, no further request on the connection is
+// trusted.
 type framing struct {
 	part part
 	skip int64  // bytes of content, up to the next line
-	line []byte // the beginning of a line that is not complete
+	line []byte // the beginning of an incomplete line
 	lost bool
 
 	// Of the head that is being read:
@@ -25,11 +26,11 @@ type framing struct {
 	lengths, codings int  // how many Content-Length and Transfer-Encoding lines there are
 	length           int64
 
-	// clean is how many heads were read that leave no doubt. The handler reads it in another goroutine.
+	// clean is how many unambiguous heads were read. The handler reads it in another goroutine.
 	clean atomic.Int64
 }
 
-// A part is what the next line belongs to.
+// A part says to what the next line belongs.
 type part int
 
 const (
@@ -40,10 +41,10 @@ const (
 	inTrailer
 )
 
-// maxLine bounds a line. It is more than net/http reads of a whole head.
+// maxLine bounds a line. It is larger than the largest head that net/http reads.
 const maxLine = 32 << 10
 
-// follow takes in what net/http is given.
+// follow processes bytes that net/http is given.
 func (f *framing) follow(b []byte) {
 	for len(b) > 0 && !f.lost {
 		if n := min(f.skip, int64(len(b))); n > 0 {
@@ -67,12 +68,12 @@ func (f *framing) follow(b []byte) {
 	}
 }
 
-// take takes in one line.
+// take processes one line.
 func (f *framing) take(line []byte) {
 	switch f.part {
 	case beforeHead:
 		if len(bytes.Trim(line, "\r")) == 0 {
-			return // some clients end a body with a line that does not belong to it (section 2.2)
+			return // some clients end a body with an extra line (section 2.2)
 		}
 		f.part, f.old = inHead, !bytes.HasSuffix(line, []byte(" HTTP/1.1"))
 		f.lengths, f.codings, f.length = 0, 0, 0
@@ -98,8 +99,8 @@ func (f *framing) take(line []byte) {
 	}
 }
 
-// takeField takes in a line of a head. A folded one, which begins with white space, has none of these names; where it
-// would add to one of their values, net/http refuses the sum.
+// takeField processes one line of a head. A folded line, which begins with white space, matches none of these names; if
+// it would continue one of their values, net/http refuses the resulting value.
 func (f *framing) takeField(line []byte) {
 	name, value, _ := bytes.Cut(line, []byte(":"))
 	value = bytes.Trim(value, " \t")
@@ -126,7 +127,7 @@ func (f *framing) endHead() {
 	f.clean.Add(1)
 }
 
-// framedListener follows the requests on its connections, and counts those that are open.
+// A framedListener follows the requests on its connections, and counts those that are open.
 type framedListener struct {
 	net.Listener
 	open *atomic.Int64
@@ -146,7 +147,7 @@ func (l framedListener) Accept() (net.Conn, error) {
 type framedConn struct {
 	net.Conn
 	framing framing
-	handled int64 // how many requests the handler has met
+	handled int64 // how many requests have reached the handler
 	closed  func()
 }
 
@@ -163,7 +164,7 @@ func (c *framedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// connKey is that of the *framedConn in the context of a request.
+// A connKey is the key of the *framedConn in the context of a request.
 type connKey struct{}
 
 // withConn is a server's [http.Server.ConnContext].
@@ -171,11 +172,11 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// wellFramed reports whether it is certain where r ends. It is to be called once for each request, in their order,
-// which is that of their heads: net/http reads one after the other, and ends the connection where it cannot read one.
+// wellFramed reports whether the end of r is certain. Call it once for each request, in the order of their heads:
+// net/http reads requests one after the other, and closes the connection when it cannot read one.
 func wellFramed(r *http.Request) bool {
 	conn, ok := r.Context().Value(connKey{}).(*framedConn)
-	if !ok { // of a server that is not ours
+	if !ok { // from a server that is not ours
 		return r.TransferEncoding == nil && r.ContentLength >= 0
 	}
 	conn.handled++

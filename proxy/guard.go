@@ -7,15 +7,15 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// A guard refuses requests that no container of the pod means to send, before anything else is done with them.
+// A guard refuses requests that no container of the pod sends intentionally, before anything else is done with them.
 type guard struct {
-	// token, when set, is what callers must show.
+	// token, if set, is required from callers.
 	token *secret.File
-	// anyHost skips the Host check: callers that come by a socket file or over the network name other hosts.
+	// anyHost skips the Host check: callers that use a socket file or come over the network name other hosts.
 	anyHost bool
 }
 
-// check returns why r is refused, nil when it is not.
+// check returns why r is refused, nil if it is not.
 func (g guard) check(r *http.Request) error {
 	h, framed := r.Header, wellFramed(r)
 	switch {
@@ -37,12 +37,12 @@ func (g guard) check(r *http.Request) error {
 	}
 }
 
-// admits reports whether check would let a request pass that has these headers, and none of those that are refused.
+// admits reports whether check would accept a request with these headers and none of those that are refused.
 func (g guard) admits(host, authorization []byte) bool {
 	return (g.anyHost || localHost(string(host))) && (g.token == nil || g.trusts(authorization))
 }
 
-// trusts reports whether authorization, a header, shows the caller token.
+// trusts reports whether an Authorization header contains the caller token.
 func (g guard) trusts(authorization []byte) bool {
 	return len(authorization) > 7 && strings.EqualFold(string(authorization[:7]), "Bearer ") &&
 		secret.Equal(g.token.Text(), authorization[7:])

@@ -6,7 +6,7 @@ import (
 	"token-sidecar/internal/jsonobject"
 )
 
-// parseJSON reads an object of texts and lists of texts.
+// parseJSON reads a JSON object whose values are strings and lists of strings.
 func (f *fields) parseJSON(body string) error {
 	s := jsonobject.New(body)
 	for s.Next() {
@@ -41,8 +41,8 @@ func (f *fields) setJSON(name string, value jsonobject.Value) error {
 	}
 }
 
-// textOf returns the text that value stands for. The auth service's own clients send numbers, and null for a field that
-// is not set.
+// textOf returns the string that value stands for. The auth service's own clients also send numbers, and null for unset
+// fields.
 func (f *fields) textOf(name string, value jsonobject.Value) (text string, ok bool) {
 	if text, ok = value.Text(); ok || !f.dropIn {
 		return text, ok

@@ -58,7 +58,7 @@ func (l *line) another(t testing.TB) *line {
 
 func (l *line) close() {
 	_ = l.Close()
-	_ = l.server.Close()
+	_ = l.server.http.Close()
 	l.done.Wait()
 }
 

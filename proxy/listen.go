@@ -13,14 +13,14 @@ import (
 	"token-sidecar/internal/reason"
 )
 
-// socketMode lets the containers of the pod that share the group in, and nobody else.
+// socketMode admits the containers of the pod that share the group, and nobody else.
 const socketMode = 0o660
 
-// ErrInUse is the error of [Listen] when somebody listens already.
+// ErrInUse is the error of [Listen] if another program listens at the address.
 var ErrInUse = errors.New("is in use by another program; stop that, or choose another address")
 
-// Listen opens addr: host:port, with localhost for both loopback addresses, or unix:///path. A socket file that nobody
-// listens on any more is replaced. Errors name the remedy.
+// Listen opens addr: host:port, with localhost for both loopback addresses, or unix:///path. A socket file left behind
+// by a process that has ended is replaced. Errors name the remedy.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var listener net.Listener
 	var err error
@@ -28,7 +28,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 		if err := removeStale(ctx, path); err != nil {
 			return nil, err
 		}
-		// The socket must not be open to others for a moment either.
+		// The socket must never be open to others, not even for a moment.
 		umask := syscall.Umask(0o777 &^ socketMode)
 		listener, err = (&net.ListenConfig{}).Listen(ctx, "unix", path)
 		syscall.Umask(umask)

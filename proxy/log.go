@@ -15,8 +15,8 @@ type ending struct {
 	outcome outcome
 	method  string
 	route   string         // see route
-	status  int            // of an answer that is no error
-	failure *errorResponse // of one that is
+	status  int            // of a success
+	failure *errorResponse // of a failure
 }
 
 // done counts a request and, at level debug, logs it.
@@ -29,7 +29,7 @@ func (h *Handler) done(ctx context.Context, e ending, began time.Time) {
 	if !h.opts.Log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	// Nothing that a caller sent is logged as it is: paths and methods may hold anything.
+	// Nothing that a caller sent is logged verbatim: paths and methods may contain anything.
 	attrs := []slog.Attr{
 		slog.String("outcome", e.outcome.String()), slog.String("method", knownMethod(e.method)),
 		slog.String("route", e.route), slog.Int("status", e.answered()), slog.Duration("took", took),
@@ -42,7 +42,7 @@ func (h *Handler) done(ctx context.Context, e ending, began time.Time) {
 		if f.cause != "" {
 			attrs = append(attrs, slog.String("cause", f.cause))
 		}
-		if f.requestID != "" { // for support cases
+		if f.requestID != "" { // for support cases with the auth service
 			attrs = append(attrs, slog.String("x-humanapi-request-id", f.requestID))
 		}
 	}
@@ -56,7 +56,7 @@ func (e ending) answered() int {
 	return e.status
 }
 
-// cacheStatus is the header Cache-Status of an answer with a token, without what differs from one to the next.
+// cacheStatus returns the Cache-Status header of an answer with a token, without the parts that vary.
 func (o outcome) cacheStatus() string {
 	switch o {
 	case hitMemory:
@@ -72,10 +72,10 @@ func (o outcome) cacheStatus() string {
 	}
 }
 
-// other stands for what a caller sent that is none of ours.
+// other replaces a path or method that is not one of ours.
 const other = "other"
 
-// route is the call to path; what is returned is none of path's bytes.
+// route returns the name of the call at path. The result contains no bytes of path.
 func route(path string) string {
 	switch path {
 	case "/token":

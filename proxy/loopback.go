@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// listenTCP listens on where, host:port. Localhost stands for both loopback addresses: clients try [::1] first, or only
-// it.
+// listenTCP listens on where, a host:port. Localhost means both loopback addresses: some clients try [::1] first, or
+// use nothing else.
 func listenTCP(ctx context.Context, where string, listen func(ctx context.Context, network, addr string) (net.Listener,
 	error),
 ) (net.Listener, error) {
@@ -23,7 +23,7 @@ func listenTCP(ctx context.Context, where string, listen func(ctx context.Contex
 		return nil, err
 	}
 	if addr, ok := v4.Addr().(*net.TCPAddr); ok && port == "0" {
-		_, port, _ = net.SplitHostPort(addr.String()) // the one that was chosen
+		_, port, _ = net.SplitHostPort(addr.String()) // the port that was chosen
 	}
 	v6, err := listen(ctx, "tcp6", net.JoinHostPort("::1", port))
 	switch {
@@ -38,7 +38,7 @@ func listenTCP(ctx context.Context, where string, listen func(ctx context.Contex
 
 // A pair accepts the connections of two listeners.
 type pair struct {
-	net.Listener // the first, whose address is that of the pair
+	net.Listener // the first listener, whose address is that of the pair
 	second       net.Listener
 
 	accepted  chan accepted
@@ -59,7 +59,7 @@ func newPair(first, second net.Listener) *pair {
 	return p
 }
 
-// accept hands on what listener accepts until it is closed.
+// accept passes on what listener accepts until it is closed.
 func (p *pair) accept(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()

@@ -19,7 +19,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// outcome is how a request ended, as the metrics and the log name it.
+// outcome is how a request ended, as named in metrics and log.
 type outcome int
 
 const (
@@ -28,9 +28,9 @@ const (
 	miss
 	collapsed
 	forgotten
-	refused   // by the auth service, or its remembered refusal
-	failed    // no token though the request was right; a refusal of our own credentials too
-	rejected  // a wrong request
+	refused   // by the auth service, or by its cached refusal
+	failed    // no token for a valid request; also if our own credentials are refused
+	rejected  // an invalid request
 	guarded   // by a guard
 	shed      // overloaded or shutting down
 	abandoned // the caller left
@@ -80,7 +80,7 @@ type metrics struct {
 	// seen holds an *errorCount for each code that was counted.
 	seen      sync.Map
 	durations [outcomes]prometheus.Observer
-	// failing follows the failed and the shed by errorCode.
+	// failing tracks failed and shed requests by errorCode.
 	failing health.Streak
 }
 
@@ -114,7 +114,7 @@ func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
 	return m
 }
 
-// An errorCount counts one errorCode for the status page, and remembers when it was last seen.
+// An errorCount counts one errorCode for the status page, and remembers when it last occurred.
 type errorCount struct {
 	times atomic.Int64
 	last  atomic.Int64 // Unix seconds
@@ -128,14 +128,14 @@ func (m *metrics) countError(code string) {
 	count.last.Store(time.Now().Unix())
 }
 
-// A Failure is what a status page tells of one errorCode.
+// A Failure is one errorCode on the status page.
 type Failure struct {
 	Code  string    `json:"code"`
 	Count int64     `json:"count"`
 	Last  time.Time `json:"last"`
 }
 
-// Failures are the errors that callers got, by errorCode, the latest first.
+// Failures returns the errors that callers got, by errorCode, the latest first.
 func (h *Handler) Failures() []Failure {
 	var all []Failure
 	h.metrics.seen.Range(func(code, found any) bool {
@@ -148,13 +148,13 @@ func (h *Handler) Failures() []Failure {
 	return all
 }
 
-// Failing are the requests that failed of late, ours or the auth service's fault, by errorCode.
+// Failing returns the recent requests that failed through a fault of ours or of the auth service, by errorCode.
 func (h *Handler) Failing() health.Run { return h.metrics.failing.Run(time.Now()) }
 
-// FailingRenewals are the renewals that failed of late.
+// FailingRenewals returns the recent renewals that failed.
 func (h *Handler) FailingRenewals() health.Run { return h.broker.FailingRenewals() }
 
-// Outcomes are how many requests ended in which way so far.
+// Outcomes returns how many requests ended in each way.
 func (h *Handler) Outcomes() map[string]int64 {
 	all := make(map[string]int64, outcomes)
 	for o := range outcomes {

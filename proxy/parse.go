@@ -13,8 +13,8 @@ import (
 // maxBody bounds the body of a request, in bytes.
 const maxBody = 16 << 10
 
-// parseQuery takes a query or a form (application/x-www-form-urlencoded) apart. What net/url would drop or
-// let win silently is refused: a field that is repeated, unknown or badly escaped.
+// parseQuery parses a query or a form (application/x-www-form-urlencoded). It refuses what net/url would silently drop
+// or override: a field that is repeated, unknown or badly escaped.
 func (f *fields) parseQuery(raw string) error {
 	for raw != "" {
 		var pair string
@@ -83,10 +83,10 @@ func (f *fields) parseBody(r *http.Request) error {
 	}
 }
 
-// readBody reads the whole body of r into buffer, in place of what that holds.
+// readBody reads the whole body of r into buffer, replacing its content.
 func readBody(r *http.Request, buffer *[]byte) error {
 	if r.ContentLength > maxBody {
-		return errBodySize // before it is waited for
+		return errBodySize // refused without waiting for the body
 	}
 	var err error
 	if r.ContentLength >= 0 {
@@ -111,13 +111,13 @@ const (
 	formMedia = "application/x-www-form-urlencoded"
 )
 
-// isJSON reports whether a Content-Type is JSON in one of the spellings that nearly everybody uses.
+// isJSON reports whether a Content-Type is JSON, in one of the spellings that nearly all clients use.
 func isJSON(contentType string) bool {
 	return contentType == jsonMedia || strings.EqualFold(contentType, jsonMedia+"; charset=utf-8") ||
 		strings.EqualFold(contentType, jsonMedia+";charset=utf-8")
 }
 
-// mediaType is which of the two the body is.
+// mediaType returns which of the two types the body has.
 func mediaType(header http.Header) (string, error) {
 	values := header["Content-Type"]
 	if len(values) != 1 || header["Content-Encoding"] != nil {

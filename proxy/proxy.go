@@ -32,13 +32,13 @@ type Options struct {
 	Broker *vend.Broker
 	// ClientID is the only one that callers may send.
 	ClientID string
-	// Path is where GET and POST /token ask: [upstream.ConnectPath] or [upstream.AdminPath].
+	// Path is the path of the auth service for GET and POST /token: [upstream.ConnectPath] or [upstream.AdminPath].
 	Path string
-	// CallerToken, when set, is what callers must show.
+	// CallerToken, if set, is required from callers.
 	CallerToken *secret.File
 	// AnyHost skips the Host check: for a socket file, and where remote callers are allowed.
 	AnyHost bool
-	// Audit, when set, is told of every request that was understood; what it cannot take is not answered.
+	// Audit, if set, records every request that was parsed. No token is vended without its record.
 	Audit Auditor
 	// AllowedTypes are the types that may be asked for. Default: all.
 	AllowedTypes []string
@@ -71,16 +71,16 @@ func New(opts Options) *Handler {
 	return h
 }
 
-// InProgress is how many requests are not answered yet.
+// InProgress is how many requests have not been answered yet.
 func (h *Handler) InProgress() int { return int(h.inUse.Load()) }
 
-// Drain makes h refuse what comes from now on.
+// Drain makes h refuse new requests.
 func (h *Handler) Drain() { h.stopping.Store(true) }
 
 // Draining reports whether Drain was called.
 func (h *Handler) Draining() bool { return h.stopping.Load() }
 
-// Close ends what runs in the background. No request may be in progress.
+// Close ends the background work. No request may be in progress.
 func (h *Handler) Close() { h.broker.Close() }
 
 // ServeHTTP implements [http.Handler].
@@ -106,7 +106,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) e
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		failure := explain(err)
-		failure.write(w) // nobody reads it, but without it net/http would say 200
+		failure.write(w) // the caller has left, but without this net/http would report status 200
 		return ending{outcome: abandoned, failure: &failure}
 	case errors.Is(err, errForgetPending):
 		writeMessage(w, http.StatusAccepted, errForgetPending.Error())
@@ -122,8 +122,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, now time.Time) e
 	}
 }
 
-// handle does what is asked. What it returns is written outside of it, so that callers who do not read are not in
-// progress.
+// handle carries out a request. It returns the answer rather than writing it, so that callers who do not read do not
+// count as in progress.
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
 	defer h.inUse.Add(-1)
 	h.inUse.Add(1)
@@ -133,7 +133,8 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, now time.Time) 
 	return h.dispatch(w, r, now)
 }
 
-// call returns where the call to target asks the auth service, and its fields, empty; ok is false when there is none.
+// call returns the auth service's path for the call to target, and empty fields for it; ok is false for an unknown
+// call.
 func (h *Handler) call(target string) (path string, f fields, ok bool) {
 	switch target {
 	case "/token":
@@ -146,7 +147,7 @@ func (h *Handler) call(target string) (path string, f fields, ok bool) {
 	return "", f, false
 }
 
-// dispatch finds the call. A token without an entry is an answer without a body.
+// dispatch carries out the call. A token without an entry means an answer without a body.
 func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, now time.Time) (vend.Token, outcome, error) {
 	path, f, ok := h.call(r.URL.Path)
 	switch {
@@ -179,7 +180,7 @@ func (h *Handler) post(r *http.Request, f *fields, path string) (vend.Token, err
 	if err := f.parseBody(r); err != nil {
 		return vend.Token{}, err
 	}
-	return h.vend(r, f, path, time.Now()) // the body may have been long in coming
+	return h.vend(r, f, path, time.Now()) // the body may have taken long to arrive
 }
 
 func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (vend.Token, error) {
@@ -194,9 +195,9 @@ func (h *Handler) vend(r *http.Request, f *fields, path string, now time.Time) (
 	return h.recorded(r, req, now, t, err)
 }
 
-// tokenFor returns the token of a request that may be answered.
+// tokenFor returns the token for a valid request.
 func (h *Handler) tokenFor(r *http.Request, f *fields, req upstream.Request, now time.Time) (vend.Token, error) {
-	fresh := noCache(r.Header) && !f.dropIn // there it is a habit of clients, the documentation's own example has it
+	fresh := noCache(r.Header) && !f.dropIn // clients of the drop-in calls send no-cache out of habit
 	if !fresh && req.Type != typeSession {
 		if t, ok := h.broker.Known(now, req); ok { //nolint:contextcheck // a renewal outlives the caller
 			return t, nil
@@ -217,8 +218,8 @@ func (h *Handler) tokenFor(r *http.Request, f *fields, req upstream.Request, now
 	return h.broker.Vend(r.Context(), now, req, fresh)
 }
 
-// enter lets one more request wait, unless MAX_CONCURRENT_REQUESTS do already. What memory can answer does not wait, so
-// it is never refused; nor does a caller wait whose body has not come yet.
+// enter admits one more waiting request, unless MAX_CONCURRENT_REQUESTS are waiting already. Requests that memory can
+// answer do not wait, so they are never refused; neither does a request whose body has not arrived.
 func (h *Handler) enter() bool {
 	if h.waiting.Add(1) > int64(h.opts.MaxConcurrent) {
 		h.waiting.Add(-1)
@@ -230,7 +231,7 @@ func (h *Handler) enter() bool {
 // leave ends what enter began.
 func (h *Handler) leave() { h.waiting.Add(-1) }
 
-// request makes of f what to ask at path. Without a Type it was not understood.
+// request converts f to a request to the auth service at path. If it has no Type, f was not valid.
 func (h *Handler) request(f *fields, path string) (upstream.Request, error) {
 	req, err := f.token(path)
 	if f.clientID != "" && f.clientID != h.opts.ClientID {
@@ -247,7 +248,7 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 		return err
 	}
 	began := time.Now()
-	if f.tokenType == typeSession { // never kept
+	if f.tokenType == typeSession { // never cached
 		req, _ := f.token(path)
 		_, err := h.recorded(r, req, began, vend.Token{}, nil)
 		return err
@@ -275,7 +276,7 @@ func (h *Handler) forget(r *http.Request, req upstream.Request) error {
 	return nil
 }
 
-// rejectedHash reads X-Rejected-Token-Hash, nil when it was not sent.
+// rejectedHash reads X-Rejected-Token-Hash, nil if it was not sent.
 func rejectedHash(header http.Header) (*cache.Hash, error) {
 	values := header["X-Rejected-Token-Hash"]
 	if len(values) == 0 {

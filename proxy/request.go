@@ -9,10 +9,10 @@ import (
 	"token-sidecar/upstream"
 )
 
-// The fields that are not like the others.
+// The names of fields with rules of their own.
 const (
 	nameScopes = "extra_scopes"  // a list
-	nameSecret = "client_secret" // ignored, whatever it holds: the sidecar's own is sent instead
+	nameSecret = "client_secret" // ignored, whatever its value: the sidecar sends its own
 )
 
 // maxField bounds the value of each field, in bytes.
@@ -25,15 +25,14 @@ const (
 	typeSession = "session"
 )
 
-// fields are those of one request, as the caller sent them. Each may come once, extra_scopes in a query or
-// form more often.
+// fields are the fields of one request, as the caller sent them. Each may occur once, except extra_scopes in a query or
+// form.
 type fields struct {
 	userID, email, tokenType, clientID string
 
 	scopes []string
 	seen   uint8
-	// dropIn is for the auth service's own calls, whose clients send more fields, leave them empty, or have no use for
-	// them.
+	// dropIn is for the auth service's own calls, whose clients also send fields that are superfluous or empty.
 	dropIn bool
 }
 
@@ -46,8 +45,8 @@ const (
 	seenClientSecret
 )
 
-// place returns where the text of a field is kept, nil if nowhere, and the bit that stands for it, 0 for an unknown
-// name.
+// place returns where the text of a field is stored, nil if it is not, and the bit that stands for the field, 0 for an
+// unknown name.
 func (f *fields) place(name string) (text *string, bit uint8) {
 	switch {
 	case name == "client_user_id":
@@ -67,7 +66,7 @@ func (f *fields) place(name string) (text *string, bit uint8) {
 	}
 }
 
-// set takes one field that is a text.
+// set stores one text field.
 func (f *fields) set(name, value string) error {
 	text, bit := f.place(name)
 	notSent := f.dropIn && value == ""
@@ -120,7 +119,7 @@ func checkText(value string) string {
 	}
 }
 
-// token checks f and makes of it the request for the auth service.
+// token checks f and returns the request for the auth service.
 func (f *fields) token(path string) (upstream.Request, error) {
 	kind := f.tokenType
 	switch {

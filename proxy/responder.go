@@ -8,8 +8,8 @@ import (
 	"token-sidecar/proxy/vend"
 )
 
-// A responder answers on the fast path: requests for a token that memory holds, from callers whom the guards let in.
-// Whatever else it is asked, from a mistake to a token that has to be fetched, it leaves to the Handler.
+// A responder answers on the fast path: requests for tokens in memory, from callers who pass the guards. Everything
+// else, from an invalid request to a token that must be fetched, is left to the Handler.
 type responder struct{ *Handler }
 
 // Respond implements [fastpath.Responder].
@@ -32,7 +32,7 @@ func (h responder) Respond(r fastpath.Request, a *fastpath.Answer) bool {
 	return true
 }
 
-// known returns the token that r asks for, if memory holds it.
+// known returns the token that r asks for, if memory has it.
 func (h responder) known(r *fastpath.Request) (t vend.Token, ok bool) {
 	path, f, ok := h.call(string(r.Path))
 	post := r.Method == http.MethodPost

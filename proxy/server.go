@@ -15,8 +15,8 @@ import (
 // ServerOptions configure a [Server]. Handler is required.
 type ServerOptions struct {
 	Handler *Handler
-	// Outer is served in place of Handler, which it wraps. Default: Handler. Another one wants to see every request,
-	// so there is no fast path, and neither is there with an audit log, for which every answer has to wait.
+	// Outer, if set, is served instead of Handler, which it wraps. It needs to see every request, so there is no fast
+	// path. There is none with an audit log either, because every answer must wait for its line.
 	Outer http.Handler
 	// NoFastPath leaves every request to net/http.
 	NoFastPath bool
@@ -24,7 +24,7 @@ type ServerOptions struct {
 	Log *slog.Logger
 }
 
-// A Server serves a [Handler] to callers. Whoever sends slowly, much, or nothing is cut off.
+// A Server serves a [Handler] to callers. It cuts off those that send too slowly, too much, or nothing.
 type Server struct {
 	handler *Handler
 	http    *http.Server
@@ -46,7 +46,7 @@ func NewServer(o ServerOptions) *Server {
 	}
 	s := &Server{handler: o.Handler, http: &http.Server{
 		Handler:                      o.Outer,
-		ReadTimeout:                  10 * time.Second, // of the header too: another limit would cost another timer
+		ReadTimeout:                  10 * time.Second, // also limits the header; a separate limit would cost another timer
 		WriteTimeout:                 o.Handler.broker.Longest() + 15*time.Second,
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               16 << 10,
@@ -59,7 +59,7 @@ func NewServer(o ServerOptions) *Server {
 		follow := s.http.ConnState
 		s.http.ConnState = func(conn net.Conn, state http.ConnState) {
 			if framed, ok := conn.(*framedConn); ok {
-				follow(framed.Conn, state) // the one that the fast path made
+				follow(framed.Conn, state) // the connection that the fast path wrapped
 			}
 		}
 	}
@@ -86,23 +86,23 @@ func (s *Server) Serve(listener net.Listener) error {
 	return err
 }
 
-// farewell is how long new callers are told that the sidecar ends, and after that, when nobody can come any more, how
-// long those who keep their connections are, before these are closed.
+// farewell is how long new callers are told that the sidecar is shutting down; and then, with the listeners closed, how
+// long callers on open connections are told before these are closed.
 const farewell = 500 * time.Millisecond
 
-// Shutdown ends s, and its Handler, in the order a pod needs: what comes is refused while what is in progress is
-// answered, within the limit of ctx; every answer says that its connection ends, so that busy callers see no reset;
-// then nobody new is let in, and when all have been told, the connections close. The error is that of ctx if an answer
-// was cut off.
+// Shutdown ends s and its Handler in the order that a pod needs. New requests are refused while those in progress are
+// answered, within the limit of ctx. Every answer says that its connection is closing, so that busy callers see no
+// reset. Then the listeners close, and once all callers have been told, so do the connections. The error is that of ctx
+// if an answer was cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.handler.Drain()
 	s.bidFarewell(ctx)
 	s.closeListeners()
-	s.bidFarewell(ctx) // whoever came last would find the connection closed
+	s.bidFarewell(ctx) // a caller who had just connected would find the connection closed
 	cut := s.inProgress()
 	err := s.http.Shutdown(ctx)
 	if err == nil && cut {
-		err = ctx.Err() // net/http does not know of them
+		err = ctx.Err() // net/http does not know about these requests
 	}
 	if err != nil {
 		_ = s.http.Close()
@@ -111,7 +111,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// bidFarewell waits until no request is in progress and no connection is open, for the latter only so long.
+// bidFarewell waits until no request is in progress and no connection is open; for the connections it waits no longer
+// than farewell.
 func (s *Server) bidFarewell(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -134,10 +135,7 @@ func (s *Server) closeListeners() {
 	}
 }
 
-// inProgress reports whether there are requests that net/http, too, may not know of yet.
+// inProgress reports whether there are requests, including those that net/http does not know about.
 func (s *Server) inProgress() bool {
 	return s.handler.InProgress() > 0 || s.fast != nil && s.fast.InProgress() > 0
 }
-
-// Close ends s at once, but not its Handler.
-func (s *Server) Close() error { return s.http.Close() }

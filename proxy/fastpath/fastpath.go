@@ -1,9 +1,9 @@
 // Package fastpath answers plain requests on the connections of an [http.Server], below it.
 //
-// Most of the cost of a small request is net/http's. So between two requests on a connection this package reads first.
-// If it gets one whole request in the form that most clients use, and a [Responder] has the answer at hand, it sends
-// the bytes that net/http would have sent. Anything else is handed to net/http unchanged, and so is whatever does not
-// certainly begin a request.
+// Most of the cost of a small request is net/http's. Between two requests on a connection, this package therefore reads
+// first. If it gets one whole request in the form that most clients use, and a [Responder] has the answer at hand, it
+// sends the bytes that net/http would have sent. Everything else is passed to net/http unchanged, including anything
+// that may not be the beginning of a request.
 //
 // It promises: a caller cannot tell which of the two answered; nothing that connections share is held while an answer
 // is being written, so that a caller who does not read delays nobody else; and the server's time limits apply, at most
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// A Responder has the answers. It is called for every plain request that could be answered on the fast path.
+// A Responder provides the answers. It is called for every request that the fast path could answer.
 type Responder interface {
 	// Respond fills in the answer to r, or returns false to leave r to net/http. It must not wait for anything, nor
 	// keep r or a.
@@ -36,8 +36,8 @@ type Path struct {
 	date        dateline
 }
 
-// New gives server, which is not serving yet, a fast path. It is taken on the connections of [Path.Listener]. The
-// server needs an IdleTimeout and a WriteTimeout.
+// New gives server a fast path, which is taken on the connections of [Path.Listener]. The server must not be serving
+// yet, and needs an IdleTimeout and a WriteTimeout.
 func New(server *http.Server, r Responder) *Path {
 	p := &Path{responder: r, idle: server.IdleTimeout, write: server.WriteTimeout}
 	p.answers.New = func() any { return new(Answer) }
@@ -48,8 +48,8 @@ func New(server *http.Server, r Responder) *Path {
 // Listener returns l for the server to serve.
 func (p *Path) Listener(l net.Listener) net.Listener { return listener{l, p} }
 
-// InProgress is how many answers are being written. The server does not know of them, and would close their connections
-// as idle: before it is shut down, wait for them.
+// InProgress is how many answers are being written. The server does not know about them and would close their
+// connections as idle, so wait for them before shutting it down.
 func (p *Path) InProgress() int { return int(p.inProgress.Load()) }
 
 // answer answers r, if the Responder does.

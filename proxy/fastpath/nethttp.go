@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// This file holds all that is relied on in net/http. Each point is a row of docs/fastpath.md.
+// This file contains everything that the package relies on in net/http. Each point is a row in docs/fastpath.md.
 
-// follow has the server tell its connections when it has done with a request: it calls ConnState in the goroutine that
-// reads the next one, before it does, and while no other goroutine reads.
+// follow makes the server tell each connection when it has finished a request. The server calls ConnState in the
+// goroutine that will read the next request, before it reads, and while no other goroutine reads.
 func (p *Path) follow(server *http.Server) {
 	next := server.ConnState
 	server.ConnState = func(nc net.Conn, state http.ConnState) {
@@ -26,30 +26,30 @@ func (p *Path) follow(server *http.Server) {
 	}
 }
 
-// A conn is a connection that net/http reads from. It must know where requests begin: what is part of one, but taken
-// for another, would be answered in its place.
+// A conn is a connection that net/http reads from. It must know where requests begin: the middle of a request, taken
+// for the beginning of one, would be answered instead of it.
 type conn struct {
 	net.Conn
 	path *Path
 
 	waiting bool   // net/http waits for a request, and has no more of it than ahead
-	lost    bool   // where the next request begins is not known: net/http keeps the connection
-	unread  int    // how much net/http has yet to read of its request; negative: it has read beyond it
+	lost    bool   // the beginning of the next request is unknown, so net/http keeps the connection
+	unread  int    // how much of its request net/http has yet to read; negative if it has read beyond it
 	ahead   []byte // the first byte of the next request, which net/http reads to notice when the caller leaves
-	// method is that of the last request that net/http read. It keeps that too, and ignores an empty line after a POST,
-	// so no other method is answered here.
+	// method is that of the last request that net/http read. net/http also remembers it, and ignores an empty line
+	// after a POST; no other method is answered here.
 	method   string
-	extended time.Time // when the deadlines were last extended here
+	extended time.Time // when the fast path last extended the deadlines
 }
 
-// becomeIdle is called when net/http has done with a request. All that it was given beyond that is still in its
-// buffers.
+// becomeIdle is called when net/http has finished a request. Everything that it was given beyond that request is still
+// in its buffers.
 func (c *conn) becomeIdle() {
 	c.lost = c.lost || c.unread > 0
 	c.waiting, c.extended = !c.lost, time.Time{}
 }
 
-// Read implements [net.Conn] for net/http, which does not see what is answered here.
+// Read implements [net.Conn] for net/http, which does not see the requests that are answered here.
 func (c *conn) Read(b []byte) (n int, err error) {
 	n, err = c.Conn.Read(b)
 	for c.waiting && n > 0 && err == nil {
@@ -65,7 +65,7 @@ func (c *conn) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// begin answers the request that b begins with, and returns its size; 0 when it is for net/http.
+// begin answers the request at the beginning of b and returns its size, or 0 to leave it to net/http.
 func (c *conn) begin(b []byte) (answered int, err error) {
 	received := b
 	if c.ahead != nil {
@@ -96,7 +96,7 @@ func (c *conn) handed(b []byte) {
 	}
 }
 
-// send writes an answer to the request that was received at that time.
+// send writes the answer to a request that was received at that time.
 func (c *conn) send(answer []byte, received time.Time) error {
 	if err := c.extend(received); err != nil {
 		return err
@@ -104,14 +104,14 @@ func (c *conn) send(answer []byte, received time.Time) error {
 	if _, err := c.Write(answer); err != nil {
 		return err
 	}
-	if time.Since(received) > time.Second { // the caller was slow to read, and is idle from now on
+	if time.Since(received) > time.Second { // the caller was slow to read, and is idle from here on
 		return c.extend(time.Now())
 	}
 	return nil
 }
 
-// extend extends the deadlines as net/http would, but no more than once a second, for that costs as much as a look-up
-// in the cache. They are a second later instead.
+// extend extends the deadlines as net/http would, but no more than once a second, because that costs as much as a
+// lookup in the cache. In return they are one second later.
 func (c *conn) extend(now time.Time) error {
 	if now.Sub(c.extended) < time.Second {
 		return nil
@@ -122,18 +122,18 @@ func (c *conn) extend(now time.Time) error {
 		c.SetWriteDeadline(now.Add(c.path.write+time.Second)))
 }
 
-// An Answer is an answer with status 200, as net/http sends it: in the order of their names the header fields that a
-// handler sets, Content-Length among them, then Date.
+// An Answer is an answer with status 200, formatted as by net/http: first the header fields that a handler sets,
+// including Content-Length, in the order of their names, then Date.
 type Answer struct {
-	// Body is appended to before the first call of Set.
+	// Body must be complete before the first call of Set.
 	Body []byte
 
 	head   []byte
 	length bool // Content-Length is in head
 }
 
-// Set adds a header field. Call it in the order of their names, for all but Content-Length and Date. The value has no
-// line break.
+// Set adds a header field, other than Content-Length and Date. Call it in the order of the names. The value must not
+// contain a line break.
 func (a *Answer) Set(name string, value []byte) {
 	if name > "Content-Length" {
 		a.setLength()
@@ -148,7 +148,7 @@ func (a *Answer) setLength() {
 	}
 }
 
-// finish returns the whole of it.
+// finish returns the whole answer.
 func (a *Answer) finish(date string) []byte {
 	a.setLength()
 	a.head = append(append(append(a.head, "Date: "...), date...), "\r\n\r\n"...)
@@ -156,7 +156,7 @@ func (a *Answer) finish(date string) []byte {
 	return a.head
 }
 
-// begin empties a, which may have been used before.
+// begin resets a, which may have been used before.
 func (a *Answer) begin() {
 	*a = Answer{Body: a.Body[:0], head: append(a.head[:0], "HTTP/1.1 200 OK\r\n"...)}
 }

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A Request is a plain one: of the one shape that most clients give a request, in which every byte has only one
-// meaning. Header fields that are not here were not sent, or have no meaning. All slices are views of what was read,
-// valid during [Responder.Respond]; nil: not sent.
+// A Request is a plain request: one in the form that most clients use, in which every byte has only one meaning. Header
+// fields that are missing here were not sent, or have no meaning. All slices refer to the read buffer, and are valid
+// during [Responder.Respond]; nil means not sent.
 type Request struct {
 	Method                     string // GET without a body or POST with one
 	Path, Query                []byte // as in the request line
@@ -20,8 +20,9 @@ type Request struct {
 	Received                   time.Time
 }
 
-// readRequest reads the request that b begins with. size is its length with its body, of which b may not hold all yet;
-// 0 when that is not certain (RFC 9112, section 6.3). plain reports whether it is there as a whole, and plain.
+// readRequest reads the request at the beginning of b. size is its length including the body, which b may not contain
+// completely yet; it is 0 if the length is not certain (RFC 9112, section 6.3). plain reports whether the request is
+// complete and plain.
 func readRequest(b []byte) (r Request, size int, plain bool) {
 	line, rest, ok := cutLine(b)
 	if !ok {
@@ -65,7 +66,7 @@ func readRequest(b []byte) (r Request, size int, plain bool) {
 	return r, size, h.plain && h.host != nil && (h.length >= 0) == (r.Method == http.MethodPost)
 }
 
-// cutLine cuts b behind its first line, which has to hold nothing but printable ASCII, and to end with CR LF.
+// cutLine cuts b after its first line, which must contain only printable ASCII and end with CR LF.
 func cutLine(b []byte) (line, rest []byte, ok bool) {
 	end := bytes.IndexByte(b, '\n')
 	if end < 1 || b[end-1] != '\r' {
@@ -80,14 +81,14 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 	return line, rest, true
 }
 
-// A header gathers the header fields of a request.
+// A header collects the header fields of a request.
 type header struct {
 	host, authorization, contentType []byte
 	length                           int // of the body; -1: not sent
 	plain                            bool
 }
 
-// add adds a line, and reports whether it leaves the length of the request certain.
+// add adds a line, and reports whether the length of the request is still certain.
 func (h *header) add(line []byte) bool {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	if !ok || !isMadeOf(name, "-_") {
@@ -109,8 +110,7 @@ func (h *header) add(line []byte) bool {
 	case "User-Agent", "user-agent", "Accept", "accept", "Accept-Encoding", "accept-encoding",
 		"Accept-Language", "accept-language", "Sec-Fetch-Mode", "sec-fetch-mode",
 		"Traceparent", "traceparent", "Tracestate", "tracestate", "Baggage", "baggage":
-		// Without a meaning here. A client that sends fields that are not on this list is served no worse, but more
-		// slowly.
+		// These have no meaning here. A client that sends fields not on this list is served just as well, but slower.
 	default:
 		h.plain = false
 		lower := strings.ToLower(string(name))
@@ -133,7 +133,7 @@ func (h *header) addLength(value []byte) bool {
 	return err == nil
 }
 
-// isMadeOf reports whether b holds letters, digits and others, and nothing else.
+// isMadeOf reports whether b contains only letters, digits and others.
 func isMadeOf(b []byte, others string) bool {
 	for _, c := range b {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte(others, c) < 0 {

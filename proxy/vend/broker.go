@@ -1,8 +1,8 @@
-// Package vend is the rule that decides between the cache and the auth service. It knows no HTTP.
+// Package vend decides between the cache and the auth service. It knows no HTTP.
 //
 // It promises: a token of the requested user, before its margin, or an error, within [Broker.Longest]; concurrent
-// callers of one key share one lookup in the caches and one fetch, and a caller who leaves does not fail the others; a
-// renewal ahead of expiry makes nobody wait; a refusal is cached briefly, other failures are not.
+// callers of one key share one lookup in the caches and one fetch, and a caller who leaves does not fail the others; no
+// caller waits for a renewal ahead of expiry; a refusal is cached briefly, other failures are not.
 package vend
 
 import (
@@ -21,7 +21,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// Cache is what vending needs of the caches; see [cache.Cache].
+// Cache is what vending needs from the caches; see [cache.Cache].
 type Cache interface {
 	Peek(key cache.Key, now time.Time) *cache.Entry
 	Look(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source)
@@ -33,12 +33,12 @@ type Cache interface {
 	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) (told bool)
 }
 
-// AuthService is what vending needs of the auth service; see [upstream.Client].
+// AuthService is what vending needs from the auth service; see [upstream.Client].
 type AuthService interface {
 	Token(ctx context.Context, req upstream.Request) (*upstream.Answer, error)
-	// Held is what would hold req back now, nil if nothing does.
+	// Held returns why req would be held back at present, nil if it would not be.
 	Held(req upstream.Request) error
-	// Limit is how long Token may take at most.
+	// Limit is the longest time that Token may take.
 	Limit() time.Duration
 }
 
@@ -47,8 +47,8 @@ type RefreshTokenKeeper interface {
 	KeepRefreshToken(ctx context.Context, key cache.Key, token secret.Text, sent time.Time)
 }
 
-// ErrPanic is the error of callers whose fetch panicked; the log has the stack. ErrTooLate is that of callers whose
-// token came so late that it is inside its margin already.
+// ErrPanic is what callers get whose fetch panicked; the log has the stack. ErrTooLate is what they get when the token
+// arrived so late that it was inside its margin already.
 var (
 	ErrPanic   = errors.New("vend: a defect: fetching a token panicked")
 	ErrTooLate = errors.New("vend: the token came too late to be served")
@@ -60,11 +60,11 @@ type Options struct {
 	AuthService AuthService
 	// AuthURL and ClientID are part of every key.
 	AuthURL, ClientID string
-	// Keeper, when set, is given every refresh token that comes.
+	// Keeper, if set, is given every refresh token that arrives.
 	Keeper RefreshTokenKeeper
-	// Lifetimes is the rule of the three states.
+	// Lifetimes says when tokens are served and renewed.
 	Lifetimes Lifetimes
-	// NegativeTTL is how long a refusal is remembered; 0 is not at all.
+	// NegativeTTL is how long a refusal is cached; 0 turns that off.
 	NegativeTTL time.Duration
 	// Registerer takes the metrics. Default: none.
 	Registerer prometheus.Registerer
@@ -72,30 +72,30 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// A Broker vends tokens. Its methods may be called from many goroutines.
+// A Broker vends tokens. Its methods may be called concurrently.
 //
-// Callers of one key share one look in the caches, and then one flight, which fetches. A flight has a context and a
-// limit of its own, so that callers may leave, the first one too, without the others noticing.
+// Callers of one key share one lookup in the caches, and then one flight, which fetches. A flight has its own context
+// and deadline, so that callers, including the first, may leave without affecting the others.
 type Broker struct {
 	opts    Options
 	client  string // see clientKey
 	metrics *metrics
-	// renewing follows renewals that fail.
+	// renewing tracks failing renewals.
 	renewing health.Streak
 
 	looks, fetches singleflight.Group
 
-	life    context.Context //nolint:containedctx // that of all flights, ended by Close
+	life    context.Context //nolint:containedctx // of all flights, ended by Close
 	end     context.CancelFunc
 	flights sync.WaitGroup
-	closing sync.Mutex // orders the beginning of flights and Close
+	closing sync.Mutex // orders the start of flights and Close
 }
 
 // A Token is one vended token, and where it came from.
 type Token struct {
 	Entry     *cache.Entry
 	From      cache.Source // None: fetched for this request
-	Collapsed bool         // the fetch was shared with another request, of this sidecar or another one
+	Collapsed bool         // the fetch was shared with another request, to this sidecar or another
 	At        time.Time    // when it was handed out
 }
 
@@ -103,9 +103,9 @@ type Token struct {
 func (t Token) Age() time.Duration { return t.Entry.Age(t.At) }
 
 const (
-	// cacheBudget is what the cache's steps of a fetch may take beside the auth service.
+	// cacheBudget is how long the steps in the cache may take during a fetch, besides the call of the auth service.
 	cacheBudget = 500 * time.Millisecond
-	// answerBudget is what is left to answer in after a flight's limit.
+	// answerBudget is the time left for answering after a flight's deadline.
 	answerBudget = 500 * time.Millisecond
 )
 
@@ -119,14 +119,15 @@ func NewBroker(opts Options) *Broker {
 	return b
 }
 
-// flightLimit ends a flight, Longest is what a caller waits. With the auth service's limit of UPSTREAM_TIMEOUT x
-// UPSTREAM_MAX_ATTEMPTS + 1 s they stay within the 2 s that are promised on top.
+// flightLimit is the longest that a flight may take, and Longest the longest that a caller waits. With the auth
+// service's limit of UPSTREAM_TIMEOUT x UPSTREAM_MAX_ATTEMPTS + 1 s, both stay within the promised 2 s on top of that
+// product.
 func (b *Broker) flightLimit() time.Duration { return b.opts.AuthService.Limit() + cacheBudget }
 
-// Longest is how long [Broker.Vend] and [Broker.VendSession] may take.
+// Longest is the longest that [Broker.Vend] and [Broker.VendSession] may take.
 func (b *Broker) Longest() time.Duration { return b.flightLimit() + answerBudget*3/4 }
 
-// Vend returns a token for req, which was understood at now. With fresh it is another one than the caches hold now.
+// Vend returns a token for req, which was parsed at now. With fresh, it returns another one than the caches hold.
 func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, fresh bool) (Token, error) {
 	key := b.Key(req)
 	if fresh {
@@ -152,7 +153,7 @@ func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, 
 	return b.shareFetch(ctx, key, req, cache.Want{})
 }
 
-// refusal returns the refusal that is remembered of key.
+// refusal returns the cached refusal of key.
 func (b *Broker) refusal(key cache.Key) error {
 	remembered, ok := b.opts.Cache.Refusal(key)
 	if !ok {
@@ -162,11 +163,11 @@ func (b *Broker) refusal(key cache.Key) error {
 	return decodeRefusal(remembered)
 }
 
-// Refused returns the refusal that memory holds for req, if it does. It never waits, and is for callers who cannot: a
-// token that Redis holds would come before it.
+// Refused returns the refusal that memory holds for req, if any. It never waits. Only callers who cannot wait should
+// use it, because a token in Redis would have priority.
 func (b *Broker) Refused(req upstream.Request) error { return b.refusal(b.Key(req)) }
 
-// Known returns the token that memory holds for req, if it does. It never waits.
+// Known returns the token that memory holds for req, if any. It never waits.
 func (b *Broker) Known(now time.Time, req upstream.Request) (Token, bool) {
 	return b.known(now, b.Key(req), req)
 }
@@ -180,8 +181,8 @@ func (b *Broker) known(now time.Time, key cache.Key, req upstream.Request) (Toke
 	return Token{Entry: entry, From: cache.FromMemory, At: now}, true
 }
 
-// look looks in the caches, once for all who ask for key at the same time. It is done in the goroutine of the first of
-// them, being short, but not under its context.
+// look looks in the caches, once for all concurrent callers of key. It runs in the goroutine of the first caller,
+// because it is short, but not under that caller's context.
 func (b *Broker) look(ctx context.Context, key cache.Key) (Token, error) {
 	found, err, _ := b.looks.Do(string(key[:]), func() (any, error) {
 		return b.caught(func() (Token, error) {
@@ -194,7 +195,7 @@ func (b *Broker) look(ctx context.Context, key cache.Key) (Token, error) {
 	return t, err
 }
 
-// vendFresh learns which token there is, and fetches another one. What the caches hold stays until then.
+// vendFresh finds out which token there is, and fetches another one. The caches keep the old one until then.
 func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Request) (Token, error) {
 	began := time.Now()
 	defer func() { b.metrics.waits.Observe(time.Since(began).Seconds()) }()
@@ -203,7 +204,7 @@ func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Requ
 	avoid, _, err := b.opts.Cache.LookShared(ctx, key)
 	want := cache.Want{Avoid: avoid, AvoidFirst: err != nil, Anyway: true}
 	for {
-		// A flight that was under way may have been content with the token to avoid.
+		// A flight in progress may have accepted the token to avoid.
 		t, err := b.shareFetch(ctx, key, req, want)
 		if err != nil || avoid == nil || t.Entry.ID != avoid.ID {
 			return t, err
@@ -211,11 +212,11 @@ func (b *Broker) vendFresh(ctx context.Context, key cache.Key, req upstream.Requ
 	}
 }
 
-// fetch takes the fleet's lease of key and asks the auth service. It returns another sidecar's token when one
-// turned up that is wanted.
+// fetch acquires the fleet's lease of key and asks the auth service. It returns another sidecar's token if one arrives
+// that want accepts.
 func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request, want cache.Want) (Token, error) {
 	req.Key = key
-	if err := b.opts.AuthService.Held(req); err != nil { // before anybody waits for a lease
+	if err := b.opts.AuthService.Held(req); err != nil { // before any caller waits for a lease
 		return Token{}, notAsked(req, err)
 	}
 	offer, err := b.opts.Cache.Acquire(ctx, key, want)
@@ -256,7 +257,7 @@ func (b *Broker) newEntry(ctx context.Context, key cache.Key, req upstream.Reque
 	return entry, nil
 }
 
-// VendSession returns a token that is neither kept nor shared.
+// VendSession returns a token that is neither cached nor shared.
 func (b *Broker) VendSession(ctx context.Context, req upstream.Request) (Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.flightLimit())
 	defer cancel()
@@ -280,7 +281,7 @@ func (b *Broker) ask(ctx context.Context, req upstream.Request) (*upstream.Answe
 	return answer, err
 }
 
-// entryOf makes an entry of answer. When that holds the token of former again, its life is not counted anew.
+// entryOf makes an entry from answer. If the token is the same as former's, its life is not counted anew.
 func (b *Broker) entryOf(answer *upstream.Answer, former *cache.Entry) *cache.Entry {
 	e := &cache.Entry{ID: cache.NewID(), Body: answer.Body, Sent: answer.Sent}
 	for _, life := range answer.Lifetimes {
@@ -299,8 +300,8 @@ func (b *Broker) entryOf(answer *upstream.Answer, former *cache.Entry) *cache.En
 	return e
 }
 
-// Forget forgets the token of req, or only the one of that hash, and lets no flight under way be joined. told is false
-// while the fleet cannot be told.
+// Forget forgets the token of req, or only the one with that hash. Later callers do not join a flight in progress. told
+// is false if the fleet could not be told yet.
 func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.Hash) (told bool) {
 	key := b.Key(req)
 	if hash == nil {
@@ -310,7 +311,7 @@ func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.H
 	return b.opts.Cache.Forget(ctx, key, hash)
 }
 
-// FailingRenewals are the renewals that failed of late.
+// FailingRenewals returns the recent renewals that failed.
 func (b *Broker) FailingRenewals() health.Run { return b.renewing.Run(time.Now()) }
 
 // Close ends all flights and waits for them. No call may be in progress.

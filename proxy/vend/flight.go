@@ -12,18 +12,18 @@ import (
 	"token-sidecar/upstream"
 )
 
-// shareFetch joins or begins the flight that fetches the token of key.
+// shareFetch joins or starts the flight that fetches the token of key.
 func (b *Broker) shareFetch(ctx context.Context, key cache.Key, req upstream.Request, want cache.Want) (Token, error) {
 	for {
 		t, err := b.share(ctx, key, func(ctx context.Context) (Token, error) { return b.fetch(ctx, key, req, want) })
 		if !isPutOff(err) || req.Background {
 			return t, err
 		}
-		// It was a renewal, which gives way to callers.
+		// The flight was a renewal, which yields to callers.
 	}
 }
 
-// A putOffError is that of a renewal that did not go out. It does not count as failed.
+// A putOffError is the error of a renewal that did not go out. It does not count as a failure.
 type putOffError struct{ error }
 
 func (e putOffError) Unwrap() error { return e.error }
@@ -33,7 +33,7 @@ func isPutOff(err error) bool {
 	return errors.As(err, &e)
 }
 
-// notAsked tells the error of a call that did not go out for a renewal from the others.
+// notAsked wraps err if it means that a renewal did not go out.
 func notAsked(req upstream.Request, err error) error {
 	var e *upstream.Error
 	if req.Background && errors.As(err, &e) && e.Held() {
@@ -42,8 +42,8 @@ func notAsked(req upstream.Request, err error) error {
 	return err
 }
 
-// share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
-// the error of a caller's own context, which also bounds how long it waits.
+// share runs do once for all concurrent callers of key, and returns its outcome to each. A caller whose own context
+// ends first gets that context's error.
 func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Context) (Token, error)) (Token, error) {
 	led := false
 	result := b.fetches.DoChan(string(key[:]), func() (any, error) {
@@ -55,7 +55,7 @@ func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Conte
 		t, _ := r.Val.(Token)
 		t.Collapsed = t.From == cache.None && (t.Collapsed || !led)
 		t.At = time.Now()
-		if r.Err == nil && !t.Entry.Usable(t.At) { // it may have waited long for a caller to run
+		if r.Err == nil && !t.Entry.Usable(t.At) { // the caller may have waited long for the processor
 			return Token{}, ErrTooLate
 		}
 		return t, r.Err
@@ -64,7 +64,7 @@ func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Conte
 	}
 }
 
-// fly runs do apart from the caller's cancellation.
+// fly runs do independently of the caller's cancellation.
 func (b *Broker) fly(ctx context.Context, do func(context.Context) (Token, error)) (Token, error) {
 	if !b.begin() {
 		return Token{}, context.Canceled
@@ -76,7 +76,7 @@ func (b *Broker) fly(ctx context.Context, do func(context.Context) (Token, error
 	return b.caught(func() (Token, error) { return do(ctx) })
 }
 
-// begin counts a flight, which must be ended by flights.Done, unless b is closed.
+// begin counts a flight, which must end with flights.Done. It returns false if b is closed.
 func (b *Broker) begin() bool {
 	b.closing.Lock()
 	defer b.closing.Unlock()
@@ -87,7 +87,7 @@ func (b *Broker) begin() bool {
 	return true
 }
 
-// caught runs do. A panic in it fails its callers, not the process.
+// caught runs do. A panic in it fails the callers, not the process.
 func (b *Broker) caught(do func() (Token, error)) (t Token, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {

@@ -10,11 +10,12 @@ import (
 	"token-sidecar/upstream"
 )
 
-// lateTTL is how long nobody asks again after a token that came too late: the next would most likely, too.
+// lateTTL is how long a key is not fetched again after a token that arrived too late: the next would most likely be
+// late too.
 const lateTTL = time.Second
 
-// A refusalRecord is how the caches keep why there is no token: a definitive refusal of the auth service, or a token
-// that came too late.
+// A refusalRecord is how the caches store why there is no token: a definitive refusal by the auth service, or a token
+// that arrived too late.
 type refusalRecord struct {
 	Late      bool   `json:"late,omitempty"`
 	Status    int    `json:"status,omitempty"`
@@ -23,7 +24,7 @@ type refusalRecord struct {
 	Body      []byte `json:"body,omitempty"`
 }
 
-// encodeRefusal returns err as a record, and how long it holds; 0 when it is not to be kept.
+// encodeRefusal returns err as a record, and how long to cache it; 0 means not at all.
 func (b *Broker) encodeRefusal(err error) (record cache.Refusal, ttl time.Duration) {
 	var e *upstream.Error
 	var kept refusalRecord
