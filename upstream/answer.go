@@ -13,40 +13,40 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// maxLife bounds a lifetime, so that arithmetic on a nonsensical one cannot overflow.
+// maxLife bounds a lifetime, so that arithmetic on an absurd one cannot overflow.
 const maxLife = 10 * 365 * 24 * time.Hour
 
-// An Answer is one token as the auth service gave it.
+// An Answer is one token, as the auth service sent it.
 type Answer struct {
-	// Body is the JSON object as it came.
+	// Body is the JSON object as received.
 	Body secret.Value[[]byte]
-	// Lifetimes are the fields in Body that tell how long a token lives, in order of their place. At least one.
+	// Lifetimes are the fields in Body that say how long a token lives, in their order in Body. There is at least one.
 	Lifetimes []Lifetime
-	// Tokens are the tokens in Body. At least one.
+	// Tokens are the tokens in Body. There is at least one.
 	Tokens []secret.Text
-	// RefreshToken is empty when none came.
+	// RefreshToken is empty if none was sent.
 	RefreshToken secret.Text
-	// Sent is the moment before the request was sent. Lifetimes count from it.
+	// Sent is when the request was about to be sent. Lifetimes count from it.
 	Sent time.Time
 }
 
 // A Lifetime is a field such as "expires_in":86400 in an Answer's Body.
 type Lifetime struct {
-	// Start and End enclose the digits in Body, without the quotes of a numeric string.
+	// Start and End delimit the digits in Body, without the quotes of a numeric string.
 	Start, End int
 	// Life is the field's value, above zero.
 	Life time.Duration
 }
 
-// The fields that hold a token, and those that tell their lifetimes.
+// The fields that contain tokens, and those with their lifetimes.
 var (
 	tokenFields    = []string{"access_token", "id_token", "session_token", "client_token"}
 	lifetimeFields = []string{"expires_in", "id_token_expires_in"}
 )
 
-// parseAnswer reads the body of a 2xx. Its errors are of kind BadResponse.
+// parseAnswer reads the body of a 2xx answer. Its errors are of kind BadResponse.
 func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
-	// without the room that reading left: it is kept for a day
+	// The buffer's spare capacity is not kept with the token.
 	answer := &Answer{Body: secret.Hide(bytes.Clone(body)), Sent: sent}
 	seen := make(map[string]bool)
 	problem := eachField(body, func(name string, value jsonobject.Value) string {
@@ -126,7 +126,7 @@ func parseLifetime(value jsonobject.Value) (Lifetime, string) {
 	return Lifetime{Start: start, End: start + len(digits), Life: life}, ""
 }
 
-// parseRefusal reads the body of a definitive refusal: errorCode, if it has one, tells what was refused.
+// parseRefusal reads the body of a definitive refusal. The errorCode, if there is one, says what was refused.
 func parseRefusal(status int, header http.Header, body []byte) *Error {
 	e := &Error{Kind: Refused, Status: status, final: true}
 	code := ""
@@ -148,8 +148,8 @@ func parseRefusal(status int, header http.Header, body []byte) *Error {
 	return e
 }
 
-// requestID returns the support id of an error, from the header or else the body. It is dropped when it is not one that
-// can be passed on in a header.
+// requestID returns the support id of an error, from the header or else from the body. An id that could not be passed
+// on in a header is dropped.
 func requestID(header http.Header, body []byte) string {
 	id := header.Get("X-Humanapi-Request-Id")
 	if id == "" {

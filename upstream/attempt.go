@@ -13,7 +13,7 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// maxBody bounds what is read of an answer, in bytes.
+// maxBody bounds how much of an answer is read, in bytes.
 const maxBody = 256 << 10
 
 // wire is the body of a request.
@@ -26,15 +26,15 @@ type wire struct {
 	Scopes       []string `json:"extra_scopes,omitempty"`
 }
 
-// attempt asks once, and once more when our credentials were refused but have been replaced meanwhile: a
-// rotation must not cost a request.
+// attempt asks once, and once more if our credentials were refused but have been replaced meanwhile: a rotation must
+// not fail a request.
 func (c *Client) attempt(ctx context.Context, k *call) (*Answer, error) {
 	k.used = c.opts.Secret.Text()
 	answer, err := c.send(ctx, k.req, k.used)
 	if !doubtsSecret(err) {
 		return answer, err
 	}
-	// Two readings, because a new content counts from the second on.
+	// Reload twice, because new content takes effect only when it has been read twice.
 	c.opts.Secret.Reload()
 	c.opts.Secret.Reload()
 	if current := c.opts.Secret.Text(); !secret.Equal(k.used, current.Reveal()) {
@@ -44,7 +44,7 @@ func (c *Client) attempt(ctx context.Context, k *call) (*Answer, error) {
 	return answer, err
 }
 
-// doubtsSecret reports whether err may be due to a former client secret.
+// doubtsSecret reports whether err may be due to an outdated client secret.
 func doubtsSecret(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && (e.Kind == ClientRefused || e.Kind == Unauthorized)
@@ -87,8 +87,8 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 	return judge(res, content, err, sent, used)
 }
 
-// judge turns a response into an answer or an error. readErr tells why body is not all of it; used is the client secret
-// that the request was sent with.
+// judge turns a response into an answer or an error. readErr says why body is incomplete; used is the client secret
+// with which the request was sent.
 func judge(res *http.Response, body []byte, readErr error, sent time.Time, used secret.Text) (*Answer, error) {
 	status := res.StatusCode
 	if status >= 200 && status < 300 {
@@ -119,7 +119,7 @@ func judge(res *http.Response, body []byte, readErr error, sent time.Time, used 
 	return nil, e
 }
 
-// refusalOf turns a response that is no 2xx into an error.
+// refusalOf turns a response other than 2xx into an error.
 func refusalOf(res *http.Response, body []byte, now time.Time) *Error {
 	status := res.StatusCode
 	switch {

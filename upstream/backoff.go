@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// firstBackoff is how long a key is left alone after its first failed call; each further failure doubles it.
+	// firstBackoff is the pause of a key after its first failed call; each further failure doubles it.
 	firstBackoff = 500 * time.Millisecond
-	// maxFailing bounds how many failing keys are remembered, at some 300 bytes each.
+	// maxFailing bounds how many failing keys are remembered, at about 300 bytes each.
 	maxFailing = 4096
 )
 
-// A tokenKey identifies a token that may be asked for.
+// A tokenKey identifies the token that a call asks for.
 type tokenKey = [32]byte
 
-// backoffs leave each key alone for a while that fails, and no other: one user whose calls fail must not cost the
-// others anything, and is not to be asked for again and again either.
+// backoffs pause each key whose calls fail, and only that key: one user whose calls fail must not affect others, and
+// must not be asked for over and over either.
 type backoffs struct {
 	longest time.Duration // BREAKER_OPEN_FOR
 
@@ -38,8 +38,8 @@ func newBackoffs(longest time.Duration) *backoffs {
 	return &backoffs{longest: longest, keys: map[tokenKey]*failing{}}
 }
 
-// check returns how the last call of key failed while it is left alone, else nil. again reports whether the key is
-// known to fail, so that one attempt is enough to find out whether it still does.
+// check returns how the last call of key failed, while key is paused, else nil. again reports whether key is known to
+// fail, in which case one attempt is enough to find out whether it still does.
 func (b *backoffs) check(key tokenKey, now time.Time) (held *Error, again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,8 +53,7 @@ func (b *backoffs) check(key tokenKey, now time.Time) (held *Error, again bool) 
 	return nil, f.times > 0
 }
 
-// failed leaves key alone after a failure, for the backoff or until the time that the auth service named, if that is
-// later.
+// failed pauses key after a failure, for the backoff or until the time that the auth service named, whichever is later.
 func (b *backoffs) failed(key tokenKey, why *Error, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,15 +64,15 @@ func (b *backoffs) failed(key tokenKey, why *Error, now time.Time) {
 		b.keys[key] = f
 	}
 	var d time.Duration
-	if why.Kind != RateLimited { // a 429 speaks of how much is asked, not of this key
+	if why.Kind != RateLimited { // a 429 is about the number of calls, not about this key
 		d = b.duration(f.times)
 		f.times++
 	}
 	f.until, f.last = now.Add(max(d, why.RetryAfter)), why.kept()
 }
 
-// duration is the backoff after that many failures before: up to a quarter of it is left out at random, so that those
-// who failed together do not come back together.
+// duration is the pause after that many earlier failures. Up to a quarter is subtracted at random, so that callers who
+// failed together do not return together.
 func (b *backoffs) duration(before int) time.Duration {
 	d := b.longest
 	if doubled := firstBackoff << min(before, 20); doubled < d {
@@ -100,10 +99,10 @@ func (b *backoffs) forget(kind Kind) {
 	}
 }
 
-// stale reports whether f is so long ago that the next failure would be a first one.
+// stale reports whether f is so old that the next failure would count as the first.
 func (b *backoffs) stale(f *failing, now time.Time) bool { return now.Sub(f.until) > 2*b.longest }
 
-// makeRoom keeps the number of keys within its bound. Whichever goes costs the auth service an attempt at most.
+// makeRoom keeps the number of keys within its bound. Dropping a key costs the auth service one more attempt at most.
 func (b *backoffs) makeRoom() {
 	for key := range b.keys {
 		if len(b.keys) < maxFailing {
@@ -113,7 +112,7 @@ func (b *backoffs) makeRoom() {
 	}
 }
 
-// count returns how many keys are left alone now.
+// count returns how many keys are paused.
 func (b *backoffs) count(now time.Time) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -125,7 +124,7 @@ func (b *backoffs) count(now time.Time) (n int) {
 	return n
 }
 
-// kept is e without what is large or speaks of one request.
+// kept returns e without what is large or specific to one request.
 func (e *Error) kept() *Error {
 	copied := *e
 	copied.Body = secret.Value[[]byte]{}
@@ -135,7 +134,7 @@ func (e *Error) kept() *Error {
 	return &copied
 }
 
-// held is e as it is told to those whose call did not go out because of it.
+// held returns e for calls that did not go out because of it.
 func (e *Error) held(left time.Duration) *Error {
 	copied := *e.kept()
 	copied.notAsked, copied.RetryAfter = true, left

@@ -9,42 +9,42 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// A breaker keeps calls from one path of the auth service while it fails: after so many failed calls in a row it is
-// open, and after BREAKER_OPEN_FOR one trial tells whether it closes.
+// A breaker stops calls at one path of the auth service while that fails: it opens after BREAKER_FAILURES failed calls
+// in a row, and after BREAKER_OPEN_FOR one trial decides whether it closes.
 //
-// Failures of one key alone open it too, but then the bad thing may be that key and not the auth service. So a call of
-// another key is let through at once, as a detour around the open breaker: its success closes the breaker, its failure
-// means that several keys fail. There is one detour at a time, and who wants the next one waits for how it ends.
+// Failures of a single key open it too, but then the problem may be that key and not the auth service. A call of
+// another key is therefore let through at once, as a detour around the open breaker. If it succeeds the breaker closes;
+// if it fails, several keys fail. There is one detour at a time, and calls that want the next one wait for its outcome.
 type breaker struct {
 	failing int // BREAKER_FAILURES
 	openFor time.Duration
 	opened  func() // counts
 
-	mu sync.Mutex // guards what follows; the methods of cb are called with it held, so onStateChange must not lock it
+	mu sync.Mutex // guards the following; the methods of cb are called with it held, so onStateChange must not lock it
 	cb *gobreaker.TwoStepCircuitBreaker[struct{}]
-	// row are the failed calls in a row.
+	// row is about the current row of failed calls.
 	row row
-	// trialAt is when the open breaker lets a trial through.
+	// trialAt is when the open breaker will let a trial through.
 	trialAt time.Time
-	// trial is set while the half-open breaker's trial is under way.
+	// trial is set during the trial of the half-open breaker.
 	trial *passage
-	// detour is set while there is one, and closed when it ends.
+	// detour is set during a detour, and closed when it ends.
 	detour chan struct{}
-	// cause is the last failure before the breaker last opened, and first the one that its row of failures began with.
+	// cause is the last failure before the breaker last opened, and first the earliest failure of that row.
 	cause, first *Error
-	// openedAt is when the breaker opened first since it was last closed.
+	// openedAt is when the breaker first opened since it was last closed.
 	openedAt time.Time
 }
 
-// A row is what is known of failed calls in a row.
+// A row describes failed calls in a row.
 type row struct {
-	key     tokenKey // of the first of them
-	several bool     // not all of them are of that key
-	first   *Error   // nil: there is none
+	key     tokenKey // of the first failure
+	several bool     // whether there are failures of other keys too
+	first   *Error   // nil: there was no failure
 	last    *Error
 }
 
-// blamesOther reports whether all failures are of one key, and it is not this one.
+// blamesOther reports whether all failures are of one key, and key is another one.
 func (r row) blamesOther(key tokenKey) bool { return r.first != nil && !r.several && r.key != key }
 
 func (r *row) add(key tokenKey, err error) {
@@ -57,29 +57,29 @@ func (r *row) add(key tokenKey, err error) {
 	r.several = r.several || r.key != key
 }
 
-// A passage is a call that the breaker has let through. It ends with settle.
+// A passage is a call that the breaker let through. It ends with settle.
 type passage struct {
 	b    *breaker
-	cb   *gobreaker.TwoStepCircuitBreaker[struct{}] // that was in force
+	cb   *gobreaker.TwoStepCircuitBreaker[struct{}] // the one in use when the call started
 	key  tokenKey
 	done func(error) // nil on a detour
-	// trial is set when the call decides whether an open breaker closes.
+	// trial is set if the call decides whether an open breaker closes.
 	trial bool
-	// detour is set when others wait for how the call ends.
+	// detour is set if other calls wait for the outcome of this one.
 	detour chan struct{}
 }
 
-// single reports whether the call is to be a single attempt, because most likely it fails.
+// single reports whether the call should be a single attempt, because it will most likely fail.
 func (p *passage) single() bool { return p.trial && p.detour == nil }
 
-// newBreaker returns a closed breaker. opened is called each time that it opens, and must not call it back.
+// newBreaker returns a closed breaker. opened is called each time that it opens, and must not call its methods.
 func newBreaker(failing int, openFor time.Duration, opened func()) *breaker {
 	b := &breaker{failing: failing, openFor: openFor, opened: opened}
 	b.reset()
 	return b
 }
 
-// reset puts a closed breaker in force.
+// reset closes the breaker.
 func (b *breaker) reset() {
 	var cb *gobreaker.TwoStepCircuitBreaker[struct{}]
 	cb = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
@@ -96,7 +96,7 @@ func (b *breaker) reset() {
 	b.cb, b.trial = cb, nil
 }
 
-// enter lets a call of key through, or returns why not. With wait it waits for the end of a detour.
+// enter lets a call of key through, or returns why not. With wait, it waits for a detour to end.
 func (b *breaker) enter(ctx context.Context, key tokenKey, wait bool) (*passage, *Error) {
 	for {
 		p, detour := b.tryEnter(key)
@@ -114,7 +114,7 @@ func (b *breaker) enter(ctx context.Context, key tokenKey, wait bool) (*passage,
 	}
 }
 
-// tryEnter returns nil and the detour in progress, if it is that which stands in the way.
+// tryEnter returns nil and the detour in progress, if that is what the call would have to wait for.
 func (b *breaker) tryEnter(key tokenKey) (*passage, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,7 +142,7 @@ func (b *breaker) tryEnter(key tokenKey) (*passage, <-chan struct{}) {
 	return p, nil
 }
 
-// peek returns why a call of key would not be let through now. One that would wait for a detour is.
+// peek returns why a call of key would not be let through at present. One that would wait for a detour would be.
 func (b *breaker) peek(key tokenKey) *Error {
 	b.mu.Lock()
 	state := b.cb.State()
@@ -155,7 +155,7 @@ func (b *breaker) peek(key tokenKey) *Error {
 	return b.refusal()
 }
 
-// overtaken returns why the call may not go out any more: the breaker has opened since.
+// overtaken returns why the call may not go out after all: the breaker has opened meanwhile.
 func (p *passage) overtaken() *Error {
 	b := p.b
 	b.mu.Lock()
@@ -167,7 +167,7 @@ func (p *passage) overtaken() *Error {
 	return b.refusal()
 }
 
-// settle tells the breaker how the call ended.
+// settle tells the breaker the outcome of the call.
 func (p *passage) settle(err error) {
 	b := p.b
 	b.mu.Lock()
@@ -193,7 +193,7 @@ func (p *passage) settle(err error) {
 	if isFailure(err) || isNoVerdict(err) {
 		return
 	}
-	// A success also closes an open breaker if it was not the failing key's, though it went out before the opening.
+	// A success also closes an open breaker, unless it is that of the failing key, even if the call went out before.
 	if b.cb.State() != gobreaker.StateClosed {
 		if !p.trial && !b.row.blamesOther(p.key) {
 			return
@@ -204,7 +204,7 @@ func (p *passage) settle(err error) {
 	b.row = row{}
 }
 
-// onStateChange is called with b.mu held, from within cb.
+// onStateChange is called by cb, with b.mu held.
 func (b *breaker) onStateChange(to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
@@ -220,7 +220,7 @@ func (b *breaker) onStateChange(to gobreaker.State) {
 	}
 }
 
-// refusal is what a call is told that is not let through.
+// refusal returns the error of a call that is not let through.
 func (b *breaker) refusal() *Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -3,14 +3,14 @@ package upstream
 import "sync"
 
 const (
-	// freeRetries is how many retries may be made before calls have earned any.
+	// freeRetries is how many retries may be made before any were earned.
 	freeRetries = 3
-	// callsPerRetry is how many calls earn one retry: at four, one attempt in five is a retry.
+	// callsPerRetry is how many calls earn one retry: with four, at most one attempt in five is a retry.
 	callsPerRetry = 4
 )
 
-// A budget keeps retries from multiplying an outage, as gRPC's retry throttling and Finagle's RetryBudget do: whatever
-// happens, there are at most freeRetries + calls/callsPerRetry retries.
+// A budget keeps retries from multiplying an outage, like gRPC's retry throttling and Finagle's RetryBudget: there are
+// never more than freeRetries + calls/callsPerRetry retries.
 type budget struct {
 	mu sync.Mutex
 	// left is counted in calls: a retry costs callsPerRetry.
@@ -19,15 +19,15 @@ type budget struct {
 
 func newBudget() *budget { return &budget{left: freeRetries * callsPerRetry} }
 
-// call notes that a call has gone out. What is earned beyond freeRetries is not kept, or a good day would pay for a
-// storm.
+// call notes that a call has gone out. No more than freeRetries are saved up, or a good day would pay for a storm of
+// retries.
 func (b *budget) call() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left = min(b.left+1, freeRetries*callsPerRetry)
 }
 
-// retry takes a retry out of the budget. It reports whether there was one.
+// retry takes one retry from the budget, and reports whether there was one.
 func (b *budget) retry() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

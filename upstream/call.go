@@ -11,19 +11,19 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// A call is one token being asked for, in one or more attempts.
+// A call asks for one token, in one or more attempts.
 type call struct {
 	req    Request
 	key    tokenKey
 	path   *path
-	single bool        // one attempt is enough: it is a trial, or the key is known to fail
-	used   secret.Text // the client secret that the last attempt was sent with
+	single bool        // only one attempt: it is a trial, or the key is known to fail
+	used   secret.Text // the client secret used for the last attempt
 
-	credentials uint64   // the trial of our credentials that it is, or 0
+	credentials uint64   // the trial of our credentials that this call is, or 0
 	passage     *passage // through the breaker
 }
 
-// path is what is known of one of the auth service's calls.
+// path is the state of one of the auth service's paths.
 type path struct {
 	breaker *breaker
 	retries *budget
@@ -31,7 +31,7 @@ type path struct {
 	asked   atomic.Bool
 }
 
-// waitStep is how often a call that waits for the end of a short hold looks again.
+// waitStep is how often a call that waits for the end of a short hold checks again.
 const waitStep = 250 * time.Millisecond
 
 // Token asks for a token. The error is an [*Error], or wraps [context.Canceled] when ctx was cancelled.
@@ -43,8 +43,8 @@ func (c *Client) Token(ctx context.Context, req Request) (*Answer, error) {
 	return answer, err
 }
 
-// Held returns what would hold req back now, nil if it may go out, perhaps after a short wait. It asks nobody and takes
-// no trial's place, so another call may still come first.
+// Held returns why req would be held back at present, nil if it could go out, perhaps after a short wait. It uses only
+// local state and does not become a trial, so another call may still go first.
 func (c *Client) Held(req Request) error {
 	now, path := time.Now(), c.paths[req.Path]
 	if path == nil {
@@ -63,18 +63,18 @@ func (c *Client) Held(req Request) error {
 		held = pass.error()
 	}
 	if held == nil {
-		return nil // a nil *Error is no nil error
+		return nil // a nil *Error in an error would not be nil
 	}
 	return held
 }
 
 var (
 	errPath = &Error{Kind: Unavailable, detail: "there is no such call", notAsked: true}
-	// errGivenUp is how a call ended that has not come to its end: no verdict.
+	// errGivenUp is the outcome of a call that was abandoned: it says nothing about the auth service.
 	errGivenUp = &Error{Kind: Unavailable, detail: "given up", notAsked: true}
 )
 
-// guarded makes a call that nothing holds back, and tells those who might have held it how it ended.
+// guarded makes a call that no guard holds back, and tells the guards its outcome.
 func (c *Client) guarded(ctx context.Context, k *call) (answer *Answer, err error) {
 	if k.path == nil {
 		return nil, errPath
@@ -106,8 +106,8 @@ func (c *Client) enterBreaker(ctx context.Context, k *call) (*passage, *Error) {
 	return k.path.breaker.enter(ctx, k.key, !k.req.Background)
 }
 
-// overtaken returns what has come to hold k back since it was let through: thousands may have waited for a permit while
-// the first ones failed.
+// overtaken returns why k may not go out after all: thousands of calls may have waited for a permit while the first
+// ones failed.
 func (c *Client) overtaken(k *call) *Error {
 	if k.credentials == 0 {
 		if held := c.credentials.peek(time.Now()); held != nil {
@@ -117,7 +117,7 @@ func (c *Client) overtaken(k *call) *Error {
 	return k.passage.overtaken()
 }
 
-// judged takes in how a call ended, for its key and for our credentials, and returns the error that callers are told.
+// judged notes the outcome of a call, for its key and for our credentials, and returns the error for the callers.
 func (c *Client) judged(k *call, err error) error {
 	err = c.credentials.settle(k.key, k.credentials, err)
 	var e *Error
@@ -131,7 +131,7 @@ func (c *Client) judged(k *call, err error) error {
 	case e.Kind == ClientRefused:
 		c.metrics.clientRefusals.Inc()
 		if !secret.Equal(k.used, c.opts.Secret.Text().Reveal()) {
-			c.secretChanged() // while it was refused
+			c.secretChanged() // it changed while the old one was refused
 		}
 	case e.Kind == Refused:
 		c.failing.succeeded(k.key)
@@ -141,7 +141,7 @@ func (c *Client) judged(k *call, err error) error {
 	return err
 }
 
-// secretChanged ends what holds calls back because of the former client secret.
+// secretChanged lifts everything that holds calls back because of the former client secret.
 func (c *Client) secretChanged() {
 	c.credentials.lift()
 	c.failing.forget(Unauthorized)
@@ -177,13 +177,13 @@ func (c *Client) attempts(ctx context.Context, k *call) (*Answer, error) {
 	}
 }
 
-// mayRetry reports whether another attempt is to be made after that pause, and takes it out of the budget.
+// mayRetry reports whether to make another attempt after that pause, and takes it from the budget.
 func (c *Client) mayRetry(ctx context.Context, k *call, pause time.Duration, err error) bool {
 	var failed *Error
 	if !errors.As(err, &failed) || failed.final || k.single {
 		return false
 	}
-	// An attempt that could not have its whole time would time out because of us.
+	// An attempt without its full time could time out because of us.
 	startBy := c.startBy(ctx)
 	if time.Now().Add(pause).After(startBy) {
 		return false
@@ -198,7 +198,7 @@ func (c *Client) mayRetry(ctx context.Context, k *call, pause time.Duration, err
 	return true
 }
 
-// once makes an attempt that has been let out.
+// once makes an attempt that letOut has admitted.
 func (c *Client) once(ctx context.Context, k *call, out ticket) (answer *Answer, err error) {
 	defer c.permits.give()
 	err = errGivenUp
@@ -207,7 +207,8 @@ func (c *Client) once(ctx context.Context, k *call, out ticket) (answer *Answer,
 	return answer, err
 }
 
-// letOut waits until an attempt may go out: for a permit, and for the gate. It returns with a permit taken, or why not.
+// letOut waits until an attempt may go out: for a permit, and for the gate. It returns with a permit taken, or with the
+// reason why not.
 func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 	startBy, background := c.startBy(ctx), k.req.Background
 	paid := false
@@ -252,7 +253,7 @@ func (c *Client) letOut(ctx context.Context, k *call) (ticket, error) {
 	}
 }
 
-// putOff is what a call is told that cannot start in time.
+// putOff returns the error of a call that cannot start in time.
 func (c *Client) putOff(background bool, why, cause string, after time.Duration) error {
 	e := &Error{
 		Kind: Unavailable, RetryAfter: max(after, time.Second), detail: "not asked in time, " + why,
@@ -264,7 +265,7 @@ func (c *Client) putOff(background bool, why, cause string, after time.Duration)
 	return e
 }
 
-// startBy is when an attempt must begin to have its whole time.
+// startBy is the latest time at which an attempt can begin and still have its full time.
 func (c *Client) startBy(ctx context.Context) time.Time {
 	deadline, _ := ctx.Deadline()
 	return deadline.Add(-c.opts.Timeout)

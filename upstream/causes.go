@@ -9,7 +9,7 @@ import (
 	"token-sidecar/internal/health"
 )
 
-// The causes that are neither of the network nor a status.
+// The causes other than those of the network and statuses.
 const (
 	causeNoToken    = "answer without a usable token"
 	causeRedirect   = "redirect"
@@ -19,8 +19,8 @@ const (
 	causeFleetLimit = "UPSTREAM_CALLS_PER_MINUTE reached"
 )
 
-// Cause tells in a few words why the call failed. There are few of them and none repeats what a caller sent, so it may
-// stand in metrics. Of a call that did not go out it is the cause of whatever held it back.
+// Cause says in a few words why the call failed. The causes form a short list and repeat nothing that a caller sent, so
+// they are suitable for metrics. The cause of a call that did not go out is the cause of what held it back.
 func (e *Error) Cause() string {
 	switch {
 	case e.cause != "":
@@ -36,13 +36,13 @@ func (e *Error) Cause() string {
 	}
 }
 
-// Causes are those of which calls fail, those of TLS and most statuses aside.
+// Causes lists why calls fail, except for causes about TLS and most statuses.
 func Causes() []string {
 	return append(health.NetworkCauses(), causeNoToken, causeRedirect, causeOurRequest, causeConcurrent, causeFleetLimit,
 		"401 INVALID_CLIENT_ID", "401 INVALID_CLIENT_ID_OR_SECRET", causeBare, "429 Too Many Requests")
 }
 
-// statusNumber leaves out the digits of a status that nobody has registered.
+// statusNumber hides the digits of an unregistered status.
 func statusNumber(status int) string {
 	if http.StatusText(status) == "" {
 		return fmt.Sprintf("%dxx", status/100)
@@ -50,7 +50,7 @@ func statusNumber(status int) string {
 	return fmt.Sprint(status)
 }
 
-// Remedy tells what to do about a cause.
+// Remedy returns what an operator can do about a cause.
 func Remedy(cause string) string {
 	switch {
 	case strings.HasPrefix(cause, "TLS: unknown authority"):

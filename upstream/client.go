@@ -1,18 +1,19 @@
 // Package upstream asks the auth service for tokens.
 //
 // It promises: every call ends within UPSTREAM_TIMEOUT × UPSTREAM_MAX_ATTEMPTS plus a second of backoff; the secret
-// goes to AuthURL and nowhere else, redirects are never followed, and no answer that contains it is passed on; at most
-// 256 KiB of an answer are read; the result is a token with a lifetime, or an [*Error] that says how the call failed.
+// goes to AuthURL and nowhere else, redirects are never followed, and no answer that contains the secret is passed on;
+// at most 256 KiB of an answer are read; the result is a token with a lifetime, or an [*Error] that says how the call
+// failed.
 //
 // Guards keep one failure from affecting everybody. A call passes them in this order:
 //
-//   - backoff.go: a key whose calls fail backs off, and no other;
-//   - credentials.go: a refusal of our own credentials stops all calls for NEGATIVE_TTL;
-//   - breaker.go: a path that fails gets no calls but one trial every BREAKER_OPEN_FOR;
-//   - permits.go: at most UPSTREAM_MAX_CONCURRENT attempts at once, callers before renewals;
-//   - gate.go, fleet.go: a Retry-After stops the whole fleet, and UPSTREAM_CALLS_PER_MINUTE limits it;
-//   - budget.go: at most one attempt in five is a retry;
-//   - transport.go: a connection that has fallen silent is replaced.
+// - backoff.go: a key whose calls fail backs off, and no other;
+// - credentials.go: a refusal of our own credentials stops all calls for NEGATIVE_TTL;
+// - breaker.go: a failing path gets no calls but one trial every BREAKER_OPEN_FOR;
+// - permits.go: at most UPSTREAM_MAX_CONCURRENT attempts at once, callers before renewals;
+// - gate.go, fleet.go: a Retry-After stops the whole fleet, and UPSTREAM_CALLS_PER_MINUTE limits it;
+// - budget.go: at most one attempt in five is a retry;
+// - transport.go: a connection that falls silent is replaced.
 package upstream
 
 import (
@@ -29,19 +30,19 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// The auth service's calls.
+// The paths of the auth service's calls.
 const (
 	ConnectPath = "/v1/connect/token"
 	AdminPath   = "/v1/admin/token"
 )
 
-// backoffBudget is what all pauses between the attempts of one call may add up to.
+// backoffBudget bounds the sum of all pauses between the attempts of one call.
 const backoffBudget = time.Second
 
 // Options configure a [Client]. URL, ClientID and Secret are required; zero durations and numbers mean the
 // documented defaults.
 type Options struct {
-	// URL is the auth service: scheme, host and port.
+	// URL is scheme, host and port of the auth service.
 	URL      string
 	ClientID string
 	Secret   *secret.File
@@ -53,13 +54,13 @@ type Options struct {
 	BreakerFailures int
 	// BreakerOpenFor is how long it stays open before a trial. Default 30 s.
 	BreakerOpenFor time.Duration
-	// RefusalPause is how long all calls are held back after a refusal of our own credentials. 0 is not at all.
+	// RefusalPause is how long all calls are held back after a refusal of our own credentials. 0 means not at all.
 	RefusalPause time.Duration
 	// MaxConcurrent bounds the attempts in progress at once. Default 64.
 	MaxConcurrent int
-	// CallsPerMinute bounds the attempts of all who share Gate. 0 is no limit.
+	// CallsPerMinute bounds the attempts of all clients that share Gate. 0 means no limit.
 	CallsPerMinute int
-	// Gate is shared by the fleet. Default: none, each client keeps to itself.
+	// Gate is shared by the fleet. Default: none, and each client limits only itself.
 	Gate Gate
 	// Transport sends the requests. Default: [NewTransport] with its defaults.
 	Transport http.RoundTripper
@@ -74,10 +75,9 @@ type Request struct {
 	UserID secret.Text
 	Email  secret.Text
 	Scopes []string
-	// Key identifies the token that is asked for, so that it can be told which fails. Zero: it is made of the other
-	// fields.
+	// Key identifies the token, so that failures can be tracked per token. Zero: it is derived from the other fields.
 	Key [32]byte
-	// Background is set on a renewal, which gives way to calls that somebody waits for.
+	// Background is set for a renewal, which yields to calls that have waiting callers.
 	Background bool
 }
 
@@ -92,7 +92,7 @@ func (r Request) key() tokenKey {
 	return tokenKey(hash.Sum(nil))
 }
 
-// A Client asks one auth service with one client_id. Its methods may be called from many goroutines.
+// A Client asks one auth service with one client_id. Its methods may be called concurrently.
 type Client struct {
 	opts        Options
 	http        *http.Client
@@ -101,7 +101,7 @@ type Client struct {
 	paths       map[string]*path
 	permits     *permits
 	fleet       *fleet
-	limited     health.Streak // calls that UPSTREAM_CALLS_PER_MINUTE made wait
+	limited     health.Streak // calls delayed by UPSTREAM_CALLS_PER_MINUTE
 	metrics     *metrics
 }
 
@@ -150,17 +150,17 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// CallLimit is how long one call may take at most, given the limit of an attempt and their number.
+// CallLimit is the longest that a call may take, given the limit of an attempt and the number of attempts.
 func CallLimit(timeout time.Duration, attempts int) time.Duration {
 	return time.Duration(attempts)*timeout + backoffBudget
 }
 
 func (c *Client) rate(background bool) Rate { return RateOf(c.opts.CallsPerMinute, background) }
 
-// Limit is how long a call of c may take at most.
+// Limit is the longest that a call of c may take.
 func (c *Client) Limit() time.Duration { return CallLimit(c.opts.Timeout, c.opts.MaxAttempts) }
 
-// isFailure reports whether err speaks against the auth service's health. A refusal does not.
+// isFailure reports whether err is a sign of an unhealthy auth service. A refusal is not.
 func isFailure(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -169,7 +169,7 @@ func isFailure(err error) bool {
 	return e.Kind == Unavailable || e.Kind == Timeout || e.Kind == BadResponse
 }
 
-// isNoVerdict reports whether err says nothing about the auth service: given up by us, or never sent.
+// isNoVerdict reports whether err says nothing about the auth service: the call was abandoned by us, or never sent.
 func isNoVerdict(err error) bool {
 	var e *Error
 	return errors.Is(err, context.Canceled) || (errors.As(err, &e) && e.notAsked)

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// bareKeys is how many keys must get a 401 without an errorCode, with no success between them, to mean that it is our
-// own credentials that are refused. With fewer it is taken for a matter of those keys.
+// bareKeys is how many keys must get a 401 without an errorCode, with no success in between, to mean that our own
+// credentials are refused. Fewer are treated as problems of those keys.
 const bareKeys = 3
 
-// credentials hold all calls back, at both paths, when the auth service refuses our client_id or client_secret: the
-// same would be refused again, and too many might lock the client out.
+// credentials hold back all calls, at both paths, after the auth service has refused our client_id or client_secret: it
+// would refuse them again, and repeated failures might lock the client out.
 type credentials struct {
-	pause time.Duration // 0: never hold back
+	pause time.Duration // 0: never hold calls back
 
 	mu    sync.Mutex
 	hold  hold
 	why   *Error
-	since time.Time  // of the first refusal since the hold was last lifted
+	since time.Time  // the first refusal since the hold was last lifted
 	bare  []tokenKey // keys that got a bare 401 since the last success
 }
 
-// enter returns why calls are held back, or, when they no longer are, the trial that finds out. longest is how long
-// that takes at most.
+// enter returns why calls are held back; or, once that time is over, the number of the trial that the call becomes.
+// longest is the longest that the trial may take.
 func (c *credentials) enter(now time.Time, longest time.Duration) (trial uint64, held *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,7 +36,7 @@ func (c *credentials) enter(now time.Time, longest time.Duration) (trial uint64,
 	return trial, nil
 }
 
-// peek is enter without becoming the trial.
+// peek is enter, without becoming the trial.
 func (c *credentials) peek(now time.Time) *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,7 +46,7 @@ func (c *credentials) peek(now time.Time) *Error {
 	return nil
 }
 
-// settle takes in how a call of key ended, and returns the error that it means: a bare 401 too many becomes a refusal
+// settle notes the outcome of a call of key, and returns the error to report: one bare 401 too many becomes a refusal
 // of our credentials.
 func (c *credentials) settle(key tokenKey, trial uint64, err error) error {
 	c.mu.Lock()
@@ -72,7 +72,7 @@ func (c *credentials) settle(key tokenKey, trial uint64, err error) error {
 		return &copied
 	case e != nil && e.Kind == ClientRefused && !e.notAsked:
 		c.refused(now, trial, e)
-	default: // it did not come so far as to tell
+	default: // the call did not get far enough to tell
 		c.hold.release(now, trial, false)
 	}
 	return err
@@ -89,7 +89,7 @@ func (c *credentials) refused(now time.Time, trial uint64, why *Error) {
 	c.why = why.kept()
 }
 
-// state returns why our credentials are refused, nil while they are not, since when, and for how long nobody asks.
+// state returns why our credentials are refused (nil if they are not), when that began, and the time until the next trial.
 func (c *credentials) state(now time.Time) (why *Error, since time.Time, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,7 +99,7 @@ func (c *credentials) state(now time.Time) (why *Error, since time.Time, left ti
 	return c.why, c.since, c.hold.left(now)
 }
 
-// lift ends the hold: the secret has changed.
+// lift ends the hold, because the secret has changed.
 func (c *credentials) lift() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +111,7 @@ func isClientRefusal(errorCode string) bool {
 	return errorCode == "INVALID_CLIENT_ID" || errorCode == "INVALID_CLIENT_ID_OR_SECRET"
 }
 
-// isBare reports whether a refusal names no reason but that it is unauthorized.
+// isBare reports whether a refusal gives no reason beyond being unauthorized.
 func isBare(status int, errorCode string) bool {
 	return status == http.StatusUnauthorized && errorCode == ""
 }

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// maxLayers is how many layers of escapes are looked through, such as JSON in a string of JSON.
+	// maxLayers is how many layers of escapes are decoded, such as JSON in a JSON string.
 	maxLayers = 3
-	// minEncoded is the least length of a secret that is looked for in base64, in bytes. What shorter ones
-	// leave is found by chance in tokens.
+	// minEncoded is the minimum length, in bytes, of a secret that is searched for in base64. Shorter ones would match
+	// parts of tokens by chance.
 	minEncoded = 6
 )
 
-// echoes reports whether body contains the client secret: as it is, in JSON's escapes (RFC 8259, section 7),
-// percent-encoded (RFC 3986, section 2.1, and as forms do), in HTML's character references, in base64, or in up to
-// three layers of those.
+// echoes reports whether body contains the client secret: verbatim, in JSON escapes (RFC 8259, section 7),
+// percent-encoded (RFC 3986, section 2.1, and as in forms), in HTML character references, in base64, or in up to three
+// layers of those.
 func echoes(body []byte, clientSecret secret.Text) bool {
 	wanted := []byte(clientSecret.Reveal())
 	if len(wanted) == 0 || len(body) == 0 {
@@ -31,7 +31,7 @@ func echoes(body []byte, clientSecret secret.Text) bool {
 	return containsAny(body, append([][]byte{wanted}, base64Forms(wanted)...), maxLayers)
 }
 
-// containsAny looks for the patterns in text, and in what is left of it without up to so many layers of escapes.
+// containsAny searches for the patterns in text, and in text with up to that many layers of escapes decoded.
 func containsAny(text []byte, patterns [][]byte, layers int) bool {
 	for _, pattern := range patterns {
 		if bytes.Contains(text, pattern) {
@@ -49,9 +49,9 @@ func containsAny(text []byte, patterns [][]byte, layers int) bool {
 	return false
 }
 
-// base64Forms returns what a text of base64 (RFC 4648, sections 4 and 5) contains if the secret is anywhere in what it
-// encodes: it may begin at each of the three places in a group, and its first and last characters depend on its
-// neighbours.
+// base64Forms returns strings of which base64 (RFC 4648, sections 4 and 5) contains at least one if the encoded data
+// contains the secret. The secret may begin at each of three positions in a group, and its first and last characters
+// depend on their neighbours.
 func base64Forms(wanted []byte) (forms [][]byte) {
 	if len(wanted) < minEncoded {
 		return nil
@@ -67,7 +67,7 @@ func base64Forms(wanted []byte) (forms [][]byte) {
 	return forms
 }
 
-// unescapeJSON undoes the escapes of JSON strings wherever they stand in text.
+// unescapeJSON decodes JSON string escapes anywhere in text.
 func unescapeJSON(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	for i := 0; i < len(text); i++ {
@@ -93,7 +93,7 @@ func unescapeJSON(text []byte) []byte {
 				}
 			}
 			out = utf8.AppendRune(out, r)
-		default: // a quote, a backslash, a slash, or nothing that JSON knows
+		default: // a quote, a backslash, a slash, or no valid escape
 			out = append(out, c)
 		}
 	}
@@ -125,10 +125,10 @@ func unescapePercent(text []byte) []byte {
 	return out
 }
 
-// unescapeForm is unescapePercent where a plus is a space.
+// unescapeForm is unescapePercent, with plus signs decoded to spaces.
 func unescapeForm(text []byte) []byte {
 	if !bytes.Contains(text, []byte("+")) {
-		return text // it would be the same
+		return text // the result would be the same
 	}
 	return unescapePercent(bytes.ReplaceAll(text, []byte("+"), []byte(" ")))
 }

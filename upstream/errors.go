@@ -15,24 +15,24 @@ import (
 type Kind int
 
 const (
-	// Unavailable is no answer, 5xx, 408 or 425, or a call that was held back because of such.
+	// Unavailable is no answer, 5xx, 408 or 425, or a call that was held back because of one of these.
 	Unavailable Kind = iota + 1
 	// Timeout is no answer in time.
 	Timeout
-	// BadResponse is a 2xx that is no token, or a redirect.
+	// BadResponse is a 2xx without a token, or a redirect.
 	BadResponse
 	// RateLimited is a 429, or a call held back because of an earlier one.
 	RateLimited
 	// Refused is a definitive refusal of this one request.
 	Refused
-	// Unauthorized is a 401 without an errorCode. It may mean anything, so it is a failure of this one token and not a
-	// definitive refusal.
+	// Unauthorized is a 401 without an errorCode. It could have many reasons, so it is a failure of this one token, not
+	// a definitive refusal.
 	Unauthorized
 	// ClientRefused is a definitive refusal of our own client_id or secret, which holds for every request.
 	ClientRefused
 )
 
-// ErrorCodes are those that the auth service's documentation names.
+// ErrorCodes are those in the auth service's documentation.
 func ErrorCodes() []string {
 	return []string{
 		"ACCESS_TOKEN_GENERATION_NOT_ALLOWED", "CLIENT_TOKEN_GENERATION_NOT_ALLOWED", "INVALID_CLIENT_ID",
@@ -62,8 +62,8 @@ func (k Kind) String() string {
 	}
 }
 
-// An Error is a failed call. Its text never holds what the auth service sent, except an errorCode that is
-// made of capitals and underscores: a body may repeat a user id.
+// An Error is a failed call. Its text contains nothing that the auth service sent, except an errorCode made of capitals
+// and underscores: a body may repeat a user id.
 type Error struct {
 	Kind Kind
 	// Status is the auth service's HTTP status, 0 when it sent none.
@@ -72,15 +72,15 @@ type Error struct {
 	Code string
 	// RequestID is its x-humanapi-request-id, from the header or the body, for support cases.
 	RequestID string
-	// Body is the JSON object of a refusal as it came, empty when it was none.
+	// Body is the JSON object of a refusal as received, empty if it was not one.
 	Body secret.Value[[]byte]
-	// RetryAfter is how long nobody should ask again; 0 when nothing is known.
+	// RetryAfter is how long to wait before asking again; 0 if unknown.
 	RetryAfter time.Duration
 
-	detail   string // what happened, in our words
-	cause    string // see Cause; empty: made of Status and Code
+	detail   string // what happened, in our own words
+	cause    string // see Cause; empty: derived from Status and Code
 	notAsked bool   // the call did not go out
-	final    bool   // asking again at once cannot help
+	final    bool   // an immediate retry cannot help
 }
 
 // Held reports whether the call did not go out, so that e says nothing new about the auth service.
@@ -101,7 +101,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// printableCode reports whether code looks like an errorCode of the documentation.
+// printableCode reports whether code looks like an errorCode in the documentation.
 func printableCode(code string) bool {
 	for _, r := range code {
 		if (r < 'A' || r > 'Z') && r != '_' {
@@ -111,8 +111,8 @@ func printableCode(code string) bool {
 	return code != "" && len(code) <= 64
 }
 
-// transportError classifies an error of the HTTP client. The error itself is dropped: net/http quotes
-// malformed answers in it.
+// transportError classifies an error of the HTTP client. The error itself is dropped, because net/http quotes malformed
+// answers in it.
 func transportError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("auth service: call given up: %w", context.Canceled)

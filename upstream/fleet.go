@@ -9,26 +9,26 @@ import (
 )
 
 const (
-	// fleetTrust is how long what the shared gate said of a hold is believed without asking it again.
+	// fleetTrust is how long the shared gate's answer about a hold is used without asking again.
 	fleetTrust = time.Second
-	// tellLimit bounds telling the shared gate how an attempt ended: the answer is there already, and somebody waits for
-	// it.
+	// tellLimit bounds how long reporting an attempt to the shared gate may take: the answer is there, and callers wait
+	// for it.
 	tellLimit = 500 * time.Millisecond
 )
 
-// fleet asks the gate that all sidecars share, and one of this process while there is none or it cannot be asked.
+// fleet asks the gate that all sidecars share. It falls back to one of this process if there is none or it fails.
 type fleet struct {
 	shared Gate // nil: none
 	local  *LocalGate
 	// longest bounds a hold: BREAKER_OPEN_FOR.
 	longest time.Duration
-	failed  func() // counts exchanges with the shared gate that failed
+	failed  func() // counts failed exchanges with the shared gate
 
 	mu   sync.Mutex
 	seen map[string]seen
 }
 
-// seen is the hold of a path as this process heard of it last.
+// seen is the latest known hold of a path.
 type seen struct {
 	until   time.Time
 	status  int
@@ -46,12 +46,12 @@ func newFleet(shared Gate, longest time.Duration, failed func()) *fleet {
 type ticket struct {
 	fleet *fleet
 	path  string
-	gate  Gate // that let it out
-	local bool // it is the local one
+	gate  Gate // the gate that let it out
+	local bool // whether gate is the local one
 	trial string
 }
 
-// enter asks whether an attempt may go out. When pass says neither Held nor Wait, it may, with the ticket.
+// enter asks whether an attempt may go out. It may, with the ticket, if neither Held nor Wait of the pass is set.
 func (f *fleet) enter(ctx context.Context, ask Ask) (ticket, Pass) {
 	gate := f.shared
 	var pass Pass
@@ -71,7 +71,7 @@ func (f *fleet) enter(ctx context.Context, ask Ask) (ticket, Pass) {
 	return ticket{fleet: f, path: ask.Path, gate: gate, local: err != nil, trial: pass.Trial}, pass
 }
 
-// peek tells for how long path is held as far as this process knows, without asking anybody.
+// peek returns how long path is held, as far as this process knows, without asking the shared gate.
 func (f *fleet) peek(path string, now time.Time) Pass {
 	if f.shared == nil {
 		return f.local.peek(path, now)
@@ -85,7 +85,7 @@ func (f *fleet) peek(path string, now time.Time) Pass {
 	return Pass{Held: s.until.Sub(now), Status: s.status}
 }
 
-// last is the hold of path as it was heard of last, for people.
+// last returns the latest known hold of path, for the status page.
 func (f *fleet) last(path string, now time.Time) Pass {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,8 +105,8 @@ func (f *fleet) heard(path string, d time.Duration, status int) {
 	f.seen[path] = seen{until: now.Add(d), status: status, heardAt: now}
 }
 
-// settle tells the gates how the attempt ended. Only what the auth service itself answered is shared: that this
-// process cannot reach it says nothing of the others.
+// settle tells the gates the outcome of the attempt. Only an answer of the auth service itself is shared: that this
+// process cannot reach it says nothing about the others.
 func (t ticket) settle(ctx context.Context, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
 	defer cancel()
@@ -125,8 +125,8 @@ func (t ticket) settle(ctx context.Context, err error) {
 	}
 }
 
-// hold tells both gates, so that the local one knows when the shared one cannot be asked. The trial is known to one of
-// them.
+// hold tells both gates, so that the local one is up to date when the shared one fails. Only one of them knows the
+// trial.
 func (t ticket) hold(ctx context.Context, h Hold) {
 	f := t.fleet
 	here, there := h, h
@@ -148,7 +148,7 @@ func (t ticket) release(ctx context.Context, success bool) {
 	}
 }
 
-// error is what a call is told that is held back by p.
+// error is the error of a call that p holds back.
 func (p Pass) error() *Error {
 	e := &Error{
 		Kind: Unavailable, Status: p.Status, RetryAfter: p.Held, detail: "not asked, it asked for a pause",

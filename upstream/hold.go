@@ -2,27 +2,27 @@ package upstream
 
 import "time"
 
-// A hold keeps attempts back until a moment, and then lets one through, the trial. To be given the trial renews the
-// hold for everybody else, so nothing has to happen for the hold to go on: a trial that fails, or whose owner dies, has
-// already been paid for. Only the trial's success ends the hold.
+// A hold holds attempts back until its end, and then lets one through, the trial. Starting the trial renews the hold
+// for everybody else. If the trial fails or its owner dies, the hold thus continues by itself; only a successful trial
+// ends it.
 //
-// The zero hold keeps nobody back. It does no locking.
+// The zero hold holds nothing back. A hold does no locking.
 type hold struct {
 	until time.Time
-	// length is what the auth service asked for; each trial renews the hold for as long.
+	// length is what the auth service asked for; each trial renews the hold by it.
 	length time.Duration
-	// turn numbers the trials and what ends their say: a trial of an earlier turn was overtaken by a newer hold.
+	// turn numbers the trials and the events that supersede them: a trial with an earlier number changes nothing.
 	turn uint64
 }
 
-// on reports whether the hold is in force: before its end, or until its trial succeeds.
+// on reports whether the hold is in force: until its trial succeeds.
 func (h *hold) on() bool { return !h.until.IsZero() }
 
-// left is how long attempts are kept back still; 0 when the next one would go out.
+// left is how much longer attempts are held back; 0 if the next one would go out.
 func (h *hold) left(now time.Time) time.Duration { return max(0, h.until.Sub(now)) }
 
-// enter returns how long the attempt is kept back, or the turn of its trial, which takes at most longest. Both are 0
-// when the hold is not in force.
+// enter returns how long the attempt is held back, or the number of its trial, which takes at most longest. Both are 0
+// if the hold is not in force.
 func (h *hold) enter(now time.Time, longest time.Duration) (left time.Duration, trial uint64) {
 	if !h.on() {
 		return 0, 0
@@ -35,8 +35,8 @@ func (h *hold) enter(now time.Time, longest time.Duration) (left time.Duration, 
 	return 0, h.turn
 }
 
-// extend keeps attempts back for d from now on. A shorter hold does not replace a longer one, unless it is what the
-// trial in progress was told. It reports whether it did.
+// extend holds attempts back for d from now, and reports whether it did. A shorter hold does not replace a longer one,
+// unless it comes from the trial in progress.
 func (h *hold) extend(now time.Time, d time.Duration, trial uint64) bool {
 	if !h.ownedBy(trial) && h.left(now) >= d {
 		return false
@@ -46,8 +46,8 @@ func (h *hold) extend(now time.Time, d time.Duration, trial uint64) bool {
 	return true
 }
 
-// release settles a trial: with success it ends the hold, without it the next attempt is the trial. A trial that was
-// overtaken changes nothing.
+// release settles a trial: a success ends the hold, otherwise the next attempt is the trial. A trial that was
+// superseded changes nothing.
 func (h *hold) release(now time.Time, trial uint64, success bool) {
 	switch {
 	case !h.ownedBy(trial):

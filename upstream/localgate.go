@@ -19,7 +19,7 @@ type localHold struct {
 	status int
 }
 
-// NewLocalGate returns a gate that holds nothing.
+// NewLocalGate returns a gate without holds.
 func NewLocalGate() *LocalGate { return &LocalGate{paths: map[string]*localHold{}} }
 
 var _ Gate = (*LocalGate)(nil)
@@ -72,7 +72,7 @@ func (g *LocalGate) Release(_ context.Context, path, trial string, success bool)
 	return nil
 }
 
-// peek tells for how long path is held, without taking a slot or a trial.
+// peek returns how long path is held, without taking a slot or becoming the trial.
 func (g *LocalGate) peek(path string, now time.Time) Pass {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -84,7 +84,7 @@ func (g *LocalGate) peek(path string, now time.Time) Pass {
 	return Pass{}
 }
 
-// drop ends the hold of path: the fleet's was ended.
+// drop ends the hold of path, because the fleet's has ended.
 func (g *LocalGate) drop(path string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -63,7 +63,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// watch adds the metrics that are read from the client's parts.
+// watch registers the metrics that are read from the client's parts.
 func (m *metrics) watch(reg prometheus.Registerer, c *Client) {
 	make := promauto.With(reg)
 	for name, path := range c.paths {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// permits bound how many attempts are in progress at once. Who waits is served in the order of coming.
+// permits bound how many attempts are in progress at once. Waiting attempts are served first come, first served.
 type permits struct {
 	left    *semaphore.Weighted
 	waiting atomic.Int64
@@ -16,8 +16,8 @@ type permits struct {
 
 func newPermits(n int) *permits { return &permits{left: semaphore.NewWeighted(int64(n))} }
 
-// take waits for a permit until startBy, or not at all for a background attempt: that one finds none while anybody
-// waits. It reports whether there was one. A permit that is free is had even after startBy.
+// take waits for a permit until startBy, and reports whether it got one. A background attempt does not wait, and gets
+// no permit while other attempts wait. A free permit is taken even after startBy.
 func (p *permits) take(ctx context.Context, startBy time.Time, background bool) bool {
 	if p.left.TryAcquire(1) {
 		return true

@@ -5,8 +5,8 @@ import (
 	"net/http"
 )
 
-// Reach connects to the auth service as a call would. It asks for nothing and sends no credentials; any answer will do.
-// The error is an [*Error], or wraps [context.Canceled].
+// Reach connects to the auth service as a call would. It requests no token and sends no credentials; any answer is a
+// success. The error is an [*Error], or wraps [context.Canceled].
 func (c *Client) Reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()

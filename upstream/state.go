@@ -8,45 +8,45 @@ import (
 	"token-sidecar/internal/health"
 )
 
-// State is what a status page tells of the auth service.
+// State is the state of the auth service, for the status page.
 type State struct {
-	// Breaker is closed, half-open or open: the worst of the two paths.
+	// Breaker is closed, half-open or open: the worse of the two paths.
 	Breaker string
-	// Paused is why calls are held back (a [Kind]), empty when they are not; PausedFor is how long still.
+	// Paused is why calls are held back (a [Kind]), empty if they are not; PausedFor is for how much longer.
 	Paused    string
 	PausedFor time.Duration
-	// Refused is why the auth service refuses our own credentials, empty when it does not, RefusedSince since when, and
-	// RefusedFor how long nobody asks.
+	// Refused is why the auth service refuses our own credentials, empty if it does not. RefusedSince is when that
+	// began, and RefusedFor the time until the next trial.
 	Refused      string
 	RefusedSince time.Time
 	RefusedFor   time.Duration
-	// FailingKeys is how many tokens are left alone because their calls failed.
+	// FailingKeys is how many tokens are paused because their calls failed.
 	FailingKeys int
-	// Limited is when UPSTREAM_CALLS_PER_MINUTE made calls wait.
+	// Limited says when UPSTREAM_CALLS_PER_MINUTE delayed calls.
 	Limited health.Run
-	// Paths are the two calls by themselves.
+	// Paths are the states of the two calls.
 	Paths []PathState
 }
 
-// PathState is the part of a [State] that is of one path.
+// PathState is the part of a [State] that concerns one path.
 type PathState struct {
 	Path string
-	// Asked is whether a call ever went out.
+	// whether a call was ever sent
 	Asked   bool
 	Breaker string
 	// TrialIn is the time to the next trial while the breaker is open.
 	TrialIn time.Duration
-	// OneKey tells that the breaker is open because of one token alone: calls for others still go out, one at a time.
+	// OneKey is set if the breaker is open because of one token alone: calls for others still go out, one at a time.
 	OneKey bool
-	// Cause is the failure that opened the breaker last, and FirstCause the one that its row of failures began with.
+	// Cause is the failure that last opened the breaker, and FirstCause the earliest failure of that row.
 	Cause, FirstCause string
 	// OpenedAt is when the breaker opened, zero while it is closed.
 	OpenedAt time.Time
-	// Held is what a Retry-After came with that holds the path back (a [Kind]), empty when none does, HeldCause the answer
-	// it was in, and HeldFor how long still.
+	// Held is why a Retry-After holds the path back (a [Kind]), empty if none does; HeldCause is the answer that
+	// contained it, and HeldFor for how much longer it applies.
 	Held, HeldCause string
 	HeldFor         time.Duration
-	// Failing are the calls that failed of late, those that did not go out aside.
+	// Failing are the recent calls that failed, except those that did not go out.
 	Failing health.Run
 }
 

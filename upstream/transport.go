@@ -15,15 +15,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// A connection that has fallen silent is found out by the sum of these: by a ping of HTTP/2 (RFC 9113, section 6.7),
-// or, while it is idle, by TCP's keep-alive probes. During an attempt UPSTREAM_TIMEOUT comes first, if it is shorter.
+// The sum of these bounds how long a silent connection stays unnoticed: by an HTTP/2 ping (RFC 9113, section 6.7) or,
+// while it is idle, by TCP keep-alive probes. During an attempt UPSTREAM_TIMEOUT applies too, if it is shorter.
 const (
 	pingAfter   = 4 * time.Second // without a frame
-	pingTimeout = 4 * time.Second // for the answer to a ping
+	pingTimeout = 4 * time.Second // for the reply to a ping
 	dialTimeout = 10 * time.Second
 )
 
-// TransportOptions configure a [Transport]. All may be zero.
+// TransportOptions configure a [Transport]. All are optional.
 type TransportOptions struct {
 	// Roots are the certificates to trust. Default: the system's.
 	Roots *x509.CertPool
@@ -33,12 +33,12 @@ type TransportOptions struct {
 	Registerer prometheus.Registerer
 }
 
-// A Transport is an [http.RoundTripper] for the auth service: TLS 1.2 or newer, HTTP/2 where it is spoken, HTTPS_PROXY
-// obeyed, connections kept. Those on which a request has timed out are not used for another one, nor those that were
-// made with former roots; what is in progress on them goes on.
+// A Transport is an [http.RoundTripper] for the auth service: TLS 1.2 or newer, HTTP/2 where supported, HTTPS_PROXY
+// respected, connections reused. A connection is not used for another request after one has timed out on it, or after
+// the trusted certificates have changed; requests in progress on it continue.
 //
-// net/http has no way to retire a single connection of HTTP/2, so the whole pool is replaced. That costs the next
-// request a handshake.
+// net/http cannot retire a single HTTP/2 connection, so the whole pool is replaced. That costs the next request a
+// handshake.
 type Transport struct {
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	replaced *prometheus.CounterVec
@@ -48,13 +48,13 @@ type Transport struct {
 	pool  *http.Transport
 }
 
-// Why connections are replaced, as a metric names it.
+// Why connections are replaced, as named in a metric.
 const (
 	replacedTimeout = "timeout"
 	replacedRoots   = "certificates"
 )
 
-// NewTransport returns a transport that has no connection yet.
+// NewTransport returns a transport without connections.
 func NewTransport(opts TransportOptions) *Transport {
 	t := &Transport{dial: opts.Dial, roots: opts.Roots}
 	if t.dial == nil {
@@ -88,7 +88,7 @@ func (t *Transport) newPool() *http.Transport {
 	}
 }
 
-// SetRoots replaces the certificates to trust; nil are the system's.
+// SetRoots replaces the certificates to trust; nil means the system's.
 func (t *Transport) SetRoots(roots *x509.CertPool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +96,7 @@ func (t *Transport) SetRoots(roots *x509.CertPool) {
 	t.replace(replacedRoots)
 }
 
-// replace retires the pool. What is idle in it is closed now, the rest when it becomes idle. t.mu is held.
+// replace retires the pool. Its idle connections are closed at once, the others when they become idle. t.mu is held.
 func (t *Transport) replace(reason string) {
 	retired := t.pool
 	t.pool = t.newPool()
@@ -119,15 +119,14 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// ended is called when a request of that pool has ended. If it has timed out, the pool is retired, unless it is
-// already.
+// ended is called when a request on that pool has ended. If it timed out, the pool is retired, unless it is already.
 func (t *Transport) ended(ctx context.Context, pool *http.Transport) {
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case pool != t.pool:
-		pool.CloseIdleConnections() // the last of its requests may have been this one
+		pool.CloseIdleConnections() // the last request of the pool may have been this one
 	case timedOut:
 		t.replace(replacedTimeout)
 	}
@@ -140,7 +139,7 @@ func (t *Transport) CloseIdleConnections() {
 	t.pool.CloseIdleConnections()
 }
 
-// A watchedBody tells when it is closed.
+// A watchedBody calls back when it is closed.
 type watchedBody struct {
 	io.ReadCloser
 	once  sync.Once

@@ -12,24 +12,24 @@ import (
 	"token-sidecar/upstream"
 )
 
-// A World is a fresh gate, and the time in which it lives.
+// A World is a new gate, and the clock by which it runs.
 type World struct {
-	// One and Other are the same gate, as two sidecars of a fleet have it.
+	// One and Other are the same gate, as seen by two sidecars of a fleet.
 	One, Other upstream.Gate
 	// Advance lets time pass.
 	Advance func(d time.Duration)
-	// Unit is what the cases count time in, and half of it how exact they are: a second where Advance is free, less where
-	// it really waits.
+	// Unit is the unit of time of the cases, which are accurate to half of it: a second where Advance is free, less
+	// where it really waits.
 	Unit time.Duration
 }
 
-// A Case is one thing that a gate promises.
+// A Case is one promise of a gate.
 type Case struct {
 	Name string
 	Run  func(t *testing.T, w World)
 }
 
-// Cases returns them all.
+// Cases returns all cases.
 func Cases() []Case {
 	return []Case{
 		{"nothing is held at first", free},
@@ -51,7 +51,7 @@ func Cases() []Case {
 	}
 }
 
-// The paths stand for whatever they are in the fleet.
+// The paths could be any.
 const (
 	path      = upstream.ConnectPath
 	otherPath = upstream.AdminPath
@@ -102,7 +102,7 @@ func (w World) mustTry(t *testing.T, pass upstream.Pass) string {
 	return pass.Trial
 }
 
-// mustHold checks that a pass holds the attempt back for so many units more.
+// mustHold checks that a pass holds the attempt back for that many more units.
 func (w World) mustHold(t *testing.T, pass upstream.Pass, units int) {
 	t.Helper()
 	if !w.near(pass.Held, units) || pass.Status != 429 || pass.Trial != "" || pass.Wait > 0 {

@@ -86,7 +86,7 @@ func failure(t *testing.T, w World) {
 	w.Advance(w.units(6))
 	w.mustTry(t, w.enter(t, w.Other, w.ask()))
 	w.mustHold(t, w.enter(t, w.One, w.ask()), 10)
-	w.release(t, w.One, lost, true) // back from the dead, it has no say any more
+	w.release(t, w.One, lost, true) // superseded long ago, so it changes nothing
 	w.mustHold(t, w.enter(t, w.One, w.ask()), 10)
 }
 
@@ -126,7 +126,7 @@ func overtaken(t *testing.T, w World) {
 	w.hold(t, w.One, 5, "")
 	w.Advance(w.units(5))
 	slow := w.mustTry(t, w.enter(t, w.One, w.ask()))
-	w.hold(t, w.Other, 10, "") // told by an attempt that was under way
+	w.hold(t, w.Other, 10, "") // by an attempt that was in progress
 	w.release(t, w.One, slow, true)
 	w.mustHold(t, w.enter(t, w.One, w.ask()), 10)
 	w.hold(t, w.One, 2, slow)

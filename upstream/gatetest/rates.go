@@ -7,7 +7,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// limited is an attempt under a rate limit of one in four units, and three at once.
+// limited is an attempt under a rate limit of one every four units, and three at once.
 func (w World) limited() upstream.Ask {
 	ask := w.ask()
 	ask.Rate = upstream.Rate{Interval: w.units(4), Burst: 3}
@@ -22,14 +22,14 @@ func (w World) mustWait(t *testing.T, pass upstream.Pass, units int) {
 }
 
 func pace(t *testing.T, w World) {
-	for range 2 { // a rest gives the burst back, and no more
+	for range 2 { // a pause restores the burst, and no more
 		w.mustGo(t, w.enter(t, w.One, w.limited()))
 		w.mustGo(t, w.enter(t, w.Other, w.limited()))
 		other := w.limited()
-		other.Path = otherPath // one limit over all paths
+		other.Path = otherPath // one limit for all paths
 		w.mustGo(t, w.enter(t, w.One, other))
 		w.mustWait(t, w.enter(t, w.Other, w.limited()), 4)
-		w.mustWait(t, w.enter(t, w.One, w.limited()), 4) // who does not wait takes no slot
+		w.mustWait(t, w.enter(t, w.One, w.limited()), 4) // an attempt that does not wait takes no slot
 		w.Advance(w.units(4))
 		w.mustGo(t, w.enter(t, w.One, w.limited()))
 		w.mustWait(t, w.enter(t, w.Other, w.limited()), 4)

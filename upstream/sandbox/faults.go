@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// faults are the ways in which the sandbox can be broken.
+// faults are the ways in which the sandbox can be broken, by name.
 var faults = map[string]http.HandlerFunc{
 	"html":              body("text/html", "<html><body>Sign in</body></html>"),
 	"empty":             body("application/json", ""),
@@ -29,7 +29,7 @@ var faults = map[string]http.HandlerFunc{
 	},
 }
 
-// Faults lists the names that [Mood].Fault takes.
+// Faults lists the values of [Mood].Fault.
 func Faults() []string { return slices.Sorted(maps.Keys(faults)) }
 
 func body(kind, content string) http.HandlerFunc {
@@ -60,7 +60,7 @@ func huge(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, `","expires_in":86400}`)
 }
 
-// wait waits for d, or until the caller is gone, which it reports by false.
+// wait waits for d. It returns false if the caller leaves first.
 func wait(r *http.Request, d time.Duration) bool {
 	if d <= 0 {
 		return true

@@ -17,35 +17,37 @@ type Mood struct {
 	LatencyMS int `json:"latency_ms,omitempty"`
 	// Fault is one of [Faults], or empty.
 	Fault string `json:"fault,omitempty"`
-	// Status, when not 0, answers every call with it, and with nothing that names a reason but ErrorCode.
+	// Status, if not 0, is the status of every answer, whose body then gives no reason except ErrorCode.
 	Status int `json:"status,omitempty"`
-	// ErrorCode goes with Status.
+	// ErrorCode is used with Status.
 	ErrorCode string `json:"error_code,omitempty"`
-	// RetryAfter goes with Status, as it stands: seconds, an HTTP date, or what should not be there.
+	// RetryAfter is used with Status, verbatim: seconds, an HTTP date, or something invalid.
 	RetryAfter string `json:"retry_after,omitempty"`
-	// RateLimitResetIn goes with Status: X-Rate-Limit-Reset is so many seconds from now.
+	// RateLimitResetIn is used with Status: X-Rate-Limit-Reset is that many seconds from now.
 	RateLimitResetIn int `json:"rate_limit_reset_in,omitempty"`
-	// Echo makes every refusal repeat the request, the client secret too.
+	// Echo makes every refusal repeat the request, including the client secret.
 	Echo bool `json:"echo,omitempty"`
 	// ExpiresIn is the lifetime of new tokens in seconds; 0 means 86400.
 	ExpiresIn int `json:"expires_in,omitempty"`
-	// TokenLateMS delays tokens after they were made, in milliseconds: they arrive with less life than they say.
+	// TokenLateMS delays tokens after they were made, in milliseconds, so that they arrive with less life than they
+	// claim.
 	TokenLateMS int `json:"token_late_ms,omitempty"`
-	// SameToken answers with the token that was made last, for as long as that lives, and with its whole lifetime.
+	// SameToken returns the last token again until it expires, always with its full lifetime.
 	SameToken bool `json:"same_token,omitempty"`
 	// RefuseClientTokens answers type client with CLIENT_TOKEN_GENERATION_NOT_ALLOWED.
 	RefuseClientTokens bool `json:"refuse_client_tokens,omitempty"`
-	// ClientSecret replaces the secret that is right from now on; empty leaves it.
+	// ClientSecret replaces the secret that callers must send; empty keeps it.
 	ClientSecret string `json:"client_secret,omitempty"`
-	// Users and Paths are moods for the calls of one user or to one path, instead of this one. A user's comes first.
+	// Users and Paths are moods for the calls of one user or to one path, instead of this one. A user's takes
+	// precedence.
 	Users map[string]Mood `json:"users,omitempty"`
 	Paths map[string]Mood `json:"paths,omitempty"`
 }
 
-// tokenPaths are the auth service's calls.
+// tokenPaths are the paths of the auth service's calls.
 var tokenPaths = []string{"/v1/connect/token", "/v1/admin/token"}
 
-// of is the mood in which a call is answered.
+// of returns the mood for a call.
 func (m Mood) of(path, user string) Mood {
 	if own, ok := m.Users[user]; ok {
 		return own
@@ -61,7 +63,7 @@ type fieldError struct{ field, says string }
 
 func (e fieldError) Error() string { return e.field + ": " + e.says }
 
-// check returns the first mistake in m; within is the place of m in another one.
+// check returns the first mistake in m; within is the path of m if it is part of another mood.
 func (m Mood) check(within string) error {
 	wrong := func(field, format string, args ...any) error {
 		return fieldError{within + field, fmt.Sprintf(format, args...)}
@@ -123,7 +125,7 @@ func (m Mood) checkInner() error {
 	return nil
 }
 
-// readMood reads and checks what PUT /sandbox is sent.
+// readMood reads and checks the body of PUT /sandbox.
 func readMood(body io.Reader) (mood Mood, err error) {
 	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
@@ -144,7 +146,7 @@ func readMood(body io.Reader) (mood Mood, err error) {
 	return mood, mood.check("")
 }
 
-// takes is what a field of that type holds, in the words of JSON.
+// takes says what a field of that type takes, in terms of JSON.
 func takes(field reflect.Type) string {
 	switch field.Kind() {
 	case reflect.Int:
@@ -167,7 +169,7 @@ func (s *Sandbox) show(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, answer)
 }
 
-// shown is the mood without the client secret.
+// shown returns the mood without the client secret.
 func (s *Sandbox) shown() Mood {
 	mood := s.current()
 	mood.ClientSecret = ""
@@ -185,7 +187,7 @@ func (s *Sandbox) set(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// Fields lists the fields of a mood, by the names that PUT /sandbox takes.
+// Fields lists the fields of a mood, by the names that PUT /sandbox accepts.
 func Fields() (names []string) {
 	for field := range reflect.TypeFor[Mood]().Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// A refusal is an answer that is no token. It has every field that any of the company's services is known to answer.
+// A refusal is an answer without a token. It has every field that any of the company's services is known to send.
 type refusal struct {
 	status  int
 	code    string // errorCode, empty for none
 	message string
-	// missing is the field that is missing or broken, if that is why.
+	// missing is the field that is missing or malformed, if that is the reason.
 	missing string
 	header  http.Header
 	echo    string // the request, to be repeated
 }
 
-// refusal is what m answers to whatever it is asked, nil when it does not.
+// refusal returns what m answers to every call, nil if the call decides.
 func (m Mood) refusal() *refusal {
 	if m.Status == 0 {
 		return nil
@@ -62,7 +62,7 @@ func (no *refusal) write(w http.ResponseWriter) {
 	reply(w, no.status, body)
 }
 
-// check returns the first reason to refuse req, nil when there is none.
+// check returns the first reason to refuse req, nil if there is none.
 func (s *Sandbox) check(path string, req request, parsed bool, mood Mood) *refusal {
 	if missing := req.missing(parsed); missing != "" {
 		return &refusal{status: http.StatusBadRequest, message: "validation failed", missing: missing}
@@ -98,7 +98,7 @@ func refuse(status int, code, message string) *refusal {
 	return &refusal{status: status, code: code, message: message}
 }
 
-// missing names the first field that req lacks.
+// missing returns the first field that req lacks.
 func (req request) missing(parsed bool) string {
 	switch {
 	case !parsed:

@@ -1,9 +1,9 @@
 // Package sandbox emulates the auth service, for tests and for trying out the sidecar.
 //
-// It checks what the auth service is documented to check, in this order, and answers each mistake with the
-// documented errorCode: broken JSON or a missing field, type, client_id, client_secret, the client's rights,
-// the user, the user's connection. The statuses of refusals are guesses: the auth service documents none.
-// Every client_user_id is a connected user, except those that begin with unconnected-, unknown- or forbidden-.
+// It checks what the auth service is documented to check, in this order, and answers each mistake with the documented
+// errorCode: broken JSON or a missing field, type, client_id, client_secret, the client's rights, the user, the user's
+// connection. The statuses of refusals are guesses, because the auth service documents none. Every client_user_id is a
+// connected user, except those that begin with unconnected-, unknown- or forbidden-.
 package sandbox
 
 import (
@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// The sandbox's credentials unless told otherwise.
+// The credentials that the sandbox accepts by default.
 const (
 	DefaultClientID     = "sandbox-client"
 	DefaultClientSecret = "sandbox-secret"
@@ -35,8 +35,8 @@ type Options struct {
 	Mood                   Mood
 }
 
-// A Sandbox is an [http.Handler] of the auth service's two calls, and of GET and PUT /sandbox, which show and
-// set its [Mood] and count its calls.
+// A Sandbox is an [http.Handler] for the auth service's two calls, and for GET and PUT /sandbox, which show and set its
+// [Mood] and count its calls.
 type Sandbox struct {
 	clientID string
 	mux      *http.ServeMux
@@ -48,13 +48,13 @@ type Sandbox struct {
 	last   map[string]lasting // see Mood.SameToken
 }
 
-// Counts are the calls so far.
+// Counts are numbers of calls.
 type Counts struct {
 	Calls  int `json:"calls"`  // all
 	Tokens int `json:"tokens"` // those answered with a token
-	// Overlaps are calls of a user and type that began while another one of the same was under way.
+	// Overlaps counts the calls for a user and type that began while another one for the same was in progress.
 	Overlaps int `json:"overlaps"`
-	// Users holds the calls of each user under a hash; see [Sandbox.CallsOf].
+	// Users counts the calls for each user, under a hash; see [Sandbox.CallsOf].
 	Users map[string]int `json:"users"`
 
 	running map[string]int
@@ -82,7 +82,7 @@ func New(opts Options) *Sandbox {
 // ServeHTTP implements [http.Handler].
 func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Set puts mood in force.
+// Set replaces the mood.
 func (s *Sandbox) Set(mood Mood) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,7 +159,7 @@ func (s *Sandbox) token(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, token)
 }
 
-// answer is a token for req: a new one, or the last one again.
+// answer returns a token for req: a new one, or the last one again.
 func (s *Sandbox) answer(path string, req request, mood Mood, now time.Time) map[string]any {
 	life := mood.ExpiresIn
 	if life == 0 {
@@ -179,7 +179,7 @@ func (s *Sandbox) answer(path string, req request, mood Mood, now time.Time) map
 	return fresh
 }
 
-// A lasting answer may be given again until its token ends.
+// A lasting answer may be repeated until its token expires.
 type lasting struct {
 	answer map[string]any
 	end    time.Time
@@ -216,7 +216,7 @@ func parse(r *http.Request) (req request, raw string, ok bool) {
 	return req, string(body), json.Unmarshal(body, &req) == nil
 }
 
-// answer is a token for req, with the fields that its type is known to have.
+// answer returns a token for req, with the fields known for its type.
 func answer(req request, now time.Time, life int) map[string]any {
 	token := mint(req.UserID, now, life)
 	switch req.Type {
@@ -235,7 +235,7 @@ func answer(req request, now time.Time, life int) map[string]any {
 	}
 }
 
-// mint makes a token that tells whose it is and when it ends; see [Inspect].
+// mint makes a token that contains whose it is and when it expires; see [Inspect].
 func mint(user string, now time.Time, life int) string {
 	return fmt.Sprintf("sbx.%s.%d.%s", owner(user), now.UnixMilli()+int64(life)*1000, rand.Text())
 }
@@ -250,7 +250,7 @@ func Inspect(token, user string, now time.Time) (mine bool, left time.Duration) 
 	return err == nil && parts[1] == owner(user), time.UnixMilli(end).Sub(now)
 }
 
-// owner is a short name of a user that does not tell the client_user_id.
+// owner returns a short name for a user that does not reveal the client_user_id.
 func owner(user string) string {
 	mac := hmac.New(sha256.New, []byte("sandbox"))
 	mac.Write([]byte(user))

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Listen makes the connections that server accepts of listener able to fall silent, and returns what it is to serve.
+// Listen makes the connections that server accepts from listener able to fall silent, and returns what server must
+// serve.
 func Listen(server *http.Server, listener net.Listener) net.Listener {
 	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if secured, ok := c.(*tls.Conn); ok {
@@ -35,8 +36,8 @@ func (l mutableListener) Accept() (net.Conn, error) {
 	return &mutableConn{Conn: c}, nil
 }
 
-// A mutableConn is a connection that, once it is silent, takes what it is sent and gives nothing back, not even an
-// answer to a ping of HTTP/2.
+// A mutableConn is a connection that can fall silent: from then on it accepts data but sends nothing back, not even a
+// reply to an HTTP/2 ping.
 type mutableConn struct {
 	net.Conn
 	silent atomic.Bool
@@ -49,8 +50,8 @@ func (c *mutableConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// silent makes the connection of r fall silent for good, as one does whose way is lost. Where connections cannot, see
-// [Listen], the call alone is not answered.
+// silent makes the connection of r fall silent for good, as if its packets were lost. If the connection cannot do that,
+// see [Listen], only this call stays unanswered.
 func silent(_ http.ResponseWriter, r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*mutableConn); ok {
 		c.silent.Store(true)
