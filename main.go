@@ -1,5 +1,5 @@
-// Token-sidecar vends Human API tokens to the containers of its own pod, so that the client secret stays in
-// one place and the auth service is asked once per token.
+// Token-sidecar vends Human API tokens to the containers of its own pod, so that the client secret stays in one place
+// and the auth service is asked once per token.
 package main
 
 import (
@@ -16,7 +16,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first signal drains; a second one, back at its default, ends the process at once.
+	// The first signal drains. After stop, a second one has its default effect and ends the process at once.
 	context.AfterFunc(ctx, stop)
 	return cli.Main(ctx)
 }

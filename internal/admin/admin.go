@@ -23,12 +23,12 @@ var page string
 
 // Options configure the handler; all are required.
 type Options struct {
-	// Ready reports whether requests are served: not before start-up has ended, not while draining. It does
-	// not look at Redis or the auth service, which must not take the pod out of service.
+	// Ready reports whether requests are served: not before start-up is complete, nor while draining. It ignores Redis
+	// and the auth service, whose failure must not take the pod out of service.
 	Ready func() bool
-	// Metrics are what /metrics tells.
+	// Metrics is what /metrics serves.
 	Metrics prometheus.Gatherer
-	// Status is what the page tells.
+	// Status is what the page shows.
 	Status func() Status
 }
 
@@ -45,7 +45,7 @@ func New(opts Options) http.Handler {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /{$}", servePage(contentPolicy(page)))
-	// The page asks for it every two seconds.
+	// The page fetches this every two seconds.
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
@@ -71,7 +71,7 @@ func servePage(policy string) http.HandlerFunc {
 	}
 }
 
-// contentPolicy allows the page's own script and style and nothing else.
+// contentPolicy allows the page's own script and style, and nothing else.
 func contentPolicy(page string) string {
 	return fmt.Sprintf("default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src '%s'; style-src '%s'",
 		hashOf(between(page, "<script>", "</script>")), hashOf(between(page, "<style>", "</style>")))

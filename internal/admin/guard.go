@@ -9,14 +9,14 @@ import (
 	"sync"
 )
 
-// maxConns is how many connections there can be. What the admin port takes for each is then no loss to callers.
+// maxConns bounds the open connections, so that the admin port cannot take noticeable resources from callers.
 const maxConns = 64
 
-// maxHeader bounds the head of a request to 8 KiB, with the 4 that net/http adds.
+// maxHeader bounds the head of a request to 8 KiB, including the 4 KiB that net/http adds.
 const maxHeader = 4 << 10
 
-// guard refuses what no probe, scraper or operator sends: what is asked under another name than an address (DNS
-// rebinding), and by other web pages.
+// guard refuses requests that no probe, scraper or operator sends: those to a host name rather than an address (DNS
+// rebinding), and those from other web pages.
 func guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -40,11 +40,11 @@ func isAddress(host string) bool {
 	return err == nil || strings.EqualFold(name, "localhost")
 }
 
-// A limiter ends the connection on which nothing has happened for the longest when there are more than maxConns. To let
-// the new one wait instead would have a flood keep probes out, and the pod restarted.
+// A limiter closes the connection that has been inactive for the longest when there are more than maxConns. If the new
+// connection had to wait instead, a flood would keep probes out, and the pod would be restarted.
 type limiter struct {
 	mu sync.Mutex
-	// conns are the open ones, that of the latest change last.
+	// conns are the open connections, the most recently active one last.
 	conns []net.Conn
 }
 
@@ -55,7 +55,7 @@ func (l *limiter) follow(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// move puts conn last, and returns the one to be closed.
+// move puts conn last, and returns the connection to close.
 func (l *limiter) move(conn net.Conn, state http.ConnState) (oldest net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -22,17 +22,17 @@ import (
 	"token-sidecar/upstream"
 )
 
-// Parts are what a sidecar consists of, connected but not listening.
+// Parts are the connected parts of a sidecar that does not listen yet.
 type Parts struct {
 	Handler *proxy.Handler
 	Tokens  *cache.Cache
 	Source  *upstream.Client
-	Audit   *audit.Trail // nil: none is wanted
+	Audit   *audit.Trail // nil: no audit log is configured
 	files   files
 	status  *status
 }
 
-// Options configure what [NewParts] does not take from the settings. All may be zero.
+// Options configure what [NewParts] does not take from the settings. All are optional.
 type Options struct {
 	// Traces is off by default.
 	Traces tracing.Tracing
@@ -40,7 +40,7 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Log defaults to none.
 	Log *slog.Logger
-	// Environ, of the form of [os.Environ], may name the pod. Default: it does not.
+	// Environ, in the format of [os.Environ], may name the pod.
 	Environ []string
 	// Wall is the wall clock. Default [time.Now].
 	Wall func() time.Time
@@ -81,7 +81,7 @@ func NewParts(s settings.Settings, o Options) (*Parts, error) {
 	return p, nil
 }
 
-// Close ends what the parts do in the background and their connections. No request may be in progress.
+// Close ends the background work and closes the connections. No request may be in progress.
 func (p *Parts) Close() {
 	p.Handler.Close()
 	p.Source.Close()
@@ -91,24 +91,24 @@ func (p *Parts) Close() {
 	}
 }
 
-// reopen opens again what may have been moved away.
+// reopen opens files again that may have been moved away.
 func (p *Parts) reopen() {
 	if p.Audit != nil {
 		p.Audit.Reopen()
 	}
 }
 
-// A Process is what [Serve] needs of the process it runs in.
+// A Process is what [Serve] needs from its process.
 type Process struct {
-	// Environ has the form of [os.Environ]. The OpenTelemetry variables are read from it.
+	// Environ has the format of [os.Environ]. The OpenTelemetry variables are read from it.
 	Environ []string
-	// Log is where the log is written. Nobody waits for it.
+	// Log is where the log is written. A slow reader delays nothing.
 	Log io.Writer
-	// Reload has all files read again for each signal. May be nil.
+	// Reload makes all files be read again on each signal. May be nil.
 	Reload <-chan os.Signal
 }
 
-// Serve runs the sidecar until ctx ends, and then drains it. What is wrong with s is to be found by [Load] before.
+// Serve runs the sidecar until ctx ends, and then drains it. [Load] must have accepted s.
 func Serve(ctx context.Context, s settings.Settings, process Process) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

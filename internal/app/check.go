@@ -15,12 +15,12 @@ import (
 	"token-sidecar/upstream"
 )
 
-// A Finding is what came of checking one thing.
+// A Finding is the result of one check.
 type Finding struct {
 	Check string `json:"check"`
 	// State is ok, failed or skipped.
 	State string `json:"state"`
-	// Says is what was found, and the remedy when it failed.
+	// Says is the result in words, with the remedy after a failure.
 	Says string `json:"says,omitempty"`
 }
 
@@ -31,15 +31,15 @@ const (
 	StateSkipped = "skipped"
 )
 
-// CheckOptions say what to ask the auth service for.
+// CheckOptions say what to request from the auth service.
 type CheckOptions struct {
-	// Type is the type of the token, User whose it is. Without a user, and for any type but client, none is asked for.
+	// Type is the type of the token, and User its user. Without a user, only type client is requested.
 	Type string
 	User secret.Text
 }
 
-// Check tries what the settings in environ need to serve: what [Load] looks at, the auth service and Redis. It returns
-// when ctx ends at the latest.
+// Check tries everything that the settings in environ need for serving: what [Load] checks, the auth service and Redis.
+// It returns when ctx ends at the latest.
 func Check(ctx context.Context, environ []string, o CheckOptions) (found []Finding) {
 	s, err := Load(ctx, environ)
 	wrong := settings.Wrong(err)
@@ -54,7 +54,7 @@ func Check(ctx context.Context, environ []string, o CheckOptions) (found []Findi
 		return slices.ContainsFunc(slices.Collect(maps.Keys(wrong)),
 			func(name string) bool { return strings.HasPrefix(name, prefix) })
 	}
-	files, _ := openFiles(s, slog.New(slog.DiscardHandler)) // Load has told what is wrong with them
+	files, _ := openFiles(s, slog.New(slog.DiscardHandler)) // Load has reported what is wrong with them
 	auth, redis := []Finding{skipped("auth service", settingsFirst)}, []Finding{skipped("redis", settingsFirst)}
 	var both sync.WaitGroup
 	if !isWrong("HUMANAPI_") && !isWrong("UPSTREAM_") {
@@ -98,7 +98,7 @@ func checkAuth(ctx context.Context, s settings.Settings, f files, o CheckOptions
 // typeClient is the type of token that belongs to no user.
 const typeClient = "client"
 
-// told is an error of the auth service with its remedy.
+// told formats an error of the auth service with its remedy.
 func told(err error) string {
 	e, is := errors.AsType[*upstream.Error](err)
 	if !is {
@@ -136,7 +136,7 @@ func checkRedis(ctx context.Context, s settings.Settings, f files) (found []Find
 		return []Finding{skipped("redis", "REDIS_URL is not set: tokens are kept in memory only")}
 	}
 	if f.clientSecret == nil {
-		f.clientSecret = secret.Fixed("") // keys are made of it, but not used
+		f.clientSecret = secret.Fixed("") // keys must be derived from something, but are not used
 	}
 	opts, err := cacheOptions(s, f, Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

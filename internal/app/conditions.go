@@ -12,7 +12,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// conditions are those of all parts, as the parts tell of themselves.
+// conditions returns those of all parts.
 func (s *status) conditions() []health.Condition {
 	now, auth, redis := time.Now(), s.source.State(), s.tokens.Redis()
 	all := []health.Condition{callers(s.handler.Failing(), s.history.Last(callersWindow), now)}
@@ -36,18 +36,19 @@ func (s *status) conditions() []health.Condition {
 }
 
 const (
-	// callersWindow and hitsWindow are those of the alerts of the same facts.
+	// callersWindow and hitsWindow are the same as in the corresponding alerts.
 	callersWindow, hitsWindow = 5 * time.Minute, 15 * time.Minute
-	// maxFailing is the share of requests whose failing is bad.
+	// maxFailing is the share of failing requests above which the condition is bad.
 	maxFailing = 0.01
-	// minHits is the share of requests that are to be answered from a cache, once there are busy of them in a second.
+	// minHits is the least share of requests that a cache should answer, if there are at least busy requests per
+	// second.
 	minHits, busy = 0.5, 1
 )
 
-// failingOutcomes are those of requests that got no token though they were right.
+// failingOutcomes are those of valid requests that got no token.
 func failingOutcomes() []string { return []string{"failed", "shed"} }
 
-// callers tells whether requests fail that should not.
+// callers reports whether valid requests fail.
 func callers(run health.Run, requests map[string]int64, now time.Time) health.Condition {
 	c := health.Condition{Part: "callers", Title: "Callers", Level: health.Good, State: "served"}
 	all := admin.Sum(requests)
@@ -66,7 +67,7 @@ func callers(run health.Run, requests map[string]int64, now time.Time) health.Co
 	return c
 }
 
-// authService tells of one path.
+// authService reports on one path of the auth service.
 func authService(auth upstream.State, path upstream.PathState, now time.Time) health.Condition {
 	c := health.Condition{
 		Part: "auth", Path: path.Path, Title: "Auth service", Level: health.Good, State: "answers",
@@ -108,7 +109,7 @@ func authService(auth upstream.State, path upstream.PathState, now time.Time) he
 	return c
 }
 
-// auditLog tells whether AUDIT_LOG can be written.
+// auditLog reports whether AUDIT_LOG can be written.
 func auditLog(state audit.State) health.Condition {
 	c := health.Condition{
 		Part: "audit", Title: "Audit log", Level: health.Good, State: "written", Detail: "no token without its line",
@@ -191,7 +192,7 @@ func fleetLimit(run health.Run, s settings.Settings, now time.Time) health.Condi
 	return c
 }
 
-// hits tells how many requests were answered from a cache, of those that a cache could have answered.
+// hits reports how many requests were answered from a cache, of those for which that was possible.
 func hits(requests map[string]int64) health.Condition {
 	c := health.Condition{Part: "hits", Title: "Answered from cache", Level: health.None, State: "–"}
 	found := admin.Sum(requests, hitOutcomes()...)
@@ -214,11 +215,11 @@ func hits(requests map[string]int64) health.Condition {
 	return c
 }
 
-// hitOutcomes are the requests that a cache answered, fetchOutcomes those that one could have.
+// hitOutcomes are those of requests that a cache answered, fetchOutcomes those of requests that it could have answered.
 func hitOutcomes() []string   { return []string{"hit_memory", "hit_redis"} }
 func fetchOutcomes() []string { return []string{"miss", "collapsed"} }
 
-// earlier is first where it tells something else than last.
+// earlier returns first if it differs from last.
 func earlier(first, last string) string {
 	if first == last {
 		return ""

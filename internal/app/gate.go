@@ -7,10 +7,10 @@ import (
 	"token-sidecar/upstream"
 )
 
-// A fleetGate is the gate that the fleet keeps in Redis. It tells the holds of paths apart by the path.
+// A fleetGate is the gate that the fleet keeps in Redis. The hold of a path is named after the path.
 type fleetGate struct{ redis *cache.Gate }
 
-// newGate returns the gate of all sidecars that ask the same auth service for the same client; nil without Redis.
+// newGate returns the gate of all sidecars with the same auth service and client_id; nil without Redis.
 func newGate(tokens *cache.Cache, authURL, clientID string) upstream.Gate {
 	redis := tokens.Gate(authURL + "\n" + clientID)
 	if redis == nil {

@@ -17,13 +17,13 @@ import (
 	"token-sidecar/proxy"
 )
 
-// Load reads the settings from environ and finds everything for which [Serve] would not start: mistakes in them, in the
-// files that they name, and addresses that this machine does not have. The error is made by [settings.Join].
+// Load reads the settings from environ and finds everything that would keep [Serve] from starting: mistakes in them, in
+// the files that they name, and addresses that this machine does not have. The error is made by [settings.Join].
 func Load(ctx context.Context, environ []string) (settings.Settings, error) {
 	s, err := settings.Load(environ)
 	there := s
 	if s.GenerateCallerToken && s.CallerTokenFile != "" {
-		there.CallerTokenFile = "" // it is written when the sidecar serves
+		there.CallerTokenFile = "" // serve writes this file itself
 		if folder, statErr := os.Stat(filepath.Dir(s.CallerTokenFile)); statErr != nil || !folder.IsDir() {
 			err = settings.Add(err, errors.New("CALLER_TOKEN_FILE: names a file in no folder; mount a volume there"))
 		}
@@ -47,13 +47,13 @@ func Load(ctx context.Context, environ []string) (settings.Settings, error) {
 	return s, err
 }
 
-// Strangers are the variables in environ that look like mistyped settings.
+// Strangers returns the variables in environ that look like mistyped settings.
 func Strangers(environ []string) []settings.Stranger {
 	return settings.Strangers(environ, tracing.Variables()...)
 }
 
-// tryAddress reports why nobody could listen on addr. That somebody does already, such as the sidecar whose settings
-// are looked at, is no mistake.
+// tryAddress reports why addr cannot be listened on. That it is in use is no mistake: the sidecar may be running
+// already.
 func tryAddress(ctx context.Context, name, addr string) error {
 	listener, err := proxy.Listen(ctx, addr)
 	switch {
@@ -66,7 +66,7 @@ func tryAddress(ctx context.Context, name, addr string) error {
 	}
 }
 
-// checkCallerToken refuses what no caller could send.
+// checkCallerToken rejects a token that no caller could send.
 func checkCallerToken(token string) error {
 	if !httpguts.ValidHeaderFieldValue(token) {
 		return errors.New("there is a control character in it, which no caller can send; write the token on one line")

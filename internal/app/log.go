@@ -12,14 +12,14 @@ import (
 	"token-sidecar/internal/settings"
 )
 
-// NewLog returns a log that is written to w, for which nobody waits. What is logged is written when close returns,
-// unless nobody reads it.
+// NewLog returns a log that is written to w in the background, so that a slow reader delays nothing. close writes the
+// remaining lines, unless nobody reads them.
 func NewLog(w io.Writer, s settings.Settings, reg prometheus.Registerer) (log *slog.Logger, closeLog func()) {
 	dropped := promauto.With(reg).NewCounter(prometheus.CounterOpts{
 		Name: "token_sidecar_log_lines_dropped_total",
 		Help: "Lines of the log that were dropped, because nobody read it or it could not be written.",
 	})
-	// In the form of the other lines, but without waiting behind them.
+	// The message has the format of the other lines, but does not queue behind them.
 	resume := func(lines int) error {
 		var line bytes.Buffer
 		slog.New(newLogHandler(&line, s)).Warn("lines of the log were dropped here, because nobody read it",

@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	// logBuffer bounds what waits to be written, in bytes: some thousand lines.
+	// logBuffer bounds the lines waiting to be written, in bytes: a few thousand lines.
 	logBuffer = 256 << 10
-	// logFarewell is how long the end of the process waits for a reader of the log.
+	// logFarewell is how long the process waits for the log's reader before it ends.
 	logFarewell = 500 * time.Millisecond
 )
 
-// A logWriter writes lines in a goroutine of its own, so that nobody who logs waits for whoever reads the log: a pipe
-// that is full, or whose other end is gone. What there is no room for is dropped and counted.
+// A logWriter writes lines in its own goroutine, so that logging never waits for the reader of the log, which may be a
+// pipe that is full or closed at the other end. Lines for which there is no room are dropped and counted.
 type logWriter struct {
 	to io.Writer
-	// resume tells the reader, once it reads again, how many lines it missed.
+	// resume tells the reader, once it reads again, how many lines are missing.
 	resume  func(lines int) error
 	dropped prometheus.Counter
 	wake    chan struct{}
@@ -28,7 +28,7 @@ type logWriter struct {
 
 	mu      sync.Mutex
 	waiting []byte
-	missed  int // lines that were dropped after those that wait
+	missed  int // lines that were dropped after those in the buffer
 	closed  bool
 }
 
@@ -40,7 +40,7 @@ func newLogWriter(to io.Writer, resume func(lines int) error, dropped prometheus
 	return w
 }
 
-// Write takes one line. It never waits and never fails.
+// Write buffers one line. It never waits and never fails.
 func (w *logWriter) Write(line []byte) (int, error) {
 	w.mu.Lock()
 	if w.closed || len(w.waiting)+len(line) > logBuffer {
@@ -54,7 +54,7 @@ func (w *logWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Close waits until everything is written, but not for long.
+// Close waits until everything is written, for logFarewell at most.
 func (w *logWriter) Close() {
 	w.mu.Lock()
 	w.closed = true
@@ -78,7 +78,7 @@ func (w *logWriter) nudge() {
 func (w *logWriter) run() {
 	defer close(w.done)
 	var spare []byte
-	untold := 0 // lines that were dropped before what comes next
+	untold := 0 // lines dropped before the next one, not yet reported
 	for range w.wake {
 		w.mu.Lock()
 		lines, missed, closed := w.waiting, w.missed, w.closed
@@ -93,7 +93,7 @@ func (w *logWriter) run() {
 	}
 }
 
-// tell tells the reader of lines that were dropped, and returns how many it is yet to be told of.
+// tell reports dropped lines to the reader, and returns how many remain unreported.
 func (w *logWriter) tell(dropped int) int {
 	if dropped == 0 || w.resume(dropped) != nil {
 		return dropped
@@ -101,7 +101,7 @@ func (w *logWriter) tell(dropped int) int {
 	return 0
 }
 
-// write writes lines, unless the reader could not be told of those before, and returns how many it is to be told of.
+// write writes lines, unless the dropped lines before them cannot be reported. It returns how many remain unreported.
 func (w *logWriter) write(lines []byte, untold int) int {
 	written := 0
 	if untold == 0 && len(lines) > 0 {

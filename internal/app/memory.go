@@ -9,15 +9,15 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// memoryShare is what the heap may take of the container's memory limit before garbage is collected more often. The
-// rest is for what Go does not count, such as the kernel's buffers of connections.
+// memoryShare is the part of the container's memory limit above which the garbage collector works harder. The rest is
+// for what Go does not count, such as the kernel's socket buffers.
 const memoryShare = 0.8
 
-// inPod begins the variable that is set in every pod.
+// inPod is the beginning of a variable that is set in every pod.
 const inPod = "KUBERNETES_SERVICE_HOST="
 
-// limitMemory keeps a burst of requests from having the container killed. It respects GOMEMLIMIT. Where there is no
-// limit, or no pod around, there is nothing to warn of.
+// limitMemory keeps a burst of requests from getting the container killed. It respects GOMEMLIMIT. A limit
+// that cannot be read is worth a warning in a pod only; having none is fine.
 func limitMemory(log *slog.Logger, environ []string) {
 	_, err := memlimit.Set(memlimit.WithRatio(memoryShare))
 	reportLimit(log, environ, err)

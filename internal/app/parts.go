@@ -16,7 +16,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// RefreshToken reads the refresh token of user that KEEP_REFRESH_TOKENS kept in Redis; ok is false when there is none.
+// RefreshToken reads the refresh token of user that KEEP_REFRESH_TOKENS kept in Redis; ok is false if there is none.
 func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error) {
 	log := slog.New(slog.DiscardHandler)
 	files, err := openFiles(s, log)
@@ -32,12 +32,12 @@ func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (t
 	return tokens.RefreshToken(ctx, vend.RefreshTokenKey(s.AuthURL, s.ClientID, user))
 }
 
-// files are what may change while the sidecar runs; nil where none is set.
+// files are the files that may change while the sidecar runs; nil if not configured.
 type files struct {
 	clientSecret, authRoots, callerToken, redisRoots, redisPassword, encryptionKeys, auditKey *secret.File
 }
 
-// openFiles opens the files that s names. The error joins one for each that cannot be used.
+// openFiles opens the files that s names. The error joins one for each unusable file.
 func openFiles(s settings.Settings, log *slog.Logger) (f files, err error) {
 	var errs []error
 	open := func(setting, path string, accept func(string) error) *secret.File {
@@ -72,8 +72,8 @@ func (f files) all() (open []*secret.File) {
 	return open
 }
 
-// reloadAt reads all files, and calls also, at each signal, until ctx ends. They are read all the time, but not put in
-// force before two reads found the same; whoever sends a signal has written them to the end.
+// reloadAt reads all files, and calls also, on each signal, until ctx ends. The files are also polled, but then new
+// content takes effect only after two equal reads; whoever sends a signal has finished writing.
 func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, also func(), log *slog.Logger) {
 	for {
 		select {
@@ -97,7 +97,8 @@ func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, also func
 func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error) {
 	opts := cache.Options{
 		MemorySize: s.MemoryCacheSize.Bytes(), Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
-		// Long enough for the heartbeat of a busy machine, short enough that a death is soon forgotten.
+		// Long enough for the heartbeat of a busy machine, short enough that a dead holder does not delay others for
+		// long.
 		LockLife:   min(max(s.UpstreamTimeout/2, time.Second), 5*time.Second),
 		FetchLimit: upstream.CallLimit(s.UpstreamTimeout, s.UpstreamMaxAttempts) + time.Second,
 		Registerer: o.Registerer, Log: o.Log, Wall: o.Wall,
@@ -117,7 +118,7 @@ func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error
 	return opts, err
 }
 
-// newKeyring takes the keys from their file, else from the client secret, and follows either.
+// newKeyring takes the keys from their file, or else derives them from the client secret, and follows changes.
 func newKeyring(f files, log *slog.Logger) (*cache.Keyring, error) {
 	keys := &cache.Keyring{}
 	if f.encryptionKeys != nil {
@@ -171,7 +172,7 @@ func newHandler(s settings.Settings, p *Parts, o Options) *proxy.Handler {
 	return proxy.New(opts)
 }
 
-// newTrail returns the audit trail, nil where none is wanted.
+// newTrail returns the audit trail, nil if no audit log is configured.
 func newTrail(s settings.Settings, f files, o Options) (*audit.Trail, error) {
 	if s.AuditLog == "" {
 		return nil, nil

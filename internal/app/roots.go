@@ -8,13 +8,13 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// roots are the certificates in a file of PEM, which may be replaced while the sidecar runs.
+// roots are the certificates in a PEM file, which may be replaced while the sidecar runs.
 type roots struct {
 	file    *secret.File // nil: the system's
 	current atomic.Pointer[x509.CertPool]
 }
 
-// newRoots follows file, which [checkRoots] has accepted; nil stands for the system's certificates.
+// newRoots follows file, which [checkRoots] has accepted; nil means the system's certificates.
 func newRoots(file *secret.File) *roots {
 	r := &roots{file: file}
 	if file != nil {
@@ -25,7 +25,7 @@ func newRoots(file *secret.File) *roots {
 	return r
 }
 
-// pool returns the certificates to trust now, nil for the system's.
+// pool returns the certificates to trust, nil for the system's.
 func (r *roots) pool() *x509.CertPool { return r.current.Load() }
 
 // onChange calls fn after each change.
@@ -42,7 +42,7 @@ func checkRoots(pem string) error {
 	return nil
 }
 
-// parseRoots returns nil when there is no certificate in pem.
+// parseRoots returns nil if pem contains no certificate.
 func parseRoots(pem string) *x509.CertPool {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(pem)) {

@@ -14,7 +14,7 @@ import (
 	"token-sidecar/proxy"
 )
 
-// servers are the two listeners at work.
+// servers are the two running servers.
 type servers struct {
 	tokens *proxy.Server
 	admin  *http.Server
@@ -33,7 +33,7 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 		_ = adminListener.Close()
 		return nil, fmt.Errorf("LISTEN_ADDR: %w", err)
 	}
-	// Idle connections count too, so there are more than requests. A socket beyond that waits to be accepted.
+	// Idle connections count too, so the limit exceeds the number of requests. Further connections wait to be accepted.
 	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
 		tokens: proxy.NewServer(proxy.ServerOptions{Handler: handler, Outer: traced, NoFastPath: !s.FastPath, Log: log}),
@@ -44,14 +44,14 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 	return v, nil
 }
 
-// patience is how the end is put off.
+// patience says how the end is delayed.
 type patience struct {
-	delay time.Duration // everything is served
-	limit time.Duration // then, what is in progress is answered
+	delay time.Duration // during which everything is still served
+	limit time.Duration // after delay, for requests in progress
 	begin func()        // called before delay
 }
 
-// run waits for ctx to end, or a listener to fail, and drains.
+// run waits for ctx to end, or a listener to fail, and then drains.
 func (v *servers) run(ctx context.Context, end patience, log *slog.Logger) error {
 	var failure error
 	select {
@@ -70,7 +70,7 @@ func (v *servers) run(ctx context.Context, end patience, log *slog.Logger) error
 	return failure
 }
 
-// stay goes on serving for a while: the app may be draining at the same time.
+// stay continues to serve for a while, because the app may be draining at the same time.
 func (v *servers) stay(end patience, log *slog.Logger) error {
 	end.begin()
 	if end.delay <= 0 {

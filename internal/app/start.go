@@ -7,7 +7,7 @@ import (
 	"token-sidecar/internal/settings"
 )
 
-// logStart tells in one line what a look at the settings would, as far as it decides what callers meet.
+// logStart logs in one line the settings that matter to callers.
 func logStart(log *slog.Logger, s settings.Settings, fastPath bool) {
 	log.Info("serving", slog.String("version", version), slog.String("commit", commit),
 		slog.String("settings", s.Fingerprint()),
@@ -22,7 +22,7 @@ func logStart(log *slog.Logger, s settings.Settings, fastPath bool) {
 		slog.Bool("fast_path", fastPath))
 }
 
-// hostOf is the host of a URL that the settings have checked.
+// hostOf returns the host of a URL that was checked with the settings.
 func hostOf(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {

@@ -17,19 +17,19 @@ import (
 	"token-sidecar/upstream"
 )
 
-// status puts together what ADMIN_ADDR tells of the parts.
+// status collects what ADMIN_ADDR shows about the parts.
 type status struct {
 	settings settings.Settings
 	handler  *proxy.Handler
 	source   *upstream.Client
 	tokens   *cache.Cache
-	trail    *audit.Trail // nil: there is none
+	trail    *audit.Trail // nil: no audit log is configured
 	history  *admin.History
 	watcher  *health.Watcher
 	where    admin.Where
 	begun    time.Time
 	started  atomic.Bool
-	leaving  atomic.Bool // SHUTDOWN_DELAY has begun
+	leaving  atomic.Bool // whether SHUTDOWN_DELAY has begun
 }
 
 func newStatus(s settings.Settings, p *Parts, o Options) *status {
@@ -44,7 +44,7 @@ func newStatus(s settings.Settings, p *Parts, o Options) *status {
 	return v
 }
 
-// whereIn tells which of many sidecars this is.
+// whereIn returns which sidecar this is among many.
 func whereIn(environ []string) (w admin.Where) {
 	w.Host, _ = os.Hostname()
 	for _, pair := range environ {
@@ -81,7 +81,7 @@ func (s *status) get() admin.Status {
 	return st
 }
 
-// newBuildInfo tells which version runs with which settings.
+// newBuildInfo is a metric for the running version and its settings.
 func newBuildInfo(s settings.Settings) prometheus.Collector {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "token_sidecar_build_info",

@@ -2,8 +2,8 @@
 //
 // It promises: [Trail.Record] returns nil only once the operating system has the line, so that an answer sent after it
 // is never without a line, even if the process is killed; it returns within its caller's deadline; a line contains
-// keyed hashes of user ids and tokens, never these themselves. While lines cannot be written, [Trail.Check] says so;
-// the first line after such a gap tells when it began and how many answers were withheld.
+// keyed hashes of user ids and tokens, never the ids and tokens themselves. While lines cannot be written,
+// [Trail.Check] says so; the first line after such a gap says when it began and how many answers were withheld.
 package audit
 
 import (
@@ -22,11 +22,11 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// ErrUnavailable is the error of what could not be recorded.
+// ErrUnavailable means that the line of a request could not be written.
 var ErrUnavailable = errors.New("audit: the line could not be written")
 
 const (
-	// mostWaiting bounds the lines that wait to be written, in bytes: some ten thousand of them.
+	// mostWaiting bounds the lines waiting to be written, in bytes: about ten thousand lines.
 	mostWaiting = 4 << 20
 	// retryInterval is how often writing is tried again after a failure.
 	retryInterval = time.Second
@@ -36,7 +36,7 @@ const (
 
 // Options configure a [Trail]. Path and Key are required.
 type Options struct {
-	// Path is [Stdout] or that of a file.
+	// Path is [Stdout] or the path of a file.
 	Path string
 	// Key is AUDIT_KEY_FILE, whose content [CheckKeys] has accepted.
 	Key *secret.File
@@ -48,42 +48,42 @@ type Options struct {
 	Wall func() time.Time
 }
 
-// A Trail is an audit trail. Its methods may be called from many goroutines.
+// A Trail is an audit trail. Its methods may be called concurrently.
 //
-// One goroutine writes. What is recorded while it writes goes out with its next write.
+// One goroutine writes. Lines that arrive during a write go out together with the next one.
 type Trail struct {
 	opts  Options
 	sink  sink
 	key   atomic.Pointer[Key]
 	lines prometheus.Counter
-	most  int // bytes that wait
+	most  int // bound of the waiting bytes
 
-	wake, moved chan struct{} // ask for a write, or for the file to be opened again
+	wake, moved chan struct{} // ask for a write, or for opening the file again
 	stop, ended chan struct{}
 
 	mu    sync.Mutex
-	next  *batch // what goes out next
-	state State  // while it tells of a failure, nothing is recorded until a write succeeds
-	lapse lapse  // what no line tells of yet
+	next  *batch // goes out with the next write
+	state State  // after a failure, nothing is recorded until a write succeeds
+	lapse lapse  // not reported by any line yet
 }
 
-// A batch are lines that are written together.
+// A batch consists of lines that are written together.
 type batch struct {
 	lines []byte
-	count int           // of callers who wait for it
-	done  chan struct{} // closed when err is set
+	count int           // callers who wait for it
+	done  chan struct{} // closed once err is set
 	err   error
 }
 
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
-// A lapse is a time in which answers were withheld, because there would have been no line of them.
+// A lapse is a time during which answers were withheld, because their lines could not be written.
 type lapse struct {
 	since    time.Time
 	withheld int
 }
 
-// and is l and a later one together.
+// and combines l with a later one.
 func (l lapse) and(later lapse) lapse {
 	if l.since.IsZero() {
 		return later
@@ -136,7 +136,7 @@ func (t *Trail) useKey() error {
 	return err
 }
 
-// Check returns [ErrUnavailable] while lines cannot be written. Whoever asks then withholds an answer.
+// Check returns [ErrUnavailable] while lines cannot be written; no token may be vended then.
 func (t *Trail) Check() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -148,7 +148,7 @@ func (t *Trail) Check() error {
 }
 
 // Record writes the line of e. It waits until that is done, or ctx ends. After an error the answer must be withheld;
-// the line may be written all the same.
+// the line may still get written.
 func (t *Trail) Record(ctx context.Context, e Event) error {
 	line := e.line(t.opts.Wall(), *t.key.Load())
 	t.mu.Lock()
@@ -180,7 +180,7 @@ var (
 	errSlow = errors.New("writing takes too long")
 )
 
-// fail takes in that so many answers are withheld. t.mu is held.
+// fail notes that answers are withheld. t.mu is held.
 func (t *Trail) fail(err error, withheld int) {
 	now, cause := t.opts.Wall(), causeOf(err)
 	t.lapse = t.lapse.and(lapse{now, withheld})
@@ -193,10 +193,10 @@ func (t *Trail) fail(err error, withheld int) {
 		"check the space and the rights at AUDIT_LOG, or who reads standard output", slog.String("cause", cause))
 }
 
-// Reopen opens the file again, for those who have moved it away. One that was moved is also noticed at the next line.
+// Reopen opens the file again after it was moved away, as log rotation does. The next line would notice that as well.
 func (t *Trail) Reopen() { notify(t.moved) }
 
-// Close writes what waits and ends t. Nothing may be recorded any more.
+// Close writes what waits and ends t. Record must not be called after it.
 func (t *Trail) Close() {
 	close(t.stop)
 	limit := time.NewTimer(closeLimit)
@@ -233,7 +233,7 @@ func (t *Trail) run() {
 
 func (t *Trail) hasFailed() bool { return !t.State().Since.IsZero() }
 
-// flush writes what waits, behind a line that tells of a lapse if there was one.
+// flush writes what waits, after a line that reports a lapse if there was one.
 func (t *Trail) flush() {
 	t.mu.Lock()
 	b, over := t.next, t.lapse

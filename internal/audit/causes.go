@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// A State tells whether lines can be written.
+// A State says whether lines can be written.
 type State struct {
-	// Since is when they could no longer be; zero while they can.
+	// Since is when that became impossible; zero while it is possible.
 	Since time.Time
-	// Cause is why not, one of [Causes]; First is what it began with.
+	// Cause is the reason, one of [Causes]; First is the reason at the beginning.
 	Cause, First string
 }
 
@@ -21,7 +21,7 @@ func (t *Trail) State() State {
 	return t.state
 }
 
-// A cause is why lines cannot be written, with what to do about it.
+// A cause is a reason why lines cannot be written, with the remedy.
 type cause struct {
 	err         error
 	name, about string
@@ -55,7 +55,7 @@ func causes() []cause {
 	}
 }
 
-// unknown is the cause of what none of the others is.
+// unknown is the cause if none of the others applies.
 const unknown = "writing fails"
 
 // Causes are the names of all causes.
@@ -66,7 +66,7 @@ func Causes() (names []string) {
 	return append(names, unknown)
 }
 
-// causeOf names the cause of err, without the path that err may hold.
+// causeOf returns the cause of err, without the path that err may contain.
 func causeOf(err error) string {
 	for _, c := range causes() {
 		if errors.Is(err, c.err) {
@@ -76,7 +76,7 @@ func causeOf(err error) string {
 	return unknown
 }
 
-// Remedy tells what to do about a cause.
+// Remedy returns what an operator can do about a cause.
 func Remedy(name string) string {
 	for _, c := range causes() {
 		if c.name == name {

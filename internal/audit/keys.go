@@ -12,17 +12,17 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// leastKey is the least length of a key, in bytes.
+// leastKey is the minimum length of a key, in bytes.
 const leastKey = 32
 
 // A Key makes pseudonyms. Whoever has it can find the lines of a user whose id they know.
 type Key struct {
-	// ID tells keys apart, and nothing about the key.
+	// ID distinguishes keys, and reveals nothing about the key.
 	ID   string
 	root secret.Value[[]byte]
 }
 
-// ParseKeys reads the content of AUDIT_KEY_FILE: base64 of 32 bytes or more, one key a line. The first is in force, the
+// ParseKeys reads the content of AUDIT_KEY_FILE: 32 bytes or more in base64 on each line. The first key is in use, the
 // others are former ones.
 func ParseKeys(content secret.Text) ([]Key, error) {
 	var keys []Key
@@ -55,10 +55,10 @@ func CheckKeys(content string) error {
 // User is the pseudonym of a user: HMAC-SHA256(key, "user" || client_user_id).
 func (k Key) User(id secret.Text) string { return k.hash("user", []byte(id.Reveal())) }
 
-// Token stands for the token of that SHA-256: HMAC-SHA256(key, "token" || SHA-256 of the token).
+// Token returns what represents the token with that SHA-256: HMAC-SHA256(key, "token" || SHA-256 of the token).
 func (k Key) Token(sum [sha256.Size]byte) string { return k.hash("token", sum[:]) }
 
-// hash is the HMAC of purpose and parts. No purpose begins with another.
+// hash is the HMAC of purpose and parts. No purpose is the beginning of another.
 func (k Key) hash(purpose string, parts ...[]byte) string {
 	mac := hmac.New(sha256.New, k.root.Reveal())
 	_, _ = mac.Write([]byte(purpose)) // never fails

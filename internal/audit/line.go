@@ -8,43 +8,43 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// format is the number of the lines' format. A change that readers would notice raises it.
+// format is the version of the lines' format. It is raised by changes that affect readers.
 const format = 1
 
-// timeFormat is RFC 3339 with milliseconds, of a time in UTC.
+// timeFormat is RFC 3339 with milliseconds, in UTC.
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
 // An Outcome is how a request ended.
 type Outcome string
 
-// The outcomes. The first four are tokens that were vended, by where they came from.
+// The outcomes. The first four mean that a token was vended, and say from where.
 const (
 	Memory    Outcome = "memory"
 	Redis     Outcome = "redis"
 	Fetched   Outcome = "fetched"
 	Collapsed Outcome = "collapsed"
-	// Refused is no token by somebody's decision, that of the auth service or of a setting.
+	// Refused means that the auth service or a setting denied the token.
 	Refused Outcome = "refused"
-	// Failed is no token for any other reason.
+	// Failed means that there was no token for any other reason.
 	Failed Outcome = "failed"
-	// Forgotten is a DELETE that was carried out.
+	// Forgotten means that a DELETE was carried out.
 	Forgotten Outcome = "forgotten"
-	// Abandoned is a caller who left before there was an answer.
+	// Abandoned means that the caller left before the answer.
 	Abandoned Outcome = "abandoned"
 )
 
-// An Event is what is recorded of one request. Path, Type and Outcome are required.
+// An Event is what is recorded about one request. Path, Type and Outcome are required.
 type Event struct {
-	// Path and Type are those of the auth service.
+	// Path and Type are as sent to the auth service.
 	Path, Type string
 	// User is the client_user_id, empty for a token of the client itself.
 	User    secret.Text
 	Outcome Outcome
-	// Status is that of the answer, 0 for none.
+	// Status is the status of the answer, 0 if there was none.
 	Status int
-	// ErrorCode is that of the answer, and RequestID that of the auth service; both may be empty.
+	// ErrorCode is that of the answer, and RequestID the auth service's; both may be empty.
 	ErrorCode, RequestID string
-	// Token is the SHA-256 of the token that is vended, nil for none.
+	// Token is the SHA-256 of the vended token, nil if there was none.
 	Token *[sha256.Size]byte
 }
 
@@ -95,6 +95,6 @@ func gapLine(now time.Time, over lapse) []byte {
 func stamp(t time.Time) string { return t.UTC().Format(timeFormat) }
 
 func marshal(v any) []byte {
-	text, _ := json.Marshal(v) // texts and numbers: never fails
+	text, _ := json.Marshal(v) // strings and numbers: never fails
 	return append(text, '\n')
 }

@@ -12,14 +12,14 @@ import (
 	"token-sidecar/internal/reason"
 )
 
-// Stdout is the AUDIT_LOG that stands for standard output.
+// Stdout is the AUDIT_LOG that means standard output.
 const Stdout = "stdout"
 
-// A sink takes lines. Its methods are called by one goroutine.
+// A sink accepts lines. Its methods are called by one goroutine only.
 type sink interface {
 	// write writes whole lines. After an error some of them may have been written.
 	write(lines []byte) error
-	// reopen makes the next write open what is there by then.
+	// reopen makes the next write open the path again.
 	reopen()
 	close() error
 }
@@ -27,7 +27,8 @@ type sink interface {
 // openSink opens AUDIT_LOG.
 func openSink(path string) (sink, error) {
 	if path == Stdout {
-		// Go ends a program that writes to standard output when nobody reads it; not so with a duplicate.
+		// Go ends a program that writes to standard output after the reader has gone, but not if it writes to a
+		// duplicate.
 		fd, err := syscall.Dup(syscall.Stdout)
 		if err != nil {
 			return nil, fmt.Errorf("standard output cannot be used: %s; name a file", reason.Of(err))
@@ -39,7 +40,7 @@ func openSink(path string) (sink, error) {
 	return f, f.open()
 }
 
-// A stream is a sink that stays where it is.
+// A stream is a sink that cannot be moved.
 type stream struct {
 	out  io.WriteCloser
 	torn tear
@@ -49,19 +50,19 @@ func (s *stream) write(lines []byte) error { return s.torn.write(s.out, lines) }
 func (s *stream) reopen()                  {}
 func (s *stream) close() error             { return s.out.Close() }
 
-// A file is a sink that whoever rotates it may move away.
+// A file is a sink that log rotation may move away.
 type file struct {
 	path string
-	out  *os.File // nil: to be opened
+	out  *os.File // nil: to be opened before the next write
 	mine os.FileInfo
 	torn tear
 }
 
-// fileMode lets the group read, for whoever collects the lines.
+// fileMode lets the group read, for log collectors.
 const fileMode = 0o640
 
 func (f *file) open() error {
-	// A pipe that nobody reads is an error, and not waited for.
+	// With O_NONBLOCK, a pipe without a reader is an error instead of a wait.
 	const flags = os.O_APPEND | os.O_CREATE | os.O_WRONLY | syscall.O_NONBLOCK
 	out, err := os.OpenFile(f.path, flags, fileMode)
 	if err != nil {
@@ -75,8 +76,8 @@ func (f *file) open() error {
 	return nil
 }
 
-// endsTorn reports whether what another process left in the file, for want of room or because its machine died, ends
-// in the middle of a line, as far as can be known.
+// endsTorn reports whether the file ends in the middle of a line, because another process ran out of space or its
+// machine died. It errs on the side of true.
 func endsTorn(path string, info os.FileInfo) bool {
 	if !info.Mode().IsRegular() || info.Size() == 0 {
 		return false
@@ -102,12 +103,12 @@ func (f *file) write(lines []byte) error {
 	}
 	err := f.torn.write(f.out, lines)
 	if err != nil {
-		f.reopen() // it may be a file system that has come back elsewhere
+		f.reopen() // its file system may have been mounted again
 	}
 	return err
 }
 
-// moved reports whether another file is at the path now, or none.
+// moved reports whether the path has another file, or none.
 func (f *file) moved() bool {
 	there, err := os.Stat(f.path)
 	return err != nil || !os.SameFile(there, f.mine)
@@ -124,10 +125,10 @@ func (f *file) close() error {
 	return err
 }
 
-// A tear tells whether the last line that was written is not whole.
+// A tear says whether the last written line is incomplete.
 type tear bool
 
-// write writes lines, apart from a torn line before them.
+// write writes lines, starting on a new line after a torn one.
 func (t *tear) write(out io.Writer, lines []byte) error {
 	if *t {
 		lines = append([]byte{'\n'}, lines...)
@@ -139,8 +140,8 @@ func (t *tear) write(out io.Writer, lines []byte) error {
 	return err
 }
 
-// An unwritableError tells why the file cannot be written without the path: that could be a secret, set as AUDIT_LOG by
-// mistake.
+// An unwritableError says why the file cannot be written. It omits the path, which could be a secret set as AUDIT_LOG
+// by mistake.
 type unwritableError struct{ err error }
 
 func unwritable(err error) error { return unwritableError{err} }

@@ -18,7 +18,7 @@ import (
 	"token-sidecar/internal/settings"
 )
 
-// probeLimit bounds how long ADMIN_ADDR is waited for.
+// probeLimit bounds how long to wait for ADMIN_ADDR.
 const probeLimit = 2 * time.Second
 
 func newHealthcheck(p Process) *cobra.Command {
@@ -34,7 +34,7 @@ func newHealthcheck(p Process) *cobra.Command {
 	}
 }
 
-// askAdmin gets a path of ADMIN_ADDR. An answer other than 200 is an error.
+// askAdmin gets a path on ADMIN_ADDR. An answer other than 200 is an error.
 func askAdmin(ctx context.Context, p Process, path string) ([]byte, error) {
 	s, err := settings.LoadOnly(p.Environ, "ADMIN_ADDR")
 	if err != nil {
@@ -61,7 +61,7 @@ func askAdmin(ctx context.Context, p Process, path string) ([]byte, error) {
 	return body, nil
 }
 
-// noAnswer says why nobody answered, without the URL, which holds the user's id.
+// noAnswer says why there was no answer, without the URL, which contains the user's id.
 func noAnswer(setting, addr string, err error) error {
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("nobody listens on %s; is the sidecar running? %s says where it is looked for", addr, setting)
@@ -70,7 +70,7 @@ func noAnswer(setting, addr string, err error) error {
 		reason.Of(err), setting)
 }
 
-// clientFor returns a client that reaches addr, whatever host a URL names, and no proxy.
+// clientFor returns a client that always connects to addr, regardless of the host in a URL, and uses no proxy.
 func clientFor(addr string) *http.Client {
 	network, where := "tcp", dialable(addr)
 	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
@@ -87,7 +87,8 @@ func clientFor(addr string) *http.Client {
 	}
 }
 
-// dialable is addr as it can be dialled: a listener on all addresses, or on both of loopback, is reached by IPv4.
+// dialable returns an address for reaching a listener on addr: one on all addresses, or on both loopback addresses, is
+// reached by IPv4.
 func dialable(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// checkLimit bounds a check unless told otherwise.
+// checkLimit is the default time limit of a check.
 const checkLimit = 10 * time.Second
 
 func newCheck(p Process) *cobra.Command {

@@ -1,5 +1,5 @@
 // Package cli is the command line: the sidecar itself, and small tools that ask a running one. The image has neither
-// shell nor curl, so what an operator needs is here.
+// shell nor curl, so everything that an operator needs is here.
 package cli
 
 import (
@@ -18,11 +18,11 @@ import (
 	"token-sidecar/internal/spelling"
 )
 
-// A Process is what the commands need of the process they run in.
+// A Process is what the commands need from their process.
 type Process struct {
-	// Name is how the program was called, for commands to try. Default: token-sidecar.
+	// Name is how the program was called, for use in suggested commands. Default: token-sidecar.
 	Name string
-	// Args are the arguments without the program's name; Environ has the form of [os.Environ].
+	// Args are the arguments without the program's name; Environ has the format of [os.Environ].
 	Args, Environ  []string
 	Stdout, Stderr io.Writer
 }
@@ -44,9 +44,10 @@ func Main(ctx context.Context) int {
 	})
 }
 
-// Run executes the command that p.Args name and returns the exit code: 0 done, 1 failed, 2 not understood.
+// Run executes the command in p.Args and returns the exit code: 0 for success, 1 for failure, 2 for a wrong command
+// line.
 func Run(ctx context.Context, p Process) int {
-	root := newRoot(p) //nolint:contextcheck // cobra hands the context on
+	root := newRoot(p) //nolint:contextcheck // cobra passes the context on
 	root.SetArgs(p.Args)
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
@@ -78,7 +79,7 @@ func newRoot(p Process) *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.Flags().AddFlagSet(serve.Flags())
-	// The library's own would be written by a template, for which the linker keeps every method there is: 10 MB.
+	// cobra's own version flag uses a template, which makes the linker keep all exported methods: 10 MB.
 	version := root.Flags().Bool("version", false, "tell version, commit and Go version")
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if *version {
@@ -93,7 +94,7 @@ func newRoot(p Process) *cobra.Command {
 	return root
 }
 
-// didYouMean suggests the name that was meant.
+// didYouMean suggests the name that was probably meant.
 func didYouMean(typed string, names []string) string {
 	if meant := spelling.Nearest(typed, names, max(1, len(typed)/3)); meant != "" {
 		return fmt.Sprintf("; did you mean %s?", meant)
@@ -124,7 +125,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 }
 
-// kindOf says what a flag takes.
+// kindOf says what values a flag takes.
 func kindOf(flag *pflag.Flag) string {
 	if flag.Value.Type() == "bool" {
 		return "true or false, or no value for true"
@@ -132,7 +133,7 @@ func kindOf(flag *pflag.Flag) string {
 	return "a " + flag.Value.Type()
 }
 
-// noArgs refuses arguments, as a mistake in the command line.
+// noArgs rejects arguments as a mistake in the command line.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

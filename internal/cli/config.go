@@ -36,7 +36,7 @@ func newConfig(p Process) *cobra.Command {
 	}
 }
 
-// settingsError introduces the mistakes that were found. A variable that was mistyped may be the cause of one.
+// settingsError introduces the mistakes that were found, and mentions mistyped variables, which may have caused them.
 func settingsError(err error, environ []string) error {
 	lines := strings.Split(err.Error(), "\n")
 	for _, stranger := range app.Strangers(environ) {

@@ -112,10 +112,10 @@ func askToken(ctx context.Context, p Process, query url.Values, fresh bool) (got
 	return got, res.Header.Get("Cache-Status"), nil
 }
 
-// An answer is the JSON of one, by its fields.
+// An answer is a JSON object by its fields.
 type answer map[string]json.RawMessage
 
-// refusal tells a person of an error answer.
+// refusal describes an error answer for a person.
 func (a answer) refusal(res *http.Response) error {
 	text := func(name string) (s string) {
 		_ = json.Unmarshal(a[name], &s)
@@ -132,7 +132,7 @@ func (a answer) refusal(res *http.Response) error {
 	return errors.New(says)
 }
 
-// print returns what is to be printed: the value of field in full, or all of them, tokens shortened unless show.
+// print returns the text to print: the value of field in full, or all fields, with tokens shortened unless show is set.
 func (a answer) print(field string, show, compact bool) (string, error) {
 	if field != "" {
 		value, there := a[field]

@@ -20,15 +20,15 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// Where the sandbox listens unless it is told otherwise, or somebody else does already.
+// The sandbox's default addresses, and the ports to use if those are taken.
 const (
 	sandboxAddr       = "127.0.0.1:8090"
 	sandboxListenAddr = "localhost:8080"
 	sandboxAdminAddr  = "127.0.0.1:8081"
 )
 
-// serveSandbox runs the sidecar with the emulator as its auth service. It ends with its terminal: SIGHUP does what it
-// does to other programs.
+// serveSandbox runs the sidecar with the emulator as its auth service. It ends with its terminal: SIGHUP has its
+// default effect.
 func serveSandbox(ctx context.Context, p Process, out, errs io.Writer) error {
 	listener, err := listenNear(ctx, out, sandboxAddr)
 	if err != nil {
@@ -108,7 +108,7 @@ func newSandbox(p Process) *cobra.Command {
 	return cmd
 }
 
-// listenNear listens on addr, or on another port if that one is taken, and says so.
+// listenNear listens on addr, or on another port if that one is taken, and prints which.
 func listenNear(ctx context.Context, out io.Writer, addr string) (net.Listener, error) {
 	listener, err := proxy.Listen(ctx, addr)
 	if !errors.Is(err, proxy.ErrInUse) {
@@ -127,11 +127,11 @@ func listenNear(ctx context.Context, out io.Writer, addr string) (net.Listener, 
 	return listener, nil
 }
 
-// freeNear is addr, or with another port if that one is taken.
+// freeNear returns addr, or another port of the same host if that one is taken.
 func freeNear(ctx context.Context, out io.Writer, addr string) string {
 	listener, err := listenNear(ctx, out, addr)
 	if err != nil {
-		return addr // why is told when it is listened on
+		return addr // listening will report what is wrong
 	}
 	defer func() { _ = listener.Close() }()
 	host, _, _ := net.SplitHostPort(addr)
@@ -147,7 +147,7 @@ func isSet(environ []string, name string) bool {
 	})
 }
 
-// serveEmulator serves until the function it returns is called.
+// serveEmulator serves until stop is called.
 func serveEmulator(listener net.Listener, handler http.Handler) (stop func()) {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1)

@@ -22,7 +22,7 @@ func newServe(p Process) *cobra.Command {
 		Example: "  token-sidecar serve --sandbox      try it, without any settings\n" +
 			"  HUMANAPI_CLIENT_ID=… HUMANAPI_CLIENT_SECRET_FILE=… token-sidecar",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// Or a log whose reader is gone would end the process.
+			// Otherwise writing to a log whose reader has gone would end the process.
 			signal.Ignore(syscall.SIGPIPE)
 			if emulate {
 				return serveSandbox(cmd.Context(), p, cmd.OutOrStdout(), cmd.ErrOrStderr())

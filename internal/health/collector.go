@@ -2,13 +2,13 @@ package health
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// A collector tells which conditions are not good.
+// A collector reports the conditions that are not good.
 type collector struct {
 	watcher *Watcher
 	desc    *prometheus.Desc
 }
 
-// NewCollector returns the metric of what w watches.
+// NewCollector returns the metric token_sidecar_degraded for the conditions of w.
 func NewCollector(w *Watcher) prometheus.Collector {
 	return collector{w, prometheus.NewDesc("token_sidecar_degraded",
 		"1 for each part that is degraded, with its state and the cause; no series while all is well.",

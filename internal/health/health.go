@@ -1,8 +1,8 @@
 // Package health describes the condition of the sidecar's parts, in words for people.
 //
 // It promises: the status page, the status command, the log, the metric token_sidecar_degraded and the alerts show the
-// same [Condition], and so name the same cause. A change for the worse is logged at once, and the same state of a part
-// at most once a minute.
+// same [Condition], and therefore name the same cause. A change for the worse is logged at once, and the same state of
+// a part at most once a minute.
 package health
 
 import (
@@ -13,7 +13,7 @@ import (
 // A Level is how bad a state is.
 type Level string
 
-// The levels, from good to bad. Of what is not in use, or too seldom to tell, nothing is said.
+// The levels, from good to bad. None means that the part is not in use, or too little to judge.
 const (
 	None Level = "none"
 	Good Level = "good"
@@ -38,38 +38,38 @@ func (l Level) rank() int {
 	}
 }
 
-// A Condition is how one part is.
+// A Condition is the condition of one part.
 type Condition struct {
-	// Part is the part's short name, and Path the auth service's call where a part has a condition for each.
+	// Part is the part's short name, and Path the auth service's path if the part has a condition for each.
 	Part string `json:"part"`
 	Path string `json:"path,omitempty"`
 	// Title is the part's name for people.
 	Title string `json:"title"`
 	Level Level  `json:"level"`
-	// State is one of a few that the part has.
+	// State is one of the part's few states.
 	State string `json:"state"`
-	// Figure is a number that tells more than State, such as a share; empty where there is none.
+	// Figure is a number that says more than State, such as a share; empty if there is none.
 	Figure string `json:"figure,omitempty"`
-	// Cause is why it is not good, of a list that is known beforehand; First is what it began with, where that was
-	// something else.
+	// Cause is why the state is not good, from a fixed list; First is the cause with which it began, if that was a
+	// different one.
 	Cause string `json:"cause,omitempty"`
 	First string `json:"first_cause,omitempty"`
 	// Detail is what changes from moment to moment, such as the time to the next trial.
 	Detail string `json:"detail,omitempty"`
-	// Effect is what callers notice, Remedy what to do, Alert the section of docs/runbook.md that tells more.
+	// Effect is what callers notice, Remedy what to do, Alert the section of docs/runbook.md with more.
 	Effect string `json:"effect,omitempty"`
 	Remedy string `json:"remedy,omitempty"`
 	Alert  string `json:"runbook,omitempty"`
-	// Since is when the part came into this state; set by [Watcher], unless the part knows better.
+	// Since is when the part entered this state; set by [Watcher], unless the part knows better.
 	Since time.Time `json:"since"`
-	// Minor conditions are of interest only when something is wrong.
+	// Minor conditions are shown only when something is wrong.
 	Minor bool `json:"minor,omitempty"`
 }
 
-// Headline is the state in a word or a figure.
+// Headline is the state as a word or a figure.
 func (c Condition) Headline() string { return cmp.Or(c.Figure, c.State) }
 
-// Shown reports whether c is of interest to somebody who looks at all parts.
+// Shown reports whether c belongs into an overview of all parts.
 func (c Condition) Shown() bool { return !c.Minor || c.Level.Degraded() }
 
 func (c Condition) subject() string { return c.Part + c.Path }
@@ -82,6 +82,6 @@ type Event struct {
 	Level Level     `json:"level"`
 	State string    `json:"state"`
 	Cause string    `json:"cause,omitempty"`
-	// Changes is how many changes there were since the part's last event, this one included.
+	// Changes is how many changes there were since the part's last event, including this one.
 	Changes int `json:"changes"`
 }

@@ -10,10 +10,10 @@ import (
 	"syscall"
 )
 
-// TimedOut is the cause of an exchange that was not answered in time.
+// TimedOut is the cause of an exchange that took too long.
 const TimedOut = "no answer in time"
 
-// NetworkCauses are those that [NetworkCause] tells, those of TLS aside.
+// NetworkCauses lists the results of [NetworkCause], except those about TLS.
 func NetworkCauses() []string {
 	return []string{
 		"host name not found", "DNS fails", TimedOut, "connection refused", "connection reset", "no route to host",
@@ -21,7 +21,7 @@ func NetworkCauses() []string {
 	}
 }
 
-// NetworkCause tells why an exchange over the network failed, in words that are known beforehand.
+// NetworkCause returns why an exchange over the network failed, in words from a fixed list.
 func NetworkCause(err error) string {
 	var (
 		dns     *net.DNSError
@@ -50,7 +50,7 @@ func NetworkCause(err error) string {
 	return "connection failed"
 }
 
-// tlsCause is empty for what is not about TLS.
+// tlsCause is empty for errors that are not about TLS.
 func tlsCause(err error) string {
 	var (
 		unknown  x509.UnknownAuthorityError

@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// quiet is how long nothing must fail for a run of failures to be over.
+// quiet is how long there must be no failure for a run of failures to be over.
 const quiet = time.Minute
 
-// A Streak follows something that fails now and then. The zero Streak has seen no failure.
+// A Streak tracks occasional failures. The zero Streak has seen none.
 type Streak struct {
 	mu  sync.Mutex
 	run Run
 }
 
-// A Run is what there is to know of failures that followed each other without a quiet minute. The zero Run is none.
+// A Run is a series of failures without a quiet minute between them. The zero Run has none.
 type Run struct {
 	Since, Last time.Time
 	Times       int
@@ -37,7 +37,7 @@ func (s *Streak) Fail(cause string) {
 	s.run.Times++
 }
 
-// Run returns the run that goes on.
+// Run returns the run in progress.
 func (s *Streak) Run(now time.Time) Run {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// lookInterval is how often a Watcher looks by itself.
+	// lookInterval is how often a Watcher checks the conditions by itself.
 	lookInterval = 500 * time.Millisecond
-	// tellInterval is how long a state that was told is not told again.
+	// tellInterval is the minimum time between two log lines for the same state of a part.
 	tellInterval = time.Minute
-	// repeatInterval is how often a state that stays bad is told again.
+	// repeatInterval is how often a bad state is logged again while it lasts.
 	repeatInterval = 10 * time.Minute
-	// maxEvents is how many events are remembered.
+	// maxEvents is how many events are kept.
 	maxEvents = 50
 )
 
-// A Watcher follows the conditions of all parts, and tells when they change.
+// A Watcher follows the conditions of all parts, and logs their changes.
 type Watcher struct {
 	look func() []Condition
 	log  *slog.Logger
@@ -29,23 +29,23 @@ type Watcher struct {
 	events []Event
 }
 
-// followed is what is known of one part.
+// followed is the history of one part.
 type followed struct {
 	state string
 	since time.Time
 
-	told    Condition            // what was told last
-	toldAt  time.Time            // when
-	states  map[string]time.Time // when each state was told last
+	told    Condition            // what was logged last
+	toldAt  time.Time            // when that was
+	states  map[string]time.Time // when each state was last logged
 	changes int                  // since then
 }
 
-// NewWatcher returns a watcher of what look returns: the same parts each time.
+// NewWatcher returns a watcher of what look returns, which must be the same parts each time.
 func NewWatcher(look func() []Condition, log *slog.Logger) *Watcher {
 	return &Watcher{look: look, log: log, parts: map[string]*followed{}}
 }
 
-// Run looks until ctx ends.
+// Run checks the conditions until ctx ends.
 func (w *Watcher) Run(ctx context.Context) {
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
@@ -59,7 +59,7 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// Conditions looks, and returns the conditions of all parts.
+// Conditions checks and returns the conditions of all parts.
 func (w *Watcher) Conditions() []Condition {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -83,7 +83,7 @@ func (w *Watcher) follow(c *Condition, now time.Time) {
 	f := w.parts[c.subject()]
 	if f == nil {
 		f = &followed{state: c.State, since: now, states: map[string]time.Time{}}
-		f.told = Condition{State: c.State, Level: Good} // to be well from the beginning is no news
+		f.told = Condition{State: c.State, Level: Good} // an initial good state is not logged
 		w.parts[c.subject()] = f
 	}
 	if c.State != f.state {
@@ -101,7 +101,7 @@ func (w *Watcher) follow(c *Condition, now time.Time) {
 	}
 }
 
-// news reports whether c is something else than what was told last.
+// news reports whether c differs from what was last logged.
 func (f *followed) news(c Condition) bool {
 	if !c.Level.Degraded() && !f.told.Level.Degraded() {
 		return false
@@ -109,7 +109,7 @@ func (f *followed) news(c Condition) bool {
 	return c.State != f.told.State || c.Level != f.told.Level || c.Cause != f.told.Cause
 }
 
-// mayTell reports whether c, which is news, is told now.
+// mayTell reports whether c, which is news, may be logged at now.
 func (f *followed) mayTell(c Condition, now time.Time) bool {
 	at, before := f.states[c.State]
 	if before && now.Sub(at) < tellInterval {

@@ -1,9 +1,9 @@
 // Package jsonobject iterates over the members of a JSON object (RFC 8259).
 //
 // It promises: anything but one complete object, in UTF-8, of bounded depth and with nothing after it, is an error;
-// every member is reported, in order, with its exact name, repeated ones each time; so is the position of each value,
-// so that it can be replaced. Only strings with escapes are allocated. [encoding/json] matches names in any case,
-// silently takes the last of repeated members, and costs several times as much.
+// every member is reported, in order, with its exact name, including repeated ones; the position of each value is
+// reported, so that it can be replaced. Only strings with escapes are allocated. [encoding/json] matches names in any
+// case, silently takes the last of repeated members, and costs several times as much.
 package jsonobject
 
 import (
@@ -13,17 +13,17 @@ import (
 	"unicode/utf8"
 )
 
-// The errors of a [Scanner]. Their texts say what is wrong with the text that was scanned, and quote nothing of it.
+// The errors of a [Scanner]. Their texts say what is wrong, and quote nothing of the scanned text.
 var (
 	ErrUTF8   = errors.New("is not valid UTF-8")
 	ErrSyntax = errors.New("is no complete JSON object")
 	ErrDepth  = errors.New("is nested too deeply")
 )
 
-// maxDepth bounds the nesting of values, the object itself included: each level takes room on the stack.
+// maxDepth bounds the nesting of values, including the object itself, because each level uses stack.
 const maxDepth = 100
 
-// A Scanner walks over the members of one object:
+// A Scanner iterates over the members of one object:
 //
 //	s := jsonobject.New(text)
 //	for s.Next() {
@@ -31,7 +31,7 @@ const maxDepth = 100
 //	}
 //	if s.Err() != nil { … }
 //
-// What the last members hold is known to be part of an object only when Err says so.
+// Members may be used only if Err is nil in the end: otherwise the text is not a complete object.
 type Scanner struct {
 	text  string
 	at    int
@@ -44,16 +44,16 @@ type Scanner struct {
 
 // A Value is the value of one member, as it stands in the text.
 type Value struct {
-	// Raw is the value's own text, without the white space around it.
+	// Raw is the value's own text, without surrounding white space.
 	Raw string
-	// Start is the place of Raw in the text that was scanned.
+	// Start is the index of Raw in the scanned text.
 	Start int
 }
 
 // New returns a scanner of text.
 func New(text string) *Scanner { return &Scanner{text: text} }
 
-// Next moves on to the next member. It returns false when there is none, or at an error.
+// Next advances to the next member. It returns false at the end, or at an error.
 func (s *Scanner) Next() bool {
 	if s.ended {
 		return false
@@ -89,25 +89,25 @@ func (s *Scanner) Next() bool {
 	return true
 }
 
-// Name is the name of the member. At an error in the value of a member, it is the name of that one; at any other it is
-// empty.
+// Name is the name of the member. After an error in the value of a member, it is the name of that member; after any
+// other error it is empty.
 func (s *Scanner) Name() string { return s.name }
 
 // Value is the value of the member.
 func (s *Scanner) Value() Value { return s.value }
 
-// Err is why Next returned false, nil at the end of a whole object.
+// Err is why Next returned false, nil at the end of a complete object.
 func (s *Scanner) Err() error { return s.err }
 
 func (s *Scanner) fail(err error) bool {
 	s.ended = true
-	if s.err == nil { // it may be known more precisely
+	if s.err == nil { // there may be a more precise error already
 		s.err = err
 	}
 	return false
 }
 
-// end is called behind the object.
+// end is called after the object.
 func (s *Scanner) end() bool {
 	if s.skipSpace(); s.at < len(s.text) {
 		return s.fail(ErrSyntax)
@@ -116,7 +116,7 @@ func (s *Scanner) end() bool {
 	return false
 }
 
-// skipSpace is for the most part called where there is none.
+// skipSpace is usually called where there is none.
 func (s *Scanner) skipSpace() {
 	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\t' ||
 		s.text[s.at] == '\r') {
@@ -124,7 +124,7 @@ func (s *Scanner) skipSpace() {
 	}
 }
 
-// take skips one character of punctuation, if it comes next.
+// take skips c if it comes next.
 func (s *Scanner) take(c byte) bool {
 	s.skipSpace()
 	return s.takeByte(c)
@@ -138,7 +138,7 @@ func (s *Scanner) takeByte(c byte) bool {
 	return true
 }
 
-// takeWord skips word, if it comes next.
+// takeWord skips word if it comes next.
 func (s *Scanner) takeWord(word string) bool {
 	if !strings.HasPrefix(s.text[s.at:], word) {
 		return false
@@ -147,7 +147,7 @@ func (s *Scanner) takeWord(word string) bool {
 	return true
 }
 
-// skipValue skips the value that comes next, which is enclosed by so many others.
+// skipValue skips the next value, which is nested depth levels deep.
 func (s *Scanner) skipValue(depth int) bool {
 	if s.at == len(s.text) {
 		return false
@@ -170,7 +170,7 @@ func (s *Scanner) skipValue(depth int) bool {
 	}
 }
 
-// skipAll skips an object or an array, up to its closing bracket.
+// skipAll skips the rest of an object or array, including its closing bracket.
 func (s *Scanner) skipAll(closing byte, depth int) bool {
 	if depth == maxDepth {
 		return s.fail(ErrDepth)
@@ -217,7 +217,7 @@ func (s *Scanner) skipString() bool {
 	return false
 }
 
-// skipEscape skips what follows a backslash.
+// skipEscape skips the rest of an escape, after the backslash.
 func (s *Scanner) skipEscape() bool {
 	if s.at == len(s.text) {
 		return false
@@ -262,7 +262,7 @@ func (s *Scanner) skipDigits() bool {
 // IsNull reports whether v is null.
 func (v Value) IsNull() bool { return v.Raw == "null" }
 
-// Text returns the content of a string; ok is false for any other value. Half of a surrogate pair becomes U+FFFD.
+// Text returns the content of a string; ok is false for any other value. An unpaired surrogate becomes U+FFFD.
 func (v Value) Text() (text string, ok bool) {
 	if v.Raw == "" || v.Raw[0] != '"' {
 		return "", false
@@ -273,7 +273,7 @@ func (v Value) Text() (text string, ok bool) {
 	return unescape(v.Raw)
 }
 
-// unescape is apart from Text, where its result would be allocated each time.
+// unescape is separate from Text, where its result would always be allocated.
 func unescape(raw string) (text string, ok bool) {
 	err := json.Unmarshal([]byte(raw), &text)
 	return text, err == nil
@@ -298,8 +298,8 @@ func (v Value) Texts() (texts []string, ok bool) {
 	return texts, true
 }
 
-// Digits returns a whole number as it was written; ok is false for any other value, such as one with a fraction or an
-// exponent.
+// Digits returns a whole number as it was written; ok is false for any other value, including numbers with a fraction
+// or an exponent.
 func (v Value) Digits() (digits string, ok bool) {
 	digits = strings.TrimPrefix(v.Raw, "-")
 	if digits == "" || strings.Trim(digits, "0123456789") != "" || v.Raw == "-0" {

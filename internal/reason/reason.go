@@ -1,5 +1,6 @@
 // Package reason explains errors of the operating system in plain words. Go's own texts also name system calls,
-// addresses and paths: of no use to an operator, and a path can be a secret that was pasted into the wrong setting.
+// addresses and paths. These are of no use to an operator, and a path can be a secret that was pasted into the wrong
+// setting.
 package reason
 
 import (
@@ -11,10 +12,10 @@ import (
 	"syscall"
 )
 
-// Of returns the reason for err, as part of a sentence. It repeats nothing of err.
+// Of returns the reason for err, for use in a sentence. It repeats nothing of err.
 func Of(err error) string { return Or(err, "it is not possible") }
 
-// Or is Of, but for what it has no words.
+// Or is like Of, but returns otherwise for an unknown error.
 func Or(err error, otherwise string) string {
 	var dns *net.DNSError
 	var errno syscall.Errno

@@ -16,19 +16,18 @@ import (
 	"token-sidecar/internal/reason"
 )
 
-// maxFileSize bounds what is read of a file, in bytes. All the certificates that a system trusts are some 250 KB.
+// maxFileSize bounds how much of a file is read, in bytes. All certificates that a system trusts are about 250 KB.
 const maxFileSize = 1 << 20
 
-// pollInterval is how often a watched file is read again. Polling, not inotify: Kubernetes swaps a symlink
-// two levels above the file, which watches on the file do not see, and a read of a few bytes costs nothing.
+// pollInterval is how often a watched file is read again. It is polled because Kubernetes swaps a symlink two levels
+// above the file, which inotify on the file does not report; and reading a few bytes costs nothing.
 const pollInterval = time.Second
 
-// A File is a secret in a file that may be replaced while the program runs. Its value is the content, trimmed
-// as [Trim] does. A new content counts once two reads in a row found it, so a file caught
-// half-written does not. A file that became empty, unreadable or unacceptable keeps the old value; that is
-// logged once for each such state.
+// A File is a secret in a file that may be replaced while the program runs. Its value is the content, trimmed as by
+// [Trim]. New content takes effect once two reads in a row have found it, so that a half-written file has no effect. If
+// the file becomes empty, unreadable or unacceptable, the old value stays; that is logged once for each such state.
 //
-// The zero File is not usable; see [Open] and [Fixed]. Methods may be called from many goroutines.
+// The zero File is not usable; see [Open] and [Fixed]. Methods may be called concurrently.
 type File struct {
 	path    string
 	setting string
@@ -36,21 +35,21 @@ type File struct {
 	log     *slog.Logger
 	value   atomic.Pointer[Text]
 
-	mu       sync.Mutex // guards what follows and orders reloads
-	seen     Text       // content of the last read, to tell a finished file from one being written
+	mu       sync.Mutex // guards the following and orders reloads
+	seen     Text       // content of the last read, for detecting a file that is being written
 	complain string
 	changed  []func()
 }
 
-// Fixed returns a File that never changes, for secrets that came from the environment.
+// Fixed returns a File that never changes, for secrets from the environment.
 func Fixed(content string) *File {
 	f := &File{}
 	f.set(content)
 	return f
 }
 
-// Open reads the file that setting names. accept, when not nil, rejects content that cannot be used; its
-// error must not hold the content. Errors name the setting and the remedy.
+// Open reads the file that setting names. accept, if not nil, rejects unusable content; its error must not contain the
+// content. Errors name the setting and the remedy.
 func Open(setting, path string, accept func(string) error, log *slog.Logger) (*File, error) {
 	f := &File{path: path, setting: setting, accept: accept, log: log}
 	content, err := f.read()
@@ -61,7 +60,7 @@ func Open(setting, path string, accept func(string) error, log *slog.Logger) (*F
 	return f, nil
 }
 
-// Text returns the value in force.
+// Text returns the current value.
 func (f *File) Text() Text { return *f.value.Load() }
 
 // OnChange registers fn to be called after each change, from the goroutine that noticed it.
@@ -88,11 +87,10 @@ func (f *File) Watch(ctx context.Context) {
 	}
 }
 
-// Reload reads the file now; the second of two equal reads puts a new content in force.
+// Reload reads the file. New content takes effect with the second of two equal reads.
 func (f *File) Reload() { _ = f.reload(false) }
 
-// ReadNow is Reload for whoever knows that the file is complete: one read is enough. The error says why it cannot be
-// used.
+// ReadNow is Reload for a file that is known to be complete: one read is enough. The error says why it cannot be used.
 func (f *File) ReadNow() error { return f.reload(true) }
 
 func (f *File) reload(complete bool) error {
@@ -129,8 +127,8 @@ func (f *File) set(content string) {
 	f.value.Store(&text)
 }
 
-// unreadable says why the file cannot be read, and what to do, without its path: that could be the secret itself, set
-// as the name of its file by mistake.
+// unreadable says why the file cannot be read, and what to do. It omits the path, which could be the secret itself, set
+// as the file's name by mistake.
 func unreadable(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 )
 
-// Generate writes a random secret to the file that setting names, for whoever can read it there. A file that holds
-// something is left as it is, so a process that is started again does not lock out those who have read it.
+// Generate writes a random secret to the file that setting names, for other processes to read. A file with content
+// stays as it is, so that a restarted process does not lock out those who have read it.
 func Generate(setting, path string) error {
 	existing := &File{path: path}
 	if _, err := existing.read(); err == nil {
@@ -21,14 +21,14 @@ func Generate(setting, path string) error {
 	return nil
 }
 
-// writeWhole puts a file with that content at path at once: nobody reads half of it.
+// writeWhole writes a file atomically: nobody reads half of it.
 func writeWhole(path, content string) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), ".secret-*")
 	if err != nil {
 		return err
 	}
 	_, err = file.WriteString(content)
-	// Who may read it is decided by who mounts the volume, whose user need not be ours.
+	// Who may read it is decided by mounting the volume; readers may have other user ids than ours.
 	err = errors.Join(err, file.Chmod(0o444), file.Close())
 	if err == nil {
 		err = os.Rename(file.Name(), path)

@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// risky are parts of attribute names that must not reach a log with their value.
+// risky are parts of the names of attributes whose values must not be logged.
 var risky = []string{"secret", "token", "password", "authorization", "user_id", "email", "key", "url", "body"}
 
-// ReplaceAttr is for [slog.HandlerOptions]: a second net under the types of this package. It hides the value
-// of an attribute whose name sounds like a credential or a person, should one ever be logged in the clear. It also
-// writes durations so that people can read them.
+// ReplaceAttr is for [slog.HandlerOptions]. It is a second line of defence behind the types of this package: it hides
+// the value of an attribute whose name suggests a credential or a person, in case one is logged in the clear. It also
+// formats durations for people.
 func ReplaceAttr(_ []string, a slog.Attr) slog.Attr {
 	name := strings.ToLower(a.Key)
 	for _, part := range risky {

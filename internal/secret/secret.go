@@ -1,8 +1,8 @@
 // Package secret holds what must never be printed: client secrets, tokens, user ids and keys.
 //
-// A [Value] hides its content from fmt, encoding/json, encoding.TextMarshaler and log/slog, also when it
-// sits in an unexported field of another struct, where fmt would bypass its methods. The only way to the
-// content is [Value.Reveal], so a reviewer finds every use by that name.
+// A [Value] hides its content from fmt, encoding/json, encoding.TextMarshaler and log/slog, even in an unexported field
+// of another struct, where fmt would bypass its methods. The only way to the content is [Value.Reveal], so that
+// reviewers can find every use by that name.
 package secret
 
 import (
@@ -14,12 +14,12 @@ import (
 	"unicode"
 )
 
-// hidden is what every printer shows in place of the content.
+// hidden is printed instead of the content.
 const hidden = "[hidden]"
 
 // Value hides a T. The zero Value hides the zero T.
 type Value[T any] struct {
-	// fmt reaches unexported fields by reflection and follows pointers there, but nothing looks into a function.
+	// fmt uses reflection on unexported fields and follows pointers in them, but nothing looks inside a function.
 	content func() T
 }
 
@@ -29,8 +29,8 @@ type Text = Value[string]
 // Hide wraps content.
 func Hide[T any](content T) Value[T] { return Value[T]{func() T { return content }} }
 
-// Trim returns content without the white space and byte order marks around it, which editors, shells and manifests
-// leave there. They are no part of a secret, nor of any other setting.
+// Trim returns content without surrounding white space and byte order marks, which editors, shells and manifests add.
+// They are not part of a secret, nor of any other setting.
 func Trim(content string) string {
 	return strings.TrimFunc(content, func(r rune) bool { return unicode.IsSpace(r) || r == '\uFEFF' })
 }

@@ -2,7 +2,7 @@ package settings
 
 import "path/filepath"
 
-// auditStdout is the AUDIT_LOG that stands for standard output.
+// auditStdout is the AUDIT_LOG that means standard output.
 const auditStdout = "stdout"
 
 func (s Settings) auditMistakes(c *checker) {

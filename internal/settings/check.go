@@ -16,7 +16,7 @@ import (
 // maxCallTime bounds UPSTREAM_TIMEOUT times UPSTREAM_MAX_ATTEMPTS.
 const maxCallTime = 10 * time.Minute
 
-// mistakes returns what is wrong with s, each error beginning with the name of the setting.
+// mistakes returns what is wrong with s; each error begins with the name of the setting.
 func (s Settings) mistakes() []error {
 	var c checker
 	c.tags(s)
@@ -57,7 +57,7 @@ func (s Settings) mistakes() []error {
 	return c.errs
 }
 
-// addressMistakes checks the form of the two addresses, which is all that asking a running sidecar needs.
+// addressMistakes checks the format of the two addresses, the only settings needed to ask a running sidecar.
 func (s Settings) addressMistakes() []error {
 	var c checker
 	if path, unix := strings.CutPrefix(s.ListenAddr, "unix://"); unix {
@@ -83,14 +83,14 @@ func (s Settings) redisMistakes(c *checker) {
 	}
 	c.check(s.RedisCAFile == "" || u.Scheme == "rediss", "REDIS_CA_FILE", "needs TLS; let REDIS_URL begin with rediss://")
 	_, password := u.User.Password()
-	if s.RedisMode == "sentinel" { // what stands before the host is the sentinels' own
+	if s.RedisMode == "sentinel" { // a user before the host is for the sentinels
 		password = u.Query().Has("password")
 	}
 	c.check(s.RedisPasswordFile == "" || !password, "REDIS_PASSWORD_FILE",
 		"is set beside a password in REDIS_URL; keep one of them")
 }
 
-// checker gathers mistakes.
+// A checker collects mistakes.
 type checker struct{ errs []error }
 
 func (c *checker) add(name, says string) { c.errs = append(c.errs, fmt.Errorf("%s: %s", name, says)) }
@@ -144,7 +144,7 @@ func (c *checker) hostPort(name, addr, remedy string) {
 	c.check(err == nil, name, "is no host:port"+remedy)
 }
 
-// overlap reports whether no two programs could listen on a and b.
+// overlap reports whether a and b cannot both be listened on.
 func overlap(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
@@ -157,7 +157,7 @@ func overlap(a, b string) bool {
 	return !apart
 }
 
-// loopback reports whether addr, of the form host:port, can be reached from this network namespace only.
+// loopback reports whether addr, in the format host:port, can be reached from this network namespace only.
 func loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	return err != nil || loopbackHost(host)

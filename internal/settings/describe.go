@@ -13,17 +13,17 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// A Setting is one setting as [Settings.List] tells it.
+// A Setting describes one setting; see [Settings.List].
 type Setting struct {
 	Name    string // of the environment variable
-	Value   string // in force; secrets hidden
-	Default string // as it is written; empty for none
-	Takes   string // what it can be set to
+	Value   string // in use; secrets hidden
+	Default string // as it would be set; empty for none
+	Takes   string // which values it can have
 	Doc     string // what it does, in one line
 }
 
-// List returns the settings in force in the order of their declaration. Secrets are hidden, and so is what is wrong,
-// see [Wrong]: what was not understood could be a secret in the wrong place.
+// List returns the settings in use, in the order of their declaration. Secrets are hidden, and so are wrong values (see
+// [Wrong]): they could be secrets in the wrong place.
 func (s Settings) List(wrong map[string]bool) []Setting {
 	v := reflect.ValueOf(s)
 	list := make([]Setting, 0, v.NumField())
@@ -43,7 +43,7 @@ func (s Settings) List(wrong map[string]bool) []Setting {
 	return list
 }
 
-// beginning is enough to tell a client_id by. Any text can be one, the client secret as well.
+// beginning returns enough to recognise a client_id. Any text could be one, even the client secret.
 func beginning(text string) string {
 	return text[:min(4, len(text)/4)] + "…"
 }
@@ -66,7 +66,7 @@ func show(v any) string {
 	}
 }
 
-// short is d without units that are zero: 10m for 10m0s.
+// short formats d without units that are zero: 10m for 10m0s.
 func short(d time.Duration) string {
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
@@ -78,7 +78,7 @@ func short(d time.Duration) string {
 	return text
 }
 
-// takes says what a setting can be set to.
+// takes says which values a setting can have.
 func takes(field reflect.StructField) string {
 	if allowed := choices(field); allowed != nil {
 		last := len(allowed) - 1
@@ -106,7 +106,7 @@ func takes(field reflect.StructField) string {
 	}
 }
 
-// choices are those of the tag oneOf, nil without it.
+// choices are those in the tag oneOf, nil without it.
 func choices(field reflect.StructField) []string {
 	if list := field.Tag.Get("oneOf"); list != "" {
 		return strings.Split(list, ",")
@@ -114,7 +114,7 @@ func choices(field reflect.StructField) []string {
 	return nil
 }
 
-// bounds are those of the tags min and max, which go together.
+// bounds are those in the tags min and max, which occur together.
 func bounds(field reflect.StructField) (least, most int64, bounded bool) {
 	read := func(tag string) int64 {
 		text := field.Tag.Get(tag)
@@ -137,10 +137,10 @@ func bounds(field reflect.StructField) (least, most int64, bounded bool) {
 	return read("min"), read("max"), true
 }
 
-// Fingerprint is the same for the same settings, secrets aside, so that pods that differ can be told.
+// Fingerprint is the same for equal settings, ignoring secrets, so that pods with different settings can be found.
 func (s Settings) Fingerprint() string {
 	hash := sha256.New()
-	_, _ = fmt.Fprintf(hash, "%q\n", s.ClientID) // in full
+	_, _ = fmt.Fprintf(hash, "%q\n", s.ClientID) // in full, unlike in List
 	for _, setting := range s.List(nil) {
 		_, _ = fmt.Fprintf(hash, "%s=%q\n", setting.Name, setting.Value)
 	}

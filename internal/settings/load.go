@@ -13,19 +13,19 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// Load reads the settings from environ, which has the form of [os.Environ], and checks them, but not what is in the
-// files that they name. Values are trimmed as [secret.Trim] does; an empty one counts as not set. The error is made by
-// [Join].
+// Load reads the settings from environ, which has the format of [os.Environ], and checks them, but not the content of
+// the files that they name. Values are trimmed as by [secret.Trim]; an empty one counts as not set. The error is made
+// by [Join].
 func Load(environ []string) (Settings, error) {
 	s, mistakes := parse(environ)
-	// A setting that was not understood holds its zero value; what the check says of it would mislead.
+	// A setting that could not be parsed has its zero value; checking that would produce a misleading message.
 	err := Add(Join(mistakes...), errors.Join(s.mistakes()...))
 	s.AuthURL = strings.TrimRight(s.AuthURL, "/")
 	return s, err
 }
 
-// LoadOnly reads these settings and takes the defaults for all others, for the commands that ask a running sidecar. It
-// checks the addresses alone.
+// LoadOnly reads these settings and uses the defaults for all others, for commands that ask a running sidecar. It
+// checks only the addresses.
 func LoadOnly(environ []string, names ...string) (Settings, error) {
 	wanted := slices.DeleteFunc(slices.Clone(environ), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
@@ -55,8 +55,8 @@ func parse(environ []string) (Settings, []error) {
 	return s, parseMistakes(err)
 }
 
-// parseMistakes names settings where the library names struct fields, and says what a setting takes in place of what
-// its parser says.
+// parseMistakes replaces the names of struct fields in the library's errors with the names of settings, and its
+// parsers' messages with the values that a setting takes.
 func parseMistakes(err error) (mistakes []error) {
 	if err == nil {
 		return nil

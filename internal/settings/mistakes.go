@@ -8,8 +8,7 @@ import (
 )
 
 // Join makes one error of all mistakes, in the order of the settings; nil if there are none. Each mistake begins with
-// the name of its setting and a colon. It tells no value: what is not understood could be a secret that was pasted into
-// the wrong place.
+// the name of its setting and a colon. It contains no value, which could be a secret in the wrong place.
 func Join(mistakes ...error) error {
 	var all []error
 	for _, m := range mistakes {
@@ -20,13 +19,13 @@ func Join(mistakes ...error) error {
 		if i := slices.Index(order, nameIn(m)); i >= 0 {
 			return i
 		}
-		return len(order) // not ours: OTEL_*
+		return len(order) // another's, such as OTEL_*
 	}
 	slices.SortStableFunc(all, func(a, b error) int { return rank(a) - rank(b) })
 	return errors.Join(all...)
 }
 
-// Add adds mistakes that were found later to known, which [Join] made, but none to a setting that is known to be wrong.
+// Add adds mistakes that were found later to known, which [Join] made, except for settings that are known to be wrong.
 func Add(known error, later error) error {
 	wrong := Wrong(known)
 	all := []error{known}
@@ -38,7 +37,7 @@ func Add(known error, later error) error {
 	return Join(all...)
 }
 
-// Wrong returns the names of the settings that err, made by [Join], is about.
+// Wrong returns the names of the settings with mistakes in err, which [Join] made.
 func Wrong(err error) map[string]bool {
 	wrong := make(map[string]bool)
 	for _, m := range split(err) {
@@ -63,13 +62,13 @@ func split(err error) []error {
 	return all
 }
 
-// nameIn is the setting that a mistake is about.
+// nameIn returns the name of the setting with that mistake.
 func nameIn(mistake error) string {
 	name, _, _ := strings.Cut(mistake.Error(), ":")
 	return name
 }
 
-// names are those of all settings.
+// names returns the names of all settings.
 func names() (all []string) {
 	for field := range reflect.TypeFor[Settings]().Fields() {
 		all = append(all, field.Tag.Get("env"))

@@ -12,9 +12,9 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// Settings are the settings in force. Tags say of each its name in the environment, its default, what it takes besides
-// what its type says (oneOf, min, max, and what a text is), and in one line what it does. Parsing, checking, the output
-// of "token-sidecar config" and docs/settings.md follow them.
+// Settings are the settings in use. The tags of a field contain its name in the environment, its default, restrictions
+// beyond its type (oneOf, min, max, and what a text is), and in one line what it does. Parsing, checking, the output of
+// "token-sidecar config" and docs/settings.md use these tags.
 type Settings struct {
 	ClientID         string      `env:"HUMANAPI_CLIENT_ID" is:"a text; required" doc:"client_id of this service at Human API"`
 	ClientSecret     secret.Text `env:"HUMANAPI_CLIENT_SECRET" is:"a text; this or the file is required" doc:"client secret of this service at Human API"`
@@ -61,7 +61,7 @@ type Settings struct {
 	ShutdownDelay         time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"24h" doc:"how long everything is still served after SIGTERM, with /readyz 503"`
 }
 
-// TokenPath is the auth service's call that /token stands for.
+// TokenPath is the path of the auth service for /token.
 func (s Settings) TokenPath() string {
 	if s.Product == "hip" {
 		return "/v1/admin/token"
@@ -77,8 +77,8 @@ func (s Settings) ListensBeyondLoopback() bool {
 	return !s.ListensOnSocket() && !loopback(s.ListenAddr)
 }
 
-// TakesAnyHost reports whether callers may name any Host: by a socket file there is none to check, and beyond loopback,
-// where they come by other names, a caller token keeps strangers out in its place.
+// TakesAnyHost reports whether callers may send any Host. On a socket file there is nothing to check; beyond loopback,
+// callers use other names, and the caller token keeps strangers out.
 func (s Settings) TakesAnyHost() bool {
 	return s.ListensOnSocket() || s.ListensBeyondLoopback() && s.AllowRemoteCallers && s.CallerTokenFile != ""
 }

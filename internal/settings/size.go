@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A Size is a number of bytes, written as 33554432, 32KiB, 32MiB or 1GiB; the B may be left out, as in Kubernetes.
+// A Size is a number of bytes, written as 33554432, 32KiB, 32MiB or 1GiB; the B may be omitted, as in Kubernetes.
 type Size int64
 
 var sizeUnits = []struct {

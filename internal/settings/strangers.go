@@ -10,10 +10,10 @@ import (
 	"token-sidecar/internal/spelling"
 )
 
-// A Stranger is a variable that looks like a setting and is none.
+// A Stranger is a variable that looks like a setting but is not one.
 type Stranger struct{ Name, Meant string }
 
-// String tells a person.
+// String formats s for people.
 func (s Stranger) String() string {
 	if s.Name == "MEMORY_CACHE_ENTRIES" {
 		return s.Name + " has no effect any more; MEMORY_CACHE_SIZE bounds the cache, in bytes"
@@ -21,11 +21,11 @@ func (s Stranger) String() string {
 	return fmt.Sprintf("%s is no setting and has no effect; %s is meant, most likely", s.Name, s.Meant)
 }
 
-// Strangers returns the variables in environ that look like a mistyped setting, or one of further, which are the names
-// of others that have an effect.
+// Strangers returns the variables in environ that look like a mistyped setting, or like one of the names in further,
+// which also have an effect.
 func Strangers(environ []string, further ...string) (found []Stranger) {
 	settings := names()
-	// Not the names that Kubernetes gives to the addresses of a service, such as one called redis.
+	// These are names that Kubernetes sets for the addresses of services, such as one called redis.
 	link := regexp.MustCompile(`_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$`)
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
@@ -46,13 +46,13 @@ func Strangers(environ []string, further ...string) (found []Stranger) {
 	return found
 }
 
-// hasOurPrefix reports whether name begins as hardly anything of others does.
+// hasOurPrefix reports whether name begins like our settings and unlike nearly all other variables.
 func hasOurPrefix(name string) bool {
 	return slices.ContainsFunc([]string{"HUMANAPI_", "UPSTREAM_", "BREAKER_", "MEMORY_CACHE_", "REDIS_"},
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// withWords are those of names that have all words of name.
+// withWords returns those names that contain all words of name.
 func withWords(name string, names []string) (found []string) {
 	for _, candidate := range names {
 		words := strings.Split(candidate, "_")

@@ -1,7 +1,7 @@
 // Package spelling finds the name that was probably meant by a mistyped one.
 package spelling
 
-// Nearest is the one of names that takes the fewest typing mistakes to become name, and no more than within; empty if
+// Nearest returns the one of names that is the fewest typing mistakes away from name, and no more than within; empty if
 // there is none.
 func Nearest(name string, names []string, within int) (found string) {
 	for _, candidate := range names {
@@ -12,7 +12,7 @@ func Nearest(name string, names []string, within int) (found string) {
 	return found
 }
 
-// distance counts the letters that were left out, added, replaced, or swapped with the next to make b of a (optimal
+// distance counts how many letters of a must be left out, added, replaced, or swapped with the next to get b (optimal
 // string alignment).
 func distance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)

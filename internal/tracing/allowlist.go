@@ -11,9 +11,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// clean returns what may leave of span. It is built anew, so what is not copied here is not sent: events, links and the
-// texts of errors, which quote what failed; tracestate, which is the caller's; and every attribute that [allow] does
-// not know.
+// clean returns what may be exported of span. It is built from scratch, so that what is not copied here is not sent:
+// events, links and the texts of errors, which quote what failed; tracestate, which is the caller's; and every
+// attribute unknown to [allow].
 func clean(span sdktrace.ReadOnlySpan) sdktrace.ReadOnlySpan {
 	attributes := make([]attribute.KeyValue, 0, len(span.Attributes()))
 	for _, kv := range span.Attributes() {
@@ -21,7 +21,7 @@ func clean(span sdktrace.ReadOnlySpan) sdktrace.ReadOnlySpan {
 			attributes = append(attributes, attribute.KeyValue{Key: kv.Key, Value: value})
 		}
 	}
-	// A stub is the SDK's only span that can be made from parts.
+	// A stub is the only span of the SDK that can be assembled.
 	return tracetest.SpanStub{
 		Name:        name(span, attribute.NewSet(attributes...)),
 		SpanContext: span.SpanContext().WithTraceState(trace.TraceState{}),
@@ -37,7 +37,8 @@ func clean(span sdktrace.ReadOnlySpan) sdktrace.ReadOnlySpan {
 	}.Snapshot()
 }
 
-// allow is the allow-list. It returns the value with which kv may leave, one of a known set; ok is false if none.
+// allow is the allow-list. It returns the value with which kv may be exported, one of a known set; ok is false if there
+// is none.
 func allow(kind trace.SpanKind, kv attribute.KeyValue) (value attribute.Value, ok bool) {
 	text := kv.Value.AsString()
 	known := func(values ...string) bool { return slices.Contains(values, text) }
@@ -60,17 +61,17 @@ func allow(kind trace.SpanKind, kv attribute.KeyValue) (value attribute.Value, o
 	case "token_sidecar.outcome":
 		return kv.Value, isWords(text)
 	case semconv.ServerAddressKey, semconv.ServerPortKey:
-		return kv.Value, kind == trace.SpanKindClient // what we were told to call; at a server it is the Host header
+		return kv.Value, kind == trace.SpanKindClient // configured; incoming, it is the Host header
 	}
 	return kv.Value, false
 }
 
 const (
-	otherMethod = "_OTHER" // as the semantic conventions have it
+	otherMethod = "_OTHER" // as in the semantic conventions
 	unknown     = "unknown"
 )
 
-// route is the path of a call that there is, else unknown.
+// route returns path if it is the path of a call, else unknown.
 func route(path string) string {
 	switch path {
 	case "/token", "/v1/connect/token", "/v1/admin/token":
@@ -79,8 +80,8 @@ func route(path string) string {
 	return unknown
 }
 
-// name names a server's span by its attributes, which are clean. The other spans are of our own making, named by what
-// we ask for: "HTTP POST", "evalsha", "redis.pipeline get pttl".
+// name names a server's span by its attributes, which must be clean. The names of other spans are our own, by what they
+// call: "HTTP POST", "evalsha", "redis.pipeline get pttl".
 func name(span sdktrace.ReadOnlySpan, attributes attribute.Set) string {
 	if span.SpanKind() == trace.SpanKindServer {
 		method, _ := attributes.Value(semconv.HTTPRequestMethodKey)
@@ -93,7 +94,7 @@ func name(span sdktrace.ReadOnlySpan, attributes attribute.Set) string {
 	return span.Name()
 }
 
-// isWords reports whether s is made of words alone: an id has a digit, a sign, or a length.
+// isWords reports whether s consists of plain words: an id has a digit, a sign, or a greater length.
 func isWords(s string) bool {
 	const signs = " ._"
 	return s != "" && len(s) <= 100 && strings.IndexFunc(s, func(r rune) bool {

@@ -16,13 +16,13 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Check reports every variable in environ whose value is not supported. The libraries would log it and go on without.
+// Check reports every variable in environ with an unsupported value. The libraries would only log it.
 func Check(environ []string) error {
 	_, err := read(environ)
 	return err
 }
 
-// A config is what the variables say, as far as it is not left to the libraries.
+// A config is what the variables say, except for what the libraries read themselves.
 type config struct {
 	wanted   bool // an endpoint is named, or the exporter otlp
 	endpoint string
@@ -30,11 +30,11 @@ type config struct {
 	tls      *tls.Config
 }
 
-// Variables are the names of those that have an effect.
+// Variables returns the names of the variables that have an effect.
 func Variables() []string {
 	v := parse(nil)
 	v.read()
-	return append(v.asked, "OTEL_SERVICE_NAME") // the library's to read
+	return append(v.asked, "OTEL_SERVICE_NAME") // read by the library
 }
 
 func read(environ []string) (config, error) {
@@ -65,19 +65,19 @@ func (v *variables) read() config {
 	return c
 }
 
-// transport is that of net/http, with the collector's certificates.
+// transport returns an HTTP transport with the collector's certificates.
 func (c config) transport() *http.Transport {
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: c.tls, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second,
-		// A connection that fell silent would be used for ever otherwise (golang/go#59690).
+		// Otherwise a silent connection would be used without end (golang/go#59690).
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 	}
 }
 
-// A value is that of a variable, empty if it is not set.
+// A value is the value of a variable, empty if it is not set.
 type value struct{ name, text string }
 
-// variables gather the mistakes that are found in them, and what was asked of them.
+// variables collect the mistakes in them, and which ones were read.
 type variables struct {
 	given map[string]string
 	errs  []error
@@ -99,7 +99,7 @@ func (v *variables) value(name string) value {
 	return value{name, v.given[name]}
 }
 
-// otlp is the exporter's setting of that name: the one for traces alone, else the one for all signals.
+// otlp returns the exporter's setting with that name: the one for traces, or else the one for all signals.
 func (v *variables) otlp(name string) value {
 	if own := v.value("OTEL_EXPORTER_OTLP_TRACES_" + name); own.text != "" {
 		return own
@@ -107,7 +107,7 @@ func (v *variables) otlp(name string) value {
 	return v.value("OTEL_EXPORTER_OTLP_" + name)
 }
 
-// wrong notes a mistake. No value is quoted: it could be a credential in the wrong place.
+// wrong notes a mistake. It does not quote the value, which could be a credential in the wrong place.
 func (v *variables) wrong(of value, format string, args ...any) {
 	v.errs = append(v.errs, fmt.Errorf("%s: "+format, append([]any{of.name}, args...)...))
 }

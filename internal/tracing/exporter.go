@@ -13,7 +13,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// An exporter hands on what may leave of each span, and logs when that begins to fail and when it works again.
+// An exporter exports what clean leaves of each span. It logs when that begins to fail and when it works again.
 type exporter struct {
 	sdktrace.SpanExporter
 	transport *transport
@@ -21,10 +21,10 @@ type exporter struct {
 	log       *slog.Logger
 }
 
-// newExporter makes one that sends to the collector. Headers, compression and encoding are the library's to read from
-// the environment. The endpoint is not, because the library would default to https, and let a variable that is
-// meant for gRPC (OTEL_EXPORTER_OTLP_INSECURE) turn an https endpoint into plain http. Nor is the client: the
-// library's follows redirects, and takes the API key in OTEL_EXPORTER_OTLP_HEADERS along to wherever they lead.
+// newExporter returns an exporter that sends to the collector. The library reads headers, compression and encoding from
+// the environment, but not two other things. Not the endpoint: the library would default to https, and would let a
+// variable for gRPC (OTEL_EXPORTER_OTLP_INSECURE) turn an https endpoint into plain http. And not the client: the
+// library's follows redirects, and sends the API key in OTEL_EXPORTER_OTLP_HEADERS to wherever they lead.
 func newExporter(ctx context.Context, c config, log *slog.Logger) (*exporter, error) {
 	transport := &transport{Transport: c.transport()}
 	client := &http.Client{
@@ -32,7 +32,7 @@ func newExporter(ctx context.Context, c config, log *slog.Logger) (*exporter, er
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	next, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(c.endpoint), otlptracehttp.WithHTTPClient(client),
-		otlptracehttp.WithTLSClientConfig(nil)) // the client has it; here it would be an error beside plain http
+		otlptracehttp.WithTLSClientConfig(nil)) // the client has them; here they would break plain http
 	if err != nil {
 		return nil, fmt.Errorf("traces cannot be sent: %w", err)
 	}
@@ -74,7 +74,7 @@ func (e *exporter) reason(err error) string {
 	return "the collector rejected spans"
 }
 
-// A transport remembers the status of the last answer, which the library's errors do not tell. It is 0 if none came.
+// A transport remembers the status of the last answer, which the library's errors omit; 0 if there was no answer.
 type transport struct {
 	*http.Transport
 	status atomic.Int64

@@ -25,10 +25,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Tracing wraps the parts that have spans. The zero Tracing is off and wraps nothing.
+// Tracing wraps the parts that create spans. The zero Tracing is off and wraps nothing.
 type Tracing struct{ provider *sdktrace.TracerProvider }
 
-// Start begins to send traces, if environ asks for it: by naming an endpoint, or the exporter otlp. environ must be the
+// Start begins to send traces, if environ asks for it by naming an endpoint or the exporter otlp. environ must be the
 // process's own, because the libraries read most of OTEL_* from there.
 func Start(ctx context.Context, environ []string, version string, log *slog.Logger) (Tracing, error) {
 	c, err := read(environ)
@@ -36,9 +36,9 @@ func Start(ctx context.Context, environ []string, version string, log *slog.Logg
 		return Tracing{}, err
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {
-		log.Debug("spans were lost; tokens do not depend on them") // why is the exporter's to log
+		log.Debug("spans were lost; tokens do not depend on them") // the exporter logs why
 	}))
-	otel.SetLogger(logr.Discard()) // it quotes the variables, API keys included
+	otel.SetLogger(logr.Discard()) // it quotes the variables, including API keys
 	exporter, err := newExporter(ctx, c, log)
 	if err != nil {
 		return Tracing{}, err
@@ -52,10 +52,10 @@ func Start(ctx context.Context, environ []string, version string, log *slog.Logg
 	return Tracing{sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))}, nil
 }
 
-// stopLimit bounds how long the end waits for the last traces to be sent.
+// stopLimit bounds how long shutting down waits for the last traces to be sent.
 const stopLimit = 2 * time.Second
 
-// Stop sends what is left.
+// Stop sends the remaining spans.
 func (t Tracing) Stop(ctx context.Context) {
 	if t.provider != nil {
 		ctx, cancel := context.WithTimeout(ctx, stopLimit)
@@ -64,7 +64,7 @@ func (t Tracing) Stop(ctx context.Context) {
 	}
 }
 
-// Handler wraps the calls on LISTEN_ADDR: they join the trace of the app.
+// Handler wraps the calls on LISTEN_ADDR, which join the trace of the app.
 func (t Tracing) Handler(h http.Handler) http.Handler {
 	if t.provider == nil {
 		return h
@@ -77,7 +77,7 @@ func (t Tracing) Handler(h http.Handler) http.Handler {
 		otelhttp.WithPropagators(traceparent{}))
 }
 
-// Transport wraps the calls to the auth service, which are told of the trace.
+// Transport wraps the calls to the auth service, which receive the trace id.
 func (t Tracing) Transport(next http.RoundTripper) http.RoundTripper {
 	if t.provider == nil {
 		return next
@@ -85,7 +85,7 @@ func (t Tracing) Transport(next http.RoundTripper) http.RoundTripper {
 	return otelhttp.NewTransport(next, otelhttp.WithTracerProvider(t.provider), otelhttp.WithPropagators(traceparent{}))
 }
 
-// Redis adds spans to what client does; without the commands, which hold names and values.
+// Redis adds spans for what client does, without the commands, which contain names and values.
 func (t Tracing) Redis(client redis.UniversalClient) error {
 	if t.provider == nil || client == nil {
 		return nil
@@ -94,8 +94,8 @@ func (t Tracing) Redis(client redis.UniversalClient) error {
 		redisotel.WithCallerEnabled(false))
 }
 
-// traceparent takes in and hands on the header of that name alone. Tracestate and baggage are the app's own and could
-// hold anything.
+// traceparent reads and forwards the header traceparent alone. Tracestate and baggage are the app's own and could
+// contain anything.
 type traceparent struct{ propagation.TraceContext }
 
 func (p traceparent) Extract(ctx context.Context, header propagation.TextMapCarrier) context.Context {
