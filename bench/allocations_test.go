@@ -13,7 +13,7 @@ import (
 	"token-sidecar/proxy"
 )
 
-// repeated is a body that can be read again and again.
+// repeated is a body that can be read repeatedly.
 type repeated struct{ *strings.Reader }
 
 func (r repeated) Read(b []byte) (int, error) {
@@ -25,7 +25,8 @@ func (r repeated) Read(b []byte) (int, error) {
 
 func (repeated) Close() error { return nil }
 
-// TestAllocations: those of a hit do not grow. net/http's own are not counted; on the fast path it has none.
+// TestAllocations: hits do not allocate more than they used to. net/http's allocations do not count, and on the fast
+// path there are none.
 func TestAllocations(t *testing.T) {
 	l := newLocal(t, testbed.StartAuth(t), "", time.Hour)
 	body := `{"client_user_id":"user","type":"access"}`
@@ -43,7 +44,7 @@ func TestAllocations(t *testing.T) {
 		{"", "POST through the handler", "", l.serve(t, r), 5},
 		{"", "POST on the fast path", "", l.onPipe(t, post("user")), 3},
 	} {
-		c.ask() // not known yet
+		c.ask() // a miss
 		c.ask() // the first on its connection
 		seen := testing.AllocsPerRun(100, c.ask)
 		if seen > c.most+raceAllocations {
@@ -57,7 +58,7 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// onPipe returns a function that sends request again and again, on one connection.
+// onPipe returns a function that sends request repeatedly on one connection.
 func (l *local) onPipe(t testing.TB, request []byte) func() {
 	t.Helper()
 	return l.served(t, request, proxy.ServerOptions{Handler: l.handler})
@@ -99,7 +100,7 @@ func (l *local) served(t testing.TB, request []byte, opts proxy.ServerOptions) f
 	}
 }
 
-// BenchmarkMemoryHit is a hit without a network, and without the fast path.
+// BenchmarkMemoryHit is a hit without a network and without the fast path.
 func BenchmarkMemoryHit(b *testing.B) {
 	ask := newLocal(b, testbed.StartAuth(b), "", time.Hour).ask(b, "user")
 	ask()

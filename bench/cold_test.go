@@ -13,7 +13,7 @@ import (
 // authTakes is how long the auth service takes for a token here.
 const authTakes = 200 * time.Millisecond
 
-// TestCold: many callers of a user whose token is not known, at once. Server and load share the machine.
+// TestCold: many simultaneous callers of a user whose token is not cached. Server and load share the machine.
 func TestCold(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	_, sidecar := startSidecar(t, []string{program(t)}, auth, "MAX_CONCURRENT_REQUESTS=20000")
@@ -85,7 +85,7 @@ func TestCold(t *testing.T) {
 	}
 }
 
-// calm waits until all have done with what was before, as closing 10,000 connections takes a while.
+// calm waits until all parties have finished with the previous round: closing 10,000 connections takes a while.
 func calm(t *testing.T, all []*contestant) {
 	t.Helper()
 	var before time.Duration
@@ -103,7 +103,7 @@ func calm(t *testing.T, all []*contestant) {
 	})
 }
 
-// TestColdFleet: the same user asked of each sidecar of a fleet at once.
+// TestColdFleet: the same user is asked of each sidecar of a fleet at once.
 func TestColdFleet(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	path := program(t)

@@ -28,7 +28,7 @@ import (
 
 const life = 24 * time.Hour
 
-// counting is an auth service that counts.
+// counting is an auth service that counts its calls.
 type counting struct {
 	mu       sync.Mutex
 	calls    int
@@ -44,7 +44,7 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 	user := req.UserID.Reveal()
 	c.mu.Lock()
 	c.calls++
-	token := fmt.Sprintf("of %s no %d", user, c.calls) // another one each time
+	token := fmt.Sprintf("of %s no %d", user, c.calls) // a new one each time
 	if c.running[user] {
 		c.overlaps++
 	}
@@ -63,9 +63,9 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 	}, nil
 }
 
-// TestDay lets two days pass on virtual time in a fleet that shares a Redis, in which most users come every few hours
-// and some all the time, each time to two pods at once. It compares the calls to the auth service with those of one
-// cache for all, which would use each token to its last second.
+// TestDay simulates two days, on virtual time, in a fleet that shares a Redis. Most users come every few hours and some
+// all the time, each time to two pods at once. It compares the calls to the auth service with those of a single cache
+// that uses each token to its last second.
 func TestDay(t *testing.T) {
 	pods, users := scaled(1_000), scaled(100_000)
 	day := &goal{name: "day", what: fmt.Sprintf("calls to the auth service, two days of %d pods and %d users", pods,
@@ -80,12 +80,12 @@ func TestDay(t *testing.T) {
 		}
 		began := time.Now()
 		needed := 0
-		until := make([]time.Time, users) // the end of a user's token, were there one cache for all
-		var told time.Duration            // to Redis, of the time that passes
+		until := make([]time.Time, users) // when a user's token expires in the single cache
+		var told time.Duration            // how much of the elapsed time Redis knows
 		var coming sync.WaitGroup
 		for _, v := range visits(users) {
 			time.Sleep(time.Until(began.Add(v.at)))
-			if passed := v.at - told; passed >= 5*time.Minute { // it looks at all its keys each time
+			if passed := v.at - told; passed >= 5*time.Minute { // each time it checks all its keys
 				server.FastForward(passed)
 				told = v.at
 			}
@@ -141,13 +141,13 @@ func startPod(t *testing.T, server *miniredis.Miniredis, auth vend.AuthService) 
 	return handler
 }
 
-// A visit is that of a user, so long after the beginning.
+// A visit is a user's, at that time after the start.
 type visit struct {
 	at   time.Duration
 	user int
 }
 
-// visits are all of two days, in their order: most users come every six hours, one in two hundred every five minutes.
+// visits returns those of two days, in order: most users come every six hours, one in two hundred every five minutes.
 func visits(users int) (all []visit) {
 	for user := range users {
 		pause := 6 * time.Hour

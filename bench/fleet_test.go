@@ -13,8 +13,8 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestColdStart: a fleet that starts cold, with Redis at hand and farther away. Callers ask for users at random, all at
-// once; each user is to cost one call to the auth service, and Redis is never taken to be lost.
+// TestColdStart: a fleet starts cold, with a nearby and with a distant Redis. Callers ask for random users, all at
+// once. Each user should cost one call to the auth service, and Redis should never be taken to be down.
 func TestColdStart(t *testing.T) {
 	const sidecars, users, callers = 12, 150, 600
 	path := program(t)

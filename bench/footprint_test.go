@@ -8,7 +8,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestMemory: what the sidecar has of the machine's memory.
+// TestMemory: how much of the machine's memory the sidecar uses.
 func TestMemory(t *testing.T) {
 	const mebi = 1 << 20
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
@@ -44,7 +44,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// atRest is the memory of g when it has stayed the same for some seconds.
+// atRest is the memory of g once it has stayed constant for some seconds.
 func (g target) atRest(t testing.TB) int64 {
 	t.Helper()
 	const jitter = 64 << 10
@@ -59,7 +59,7 @@ func (g target) atRest(t testing.TB) int64 {
 	return last
 }
 
-// TestStart: from the start of the process to a token out of Redis.
+// TestStart: from the start of the process to a token from Redis.
 func TestStart(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	path := program(t)

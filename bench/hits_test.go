@@ -16,7 +16,7 @@ type contestant struct {
 	ask  func(string) []byte
 	last struct {
 		throughput float64
-		cpu        float64 // seconds of a processor for a request
+		cpu        float64 // processor seconds per request
 		res        Result
 	}
 }
@@ -35,7 +35,8 @@ func (c *contestant) run(t *testing.T, l Load) Result {
 	return res
 }
 
-// TestHits: tokens in memory, beside what a user would take instead. Each server has one processor, the load the other.
+// TestHits: tokens in memory, compared with what one would use instead. Each server has one processor, the load the
+// other.
 func TestHits(t *testing.T) {
 	h := startHits(t, own())
 	peak := h.compare(t, "")
@@ -43,7 +44,7 @@ func TestHits(t *testing.T) {
 	drawLoad(t, peak, h.bare, h.ours, h.nginx)
 }
 
-// TestHitsSharing: the same, the servers and the load sharing two processors.
+// TestHitsSharing: the same, with servers and load sharing two processors.
 func TestHitsSharing(t *testing.T) {
 	startHits(t, nil).compare(t, "sharing-")
 }
@@ -59,8 +60,8 @@ type hits struct {
 func startHits(t *testing.T, command []string) *hits {
 	t.Helper()
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	// A server is idle while the others have their turns. By default part of what memory holds would then be asked of
-	// Redis again, far more than of a server that is always busy.
+	// A server is idle while it is the others' turn. By default, the sidecar would then ask Redis again for part of
+	// what memory holds, far more than a sidecar under constant load.
 	_, ours := startSidecar(t, append(command, program(t)), auth, "REDIS_URL="+redis.URL(), "MEMORY_CACHE_TTL=1h")
 	nginx, bare := startNginx(t, command, auth, ""), startBare(t, command)
 	return &hits{
@@ -84,13 +85,13 @@ func (h *hits) all() []*contestant {
 	}
 }
 
-// A ratio is taken in each round for a goal.
+// A ratio is computed in each round for a goal.
 type ratio struct {
 	*goal
 	now func() float64
 }
 
-// ratios are those to take with so many users, of the loads that were last.
+// ratios are those to compute for that many users, from the latest loads.
 func (h *hits) ratios(prefix string, users int) []ratio {
 	number, whose := "many-", "10,000 users"
 	if users == 1 {
@@ -124,7 +125,7 @@ func (h *hits) ratios(prefix string, users int) []ratio {
 	}
 }
 
-// compare puts all under load in turns, records their ratios under names that begin with prefix, and returns the
+// compare loads all servers in turns, records their ratios under names that begin with prefix, and returns the
 // throughput of the bare handler.
 func (h *hits) compare(t *testing.T, prefix string) float64 {
 	t.Helper()
@@ -174,7 +175,7 @@ func (h *hits) compare(t *testing.T, prefix string) float64 {
 	return median(peaks)
 }
 
-// atHalfLoad adds the p99 at half the rate that the slower of ours and nginx did last.
+// atHalfLoad adds the p99 at half the rate that the slower of ours and nginx last reached.
 func (h *hits) atHalfLoad(t *testing.T, asked [][]byte, p99, p99Bare *goal) {
 	t.Helper()
 	half := Load{
@@ -191,13 +192,12 @@ func (h *hits) atHalfLoad(t *testing.T, asked [][]byte, p99, p99Bare *goal) {
 	p99Bare.add(seen[h.ours] / seen[h.bare])
 }
 
-// shuffle puts all in a random order: who comes next has it a little easier or harder, by what the one before left of
-// the machine.
+// shuffle puts all in a random order: what one server leaves behind on the machine affects the next.
 func shuffle(all []*contestant) {
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 }
 
-// inTurns puts all under load, several times in turns, and returns what each did.
+// inTurns loads all servers several times, in turns, and returns the results of each.
 func inTurns(t *testing.T, all []*contestant, l Load) map[*contestant][]Result {
 	t.Helper()
 	seen := map[*contestant][]Result{}
@@ -211,7 +211,7 @@ func inTurns(t *testing.T, all []*contestant, l Load) map[*contestant][]Result {
 	return seen
 }
 
-// typical is the median of what see tells of results.
+// typical is the median of see over results.
 func typical(results []Result, see func(Result) float64) float64 {
 	var all []float64
 	for _, r := range results {
@@ -220,8 +220,7 @@ func typical(results []Result, see func(Result) float64) float64 {
 	return median(all)
 }
 
-// drawThroughput draws what is answered over the number of connections, as a share of what the bare handler does with
-// 64.
+// drawThroughput draws the throughput over the number of connections, as a share of the bare handler's with 64.
 func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
 	if quick() {
@@ -242,7 +241,7 @@ func drawThroughput(t *testing.T, peak float64, all ...*contestant) {
 	draw(t, "performance-throughput.svg", p)
 }
 
-// drawLoad draws latency over load, as multiples of what the first of all, the bare handler, does.
+// drawLoad draws latency over load, as multiples of what the first server, the bare handler, has.
 func drawLoad(t *testing.T, peak float64, all ...*contestant) {
 	t.Helper()
 	if quick() {

@@ -19,8 +19,8 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestMemoryLimit: the memory that the chart gives is enough for as many callers as MAX_CONCURRENT_REQUESTS lets in,
-// each with a user whose token is not known.
+// TestMemoryLimit: the chart's memory limit suffices for as many callers as MAX_CONCURRENT_REQUESTS admits, each with a
+// user whose token is not cached.
 func TestMemoryLimit(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	s, g := startSidecar(t, limited(t, chartLimit(t), program(t)), auth)
@@ -39,8 +39,8 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
-// TestFloodOfLongTokens: tokens of 100 KB for thousands of users stay within the chart's memory, too: what they take is
-// bounded in bytes, not in number.
+// TestFloodOfLongTokens: tokens of 100 KB for thousands of users also fit into the chart's memory limit, because the
+// cache is bounded in bytes, not in number.
 func TestFloodOfLongTokens(t *testing.T) {
 	long := strings.Repeat("x", 100<<10)
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -85,7 +85,7 @@ func chartLimit(t *testing.T) int {
 	return limit
 }
 
-// limited is the command that runs path in a control group of its own, with so many MiB.
+// limited returns the command for running path in a control group with that many MiB.
 func limited(t *testing.T, mebi int, path string) []string {
 	t.Helper()
 	group, file := "/sys/fs/cgroup/memory/token-sidecar-test", "memory.limit_in_bytes"

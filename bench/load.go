@@ -1,5 +1,5 @@
-// Package bench measures the sidecar beside what a user would take instead and beside the limit of the machine,
-// in one run, interleaved, and writes docs/performance.md. See make bench.
+// Package bench compares the sidecar with what one would use instead and with the limit of the machine, in interleaved
+// runs, and writes docs/performance.md. See make bench.
 package bench
 
 import (
@@ -20,30 +20,30 @@ import (
 
 // A Load is what the generator sends to one server.
 //
-// The generator is one thread over epoll, so that it takes as little as possible of a machine it shares with
-// the server it measures: with a goroutine for each connection, half of what is measured would be itself.
+// The generator is one thread over epoll, so that it takes as little as possible of a machine it shares with the
+// server: with a goroutine for each connection, it would itself be half of what is measured.
 type Load struct {
 	// Addr is host:port on loopback.
 	Addr string
 	// Conns is the number of connections. They are opened before the first request is sent.
 	Conns int
-	// Requests are whole HTTP/1.1 requests; each time one of them is sent, taken at random.
+	// Requests are whole HTTP/1.1 requests; each time, a random one is sent.
 	Requests [][]byte
-	// For is how long requests are sent. 0: each connection sends one, all at once, and answers are looked for every
-	// millisecond: to wake the generator for each would be a tenth of what the server does.
+	// For is how long requests are sent. 0: each connection sends one, all at once, and the generator checks for
+	// answers every millisecond: being woken for each would be a tenth of the server's work.
 	For time.Duration
-	// Once sends each of the requests one time instead, in their order.
+	// Once sends each of the requests once, in order.
 	Once bool
-	// Rate is how many arrive in a second (open loop, at random intervals); a request that finds no connection
-	// free waits, and that counts. 0: a connection sends the next request when it has its answer.
+	// Rate is how many requests arrive per second (open loop, at random intervals). A request that finds no free
+	// connection waits, and its waiting time counts. 0: a connection sends the next request when it has its answer.
 	Rate float64
 }
 
 func (l Load) atOnce() bool { return l.For == 0 && !l.Once }
 
-// A Result is what the generator saw.
+// A Result is what the generator observed.
 type Result struct {
-	// Failures are answers other than 200; Sample is one of them.
+	// Failures counts answers other than 200; Sample is one of them.
 	Failures int
 	Sample   string
 	// Elapsed is from the first request sent to the last answer received.
@@ -82,7 +82,7 @@ type generator struct {
 	res   Result
 }
 
-// Run sends the load, from the first processor. Its error is one of the machine, or that the server closed a
+// Run sends the load, from the first processor. The error is about the machine or means that the server closed a
 // connection; wrong answers are in the Result.
 func (l Load) Run() (Result, error) {
 	runtime.LockOSThread()
@@ -96,11 +96,11 @@ func (l Load) Run() (Result, error) {
 	if err := unix.SchedSetaffinity(0, &first); err != nil {
 		return Result{}, fmt.Errorf("bench: %w", err)
 	}
-	defer func() { _ = unix.SchedSetaffinity(0, &allowed) }() // the thread is used again
+	defer func() { _ = unix.SchedSetaffinity(0, &allowed) }() // the thread will be used again
 	return l.run()
 }
 
-// processors are those that this thread may use, at least one, also as the system has them.
+// processors are those that this thread may use, at least one, also in the system's format.
 func processors() (allowed unix.CPUSet, all []int, err error) {
 	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
 		return allowed, nil, fmt.Errorf("bench: %w", err)
@@ -184,7 +184,7 @@ func (g *generator) loop(began time.Time) error {
 				next = next.Add(time.Duration(rand.ExpFloat64() / g.load.Rate * float64(time.Second))) //nolint:gosec // when somebody asks
 			}
 			if next.Before(end) {
-				timeout = int(max(0, time.Until(next)) / time.Millisecond) // the rest of a millisecond is spun
+				timeout = int(max(0, time.Until(next)) / time.Millisecond) // the rest of a millisecond is spent spinning
 			}
 		}
 		for len(g.queue) > 0 && len(g.free) > 0 {
@@ -209,12 +209,12 @@ func (g *generator) loop(began time.Time) error {
 			}
 		}
 		if g.load.Rate == 0 {
-			next = end // nothing arrives by itself
+			next = end // nothing arrives on its own
 		}
 	}
 }
 
-// send sends a request that was due then on a free connection.
+// send sends a request that was due at that time on a free connection.
 func (g *generator) send(due time.Time) error {
 	i := g.free[len(g.free)-1]
 	g.free = g.free[:len(g.free)-1]
@@ -232,7 +232,7 @@ func (g *generator) send(due time.Time) error {
 	return nil
 }
 
-// receive reads what came on a connection, and when the answer is complete makes it free, or sends the next
+// receive reads what arrived on a connection. When the answer is complete, it frees the connection, or sends the next
 // request.
 func (g *generator) receive(i int, end time.Time) error {
 	c := &g.conns[i]
@@ -268,11 +268,11 @@ func (g *generator) receive(i int, end time.Time) error {
 
 var (
 	headEnd = []byte("\r\n\r\n")
-	// lengthName as most write it, and as HAProxy does.
+	// lengthName is spelled as most servers do, and as HAProxy does.
 	lengthName, lengthNameLower = []byte("Content-Length: "), []byte("content-length: ")
 )
 
-// answerSize is the size of the HTTP answer that b begins with, and whether b holds all of it.
+// answerSize is the size of the HTTP answer at the beginning of b, and whether b contains all of it.
 func answerSize(b []byte) (size int, complete bool) {
 	head := bytes.Index(b, headEnd)
 	if head < 0 {

@@ -77,7 +77,7 @@ func askAuth(ctx context.Context, client *http.Client, url, user string) ([]byte
 	return io.ReadAll(answer.Body)
 }
 
-// serveOAuth2 is what a team writes itself: a handler of net/http with a ReuseTokenSource for each user in a map.
+// serveOAuth2 is what a team might write itself: a net/http handler with a map from users to ReuseTokenSources.
 func serveOAuth2(addr, authURL string) {
 	var mu sync.Mutex
 	sources := map[string]oauth2.TokenSource{}
@@ -110,9 +110,9 @@ func serveOAuth2(addr, authURL string) {
 	_ = server.ListenAndServe()
 }
 
-// haproxyConf is HAProxy in the place of the sidecar. It caches answers to GET, and cannot make the POST that the auth
-// service wants of it, so that something of ours has to stand between; and it caches nothing that came for a caller
-// with an Authorization header, which is therefore checked and removed.
+// haproxyConf puts HAProxy in the place of the sidecar. HAProxy caches answers to GET but cannot make the POST that the
+// auth service requires, so it needs a translator. It also caches nothing for a request with an Authorization header,
+// which is therefore checked and removed.
 const haproxyConf = `
 global
   maxconn 4000
@@ -140,7 +140,7 @@ backend auth
   server auth %[4]s
 `
 
-// startHAProxy starts HAProxy by command, with a translator before the auth service.
+// startHAProxy starts HAProxy by command, with the translator between it and the auth service.
 func startHAProxy(t testing.TB, command []string, auth *testbed.Auth) target {
 	t.Helper()
 	testbed.Needs(t, "haproxy")
@@ -167,7 +167,7 @@ func startHAProxy(t testing.TB, command []string, auth *testbed.Auth) target {
 	return target{addr: addr, pids: []int{cmd.Process.Pid}}
 }
 
-// startLimit starts, by command, the least that a server can do: the bytes of an answer over epoll, in C.
+// startLimit starts, by command, the minimum that a server can do: the bytes of an answer over epoll, in C.
 func startLimit(t testing.TB, command []string) target {
 	t.Helper()
 	testbed.Needs(t, "cc")
@@ -191,7 +191,7 @@ func startLimit(t testing.TB, command []string) target {
 	return target{addr: addr, pids: []int{cmd.Process.Pid}}
 }
 
-// processorsOf is how many a server has that command starts: one, or without a command all.
+// processorsOf is how many processors a server started by command has: one, or all without a command.
 func processorsOf(command []string) int {
 	if len(command) > 0 {
 		return 1
@@ -199,8 +199,8 @@ func processorsOf(command []string) int {
 	return runtime.NumCPU()
 }
 
-// oauth2ProxySessions returns functions that each load one session as oauth2-proxy does for every request that shows its
-// cookie: from Redis, opened with the key in the cookie. It has no memory before Redis.
+// oauth2ProxySessions returns functions that each load one session as oauth2-proxy does for a request with its cookie:
+// from Redis, decrypted with the key in the cookie. It has no memory cache.
 func oauth2ProxySessions(t *testing.T, url string, n int) (all []func()) {
 	t.Helper()
 	cookie := &options.Cookie{

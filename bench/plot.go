@@ -11,18 +11,18 @@ import (
 // A Plot is a chart of lines over a common axis, drawn as SVG.
 type Plot struct {
 	Title, X, Y string
-	// LogX and LogY draw an axis in powers of ten.
+	// LogX and LogY select logarithmic axes.
 	LogX, LogY bool
 	Lines      []Line
 }
 
-// A Line is one of them.
+// A Line is a line of a Plot.
 type Line struct {
 	Name   string
 	Points []Point
 }
 
-// A Point is a place on a Line.
+// A Point is a point on a Line.
 type Point struct{ X, Y float64 }
 
 const (
@@ -30,7 +30,7 @@ const (
 	plotLeft, plotRight, plotTop, plotUnder = 70, 20, 50, 90
 )
 
-// colours that people with the usual kinds of colour blindness can tell apart; the marks differ too.
+// colours that people with the usual kinds of colour blindness can distinguish; the marks differ too.
 var (
 	colours = []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f"}
 	dashes  = []string{"", "7 4", "2 3", "10 3 2 3", "4 4"}
@@ -38,7 +38,7 @@ var (
 
 // axis maps values to places.
 type axis struct {
-	low, high float64 // in log scale, powers of ten
+	low, high float64 // if logarithmic, powers of ten
 	log       bool
 	from, to  float64
 }
@@ -88,7 +88,7 @@ func (a axis) ticks() (ticks []float64) {
 	return ticks
 }
 
-// tickStep is a round number that divides span into four to ten.
+// tickStep is a round number that divides span into four to ten parts.
 func tickStep(span float64) float64 {
 	if span <= 0 {
 		return 1

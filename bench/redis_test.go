@@ -25,7 +25,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// sink is a ResponseWriter that costs nothing.
+// sink is a ResponseWriter without costs.
 type sink struct {
 	header http.Header
 	status int
@@ -35,7 +35,7 @@ func (s *sink) Header() http.Header         { return s.header }
 func (s *sink) WriteHeader(status int)      { s.status = status }
 func (s *sink) Write(b []byte) (int, error) { return len(b), nil }
 
-// local is a sidecar in this process, without a network before it.
+// local is a sidecar in this process, without a network.
 type local struct {
 	handler *proxy.Handler
 	tokens  *cache.Cache
@@ -51,7 +51,7 @@ func connect(t testing.TB, url string) redis.UniversalClient {
 	return client
 }
 
-// newLocal returns a sidecar that trusts its memory for so long; an empty URL is without Redis.
+// newLocal returns a sidecar that trusts its memory for that long; an empty URL means no Redis.
 func newLocal(
 	t testing.TB, auth *testbed.Auth, redisURL string, trust time.Duration, change ...func(*proxy.Options),
 ) *local {
@@ -94,7 +94,7 @@ func newLocal(
 	return l
 }
 
-// ask returns a function that asks for the token of one user again and again.
+// ask returns a function that repeatedly asks for the token of one user.
 func (l *local) ask(t testing.TB, user string) func() {
 	t.Helper()
 	return l.serve(t, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/token?client_user_id="+user, nil))
@@ -115,8 +115,7 @@ func (l *local) serve(t testing.TB, r *http.Request) func() {
 	}
 }
 
-// together runs each of the functions again and again, all at once, and returns how often they ran in a second and the
-// median time of one.
+// together repeats each of the functions, all concurrently, and returns the rate and the median time of one call.
 func together(each []func(), d time.Duration) (perSecond float64, median time.Duration) {
 	var group sync.WaitGroup
 	took := make([][]time.Duration, len(each))
@@ -138,7 +137,7 @@ func together(each []func(), d time.Duration) (perSecond float64, median time.Du
 	return float64(len(all)) / elapsed.Seconds(), all[len(all)/2]
 }
 
-// TestRedisHits: tokens in Redis, beside a bare GET of the same value by the same library in the same process.
+// TestRedisHits: tokens in Redis, compared with a bare GET of the same value by the same library in the same process.
 func TestRedisHits(t *testing.T) {
 	auth, server := testbed.StartAuth(t), testbed.StartRedis(t)
 	l, client := newLocal(t, auth, server.URL(), 0), connect(t, server.URL())
@@ -187,8 +186,8 @@ func TestRedisHits(t *testing.T) {
 	}
 }
 
-// TestUsers: what a Redis hit costs does not depend on how many users there are. Each number of users has a database
-// and a sidecar, whose memory holds 10,000 tokens and is not trusted, so that all are asked of Redis.
+// TestUsers: the cost of a Redis hit does not depend on the number of users. Each number of users has its own database
+// and sidecar, whose memory holds 10,000 tokens and is not trusted, so that Redis is asked for all.
 func TestUsers(t *testing.T) {
 	auth, server := testbed.StartAuth(t), testbed.StartRedis(t)
 	numbers := []int{1_000, 10_000, 100_000, 1_000_000}

@@ -14,7 +14,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// By default everything is run, and little of it: that it works is what the tests look at. make bench asks for more.
+// By default everything is run, but briefly, to test that it works. make bench runs the full benchmark.
 var (
 	recordTo = flag.String("record", "", "document whose tables take what was seen; its plots are written beside it")
 	rounds   = flag.Int("rounds", 1, "how often each is measured, taking turns")
@@ -23,28 +23,28 @@ var (
 	scale    = flag.Int("scale", 100, "by what numbers of users and callers are divided")
 )
 
-// quick is whether this is a short run that looks for what got slower.
+// quick reports whether this is a short run that looks for regressions.
 func quick() bool { return *compare != "" }
 
-// scaled is n of the full benchmark in this run.
+// scaled scales n of the full benchmark to this run.
 func scaled(n int) int { return max(2, n / *scale) }
 
-// A goal is a line of the table of goals.
+// A goal is a row of the table of goals.
 type goal struct {
 	name string
-	// what is compared, and with what.
+	// what is compared, and with what
 	what, against string
-	// limit is the least, or with atMost the most, that was aimed at; 0: it is told for comparison.
+	// limit is the minimum, or with atMost the maximum, that was aimed for; 0: shown for comparison only.
 	limit  float64
 	atMost bool
 	unit   string
 	seen   []float64
 }
 
-// add takes what was seen in one round.
+// add adds the result of one round.
 func (g *goal) add(value float64) { g.seen = append(g.seen, value) }
 
-// record writes the median, and the least and most.
+// record writes the median, the minimum and the maximum.
 func (g *goal) record(t *testing.T) {
 	t.Helper()
 	if len(g.seen) == 0 {
@@ -71,7 +71,7 @@ func (g *goal) record(t *testing.T) {
 	}
 }
 
-// compare tells what is seen beside what the document has, and fails where it is worse by more than a fifth.
+// compare prints the results beside those in the document, and fails where they are worse by more than a fifth.
 func (g *goal) compare(t *testing.T, seen float64) {
 	t.Helper()
 	before, known := recorded(testbed.ReadFile(t, *compare), g.name)
@@ -85,7 +85,7 @@ func (g *goal) compare(t *testing.T, seen float64) {
 	}
 }
 
-// worse is whether what was seen is worse than before by more than a fifth.
+// worse reports whether seen is worse than before by more than a fifth.
 func (g *goal) worse(seen, before float64) bool {
 	if g.atMost {
 		return seen*4/5 > before
@@ -93,7 +93,7 @@ func (g *goal) worse(seen, before float64) bool {
 	return seen < before*4/5
 }
 
-// recorded is the median in the row of that name, and whether there is one.
+// recorded returns the median in the row of that name, and whether there is one.
 func recorded(document, name string) (value float64, known bool) {
 	row := regexp.MustCompile(`(?m)^\|.*\| ([0-9.e+-]+)[^|]*\|[^|]*\| <!-- ` + regexp.QuoteMeta(name) + ` -->$`).
 		FindStringSubmatch(document)
@@ -116,13 +116,13 @@ func draw(t *testing.T, name string, p Plot) {
 	}
 }
 
-// median of values, which it sorts.
+// median returns the median of values, which it sorts.
 func median(values []float64) float64 {
 	slices.Sort(values)
 	return values[len(values)/2]
 }
 
-// TestRecorded: what a row was written with is read back, and what is a fifth worse is told from what is not.
+// TestRecorded: a written row can be read back, and a result that is a fifth worse is detected.
 func TestRecorded(t *testing.T) {
 	document := "text\n| hit | nginx, GET | at least 1 | 1.56 (1.396 to 1.889) | yes | <!-- one-get -->\n" +
 		"| calls |  |  | 10 (10 to 10) |  | <!-- calls -->\n| start |  | at most 50 ms | 7.2 ms (6 to 8) | yes | <!-- start -->\n" +

@@ -19,8 +19,9 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestScale: what a Redis has to do for fleets of several sizes, whose sidecars run in this process, each with its own
-// connections. What a fleet ten times larger takes is extrapolated: what one sidecar takes is as in the largest measured.
+// TestScale: the work of a Redis for fleets of several sizes, whose sidecars run in this process, each with its own
+// connections. Fleets ten times as large are extrapolated, assuming that a sidecar costs as much as in the largest
+// measured.
 func TestScale(t *testing.T) {
 	sizes := []int{10, 30, 100, 300, 1_000}
 	if *scale > 1 {
@@ -49,15 +50,15 @@ func TestScale(t *testing.T) {
 	})
 }
 
-// scaleSeen is what Redis does in a fleet of so many sidecars.
+// scaleSeen is the work of Redis for a fleet of that many sidecars.
 type scaleSeen struct {
 	sidecars int
-	// token, hit: commands for a new token that two sidecars ask for at once, and for a hit. all: commands for each
-	// sidecar when all ask for the same new token at once.
+	// token and hit are commands for a new token that two sidecars ask for at once, and for a hit; all is commands per
+	// sidecar if all of them ask for the same new token at once.
 	token, hit, all float64
-	// Seconds of Redis' processor: for a hit, for each sidecar when all ask, for each sidecar of a forgotten token.
+	// Seconds of Redis' processor: for a hit, per sidecar if all of them ask, per sidecar for a forgotten token.
 	hitCPU, allCPU, forgetCPU float64
-	conns                     float64 // of a sidecar
+	conns                     float64 // per sidecar
 }
 
 func (s scaleSeen) record(t *testing.T, how string) {
@@ -68,7 +69,7 @@ func (s scaleSeen) record(t *testing.T, how string) {
 	testbed.Record(t, *recordTo, fmt.Sprint("scale-", s.sidecars), row)
 }
 
-// recordBreaks tells at how many sidecars each limit of one Redis is reached.
+// recordBreaks records at how many sidecars each limit of a single Redis is reached.
 func (s scaleSeen) recordBreaks(t *testing.T) {
 	t.Helper()
 	const hitsPerSecond, forgottenPerSecond, step = 10. / 60, 10., .25
@@ -95,14 +96,14 @@ func (s scaleSeen) recordBreaks(t *testing.T) {
 		},
 	}
 	for _, l := range limits {
-		digits := math.Pow(10, math.Floor(math.Log10(l.at))-1) // two of them are enough
+		digits := math.Pow(10, math.Floor(math.Log10(l.at))-1) // two digits are enough
 		row := fmt.Sprintf("| %s | %s | %.0f |", l.what, l.assumed, math.Round(l.at/digits)*digits)
 		t.Log(row)
 		testbed.Record(t, *recordTo, "scale-breaks-"+l.name, row)
 	}
 }
 
-// seeScale starts a fleet and sees what its Redis does.
+// seeScale starts a fleet and measures its Redis.
 func seeScale(t *testing.T, n int) (seen scaleSeen) {
 	t.Helper()
 	auth, server := testbed.StartAuth(t), testbed.StartRedis(t, "--maxclients", "100000")
@@ -166,7 +167,7 @@ func seeScale(t *testing.T, n int) (seen scaleSeen) {
 	return seen
 }
 
-// atOnce runs all and waits for them.
+// atOnce runs all functions concurrently and waits for them.
 func atOnce(all []func()) {
 	var running sync.WaitGroup
 	for _, do := range all {
@@ -175,7 +176,7 @@ func atOnce(all []func()) {
 	running.Wait()
 }
 
-// redisWork is what do costs a Redis: commands, and seconds of its processor.
+// redisWork returns the commands and processor seconds that do costs a Redis.
 func redisWork(t *testing.T, client *redis.Client, do func()) (commands, cpu float64) {
 	t.Helper()
 	used := func() float64 {
@@ -186,8 +187,8 @@ func redisWork(t *testing.T, client *redis.Client, do func()) (commands, cpu flo
 	return redisCommands(t, client) - commandsBefore, used() - cpuBefore
 }
 
-// redisCommands is how many commands a Redis has run, those in scripts included, without those that set up and look after
-// connections.
+// redisCommands returns how many commands a Redis has run, including those in scripts, except those for setting up and
+// checking connections.
 func redisCommands(t *testing.T, client *redis.Client) (total float64) {
 	t.Helper()
 	for line := range strings.Lines(client.Info(t.Context(), "commandstats").Val()) {
@@ -206,7 +207,7 @@ func redisCommands(t *testing.T, client *redis.Client) (total float64) {
 	return total
 }
 
-// infoNumber is a number that a Redis tells of itself.
+// infoNumber returns a number from the INFO of a Redis.
 func infoNumber(t *testing.T, client *redis.Client, section, name string) float64 {
 	t.Helper()
 	for line := range strings.Lines(client.Info(t.Context(), section).Val()) {

@@ -20,7 +20,8 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// runServer makes the test binary one of the servers that are compared: its name, its address and what it asks.
+// runServer makes the test binary act as one of the compared servers: its arguments are the server's name, its address
+// and whom it asks.
 const runServer = "TOKEN_SIDECAR_RUN_SERVER"
 
 func TestMain(m *testing.M) {
@@ -36,15 +37,15 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// What is answered by those who keep no tokens.
+// The answer of servers that cache nothing.
 const (
 	cannedBody = `{"access_token":"sbx.0123456789abcdef.1796000000000.ABCDEFGHIJKLMNOPQRSTUVWXYZ",` +
 		`"expires_in":86399,"refresh_token":"atrt-ABCDEFGHIJKLMNOPQRSTUVWXYZ","token_type":"Bearer"}` + "\n"
 	cannedStatus = "token-sidecar; hit; ttl=86399; detail=memory"
 )
 
-// serveBare is net/http that writes the bytes of an answer, and nothing else. Below /cold it
-// writes them to all who ask for the same path together, as late as the auth service would answer the first of them.
+// serveBare is net/http that writes the bytes of an answer, and nothing else. Below /cold it writes them to all
+// concurrent callers of the same path together, after the time that the auth service would take for the first of them.
 func serveBare(addr string) {
 	body := []byte(cannedBody)
 	json, noStore, status := []string{"application/json"}, []string{"no-store"},
@@ -72,7 +73,7 @@ type target struct {
 	pids []int
 }
 
-// callerToken is what the sidecar's callers show in the benchmarks: all guards are on.
+// callerToken is sent by the callers in the benchmarks: all guards are on.
 const callerToken = "a-token-that-the-callers-of-the-benchmark-show"
 
 func get(user string) []byte {
@@ -113,7 +114,7 @@ func warm(t testing.TB, g target, ask func(string) []byte, users []string) {
 	}
 }
 
-// own is the command that gives a server a processor of its own, the load having the other.
+// own is the command that gives a server a processor to itself; the load has the other.
 func own() []string {
 	_, all, err := processors()
 	if err != nil || len(all) < 2 {
@@ -122,13 +123,13 @@ func own() []string {
 	return []string{"taskset", "-c", strconv.Itoa(all[1])}
 }
 
-// program builds the sidecar as it is shipped.
+// program builds the sidecar as released.
 func program(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token-sidecar")
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w",
 		"-o", path, ".")
-	build.Dir = ".." // with the versions that it is shipped with
+	build.Dir = ".." // with the versions of the release
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -136,7 +137,7 @@ func program(t testing.TB) string {
 	return path
 }
 
-// startSidecar starts the program with its default settings and those.
+// startSidecar starts the program with these settings, and the defaults for all others.
 func startSidecar(t testing.TB, command []string, auth *testbed.Auth, environ ...string) (*testbed.Sidecar, target) {
 	t.Helper()
 	token := testbed.WriteFile(t, "caller", callerToken)
@@ -188,7 +189,7 @@ func startProcess(t testing.TB, cmd *exec.Cmd, addr string) {
 	})
 }
 
-// nginxConf is nginx in the place of the sidecar, without a log, keepalive without end, one lock for each key.
+// nginxConf puts nginx in the place of the sidecar: no log, unlimited keepalive, one lock for each key.
 const nginxConf = `
 daemon off; worker_processes %[7]d; pid %[1]s/pid; error_log %[1]s/error error; worker_rlimit_nofile 20000;
 events { worker_connections 15000; }
@@ -215,10 +216,10 @@ http {
 }
 `
 
-// keepFiles is the directive that has nginx keep the files of its cache open, which is not its default.
+// keepFiles is the directive that makes nginx keep its cache files open, which is not its default.
 const keepFiles = "open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;"
 
-// startNginx starts nginx by command as a cache before the auth service, with that directive.
+// startNginx starts nginx by command as a cache in front of the auth service, with that directive.
 func startNginx(t testing.TB, command []string, auth *testbed.Auth, directive string) target {
 	t.Helper()
 	testbed.Needs(t, "nginx")
@@ -232,7 +233,7 @@ func startNginx(t testing.TB, command []string, auth *testbed.Auth, directive st
 	command = append(command, "nginx", "-p", dir, "-c", testbed.WriteFile(t, "nginx.conf", conf))
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
 	startProcess(t, cmd, addr)
-	// Its workers, and not what manages the cache and may end.
+	// These are its workers. The cache manager may have ended.
 	var pids []int
 	testbed.Until(t, "nginx has its workers", func() bool {
 		pids = []int{cmd.Process.Pid}
@@ -271,7 +272,7 @@ func (g target) cpu(t testing.TB) (total time.Duration) {
 		for _, file := range files {
 			stat, err := os.ReadFile(file)
 			if err != nil {
-				continue // the thread ended
+				continue // the thread has ended
 			}
 			nanoseconds, err := strconv.ParseInt(strings.Fields(string(stat))[0], 10, 64)
 			if err != nil {
@@ -283,8 +284,7 @@ func (g target) cpu(t testing.TB) (total time.Duration) {
 	return total
 }
 
-// memory is what the target has of the machine's memory, in bytes. What the processes of one target share
-// counts once.
+// memory is how much of the machine's memory the target uses, in bytes. Memory shared by its processes counts once.
 func (g target) memory(t testing.TB) (total int64) {
 	t.Helper()
 	name := "Rss:"

@@ -9,8 +9,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestForbiddenReadingIsNoUnreadableValue: a script that may not read says so, rather than take what is there for
-// somebody else's value.
+// TestForbiddenReadingIsNoUnreadableValue: a script that may not read reports that, rather than treating the value as
+// foreign.
 func TestForbiddenReadingIsNoUnreadableValue(t *testing.T) {
 	server := testbed.StartRedis(t)
 	c := newCache(t, server.URL(), func(o *Options) { o.ProbeEvery = 50 * time.Millisecond })

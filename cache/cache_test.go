@@ -23,7 +23,7 @@ func newEntry(token string, keepFor time.Duration) *Entry {
 	return e
 }
 
-// newKeys returns a keyring of these secrets, the last of which is in force.
+// newKeys returns a keyring of these secrets; the last one is in use.
 func newKeys(t testing.TB, secrets ...string) *Keyring {
 	t.Helper()
 	keys := &Keyring{}
@@ -65,7 +65,7 @@ func caches(t *testing.T) map[string]*Cache {
 	}
 }
 
-// TestCacheInEveryStateOfRedis holds the cache to its promises, whatever Redis does.
+// TestCacheInEveryStateOfRedis: the cache keeps its promises, whatever Redis does.
 func TestCacheInEveryStateOfRedis(t *testing.T) {
 	for name, c := range caches(t) {
 		t.Run(name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func get(t testing.TB, c *Cache, key Key) *Entry {
 	return e
 }
 
-// publish fetches e in the place of what there is.
+// publish fetches e in the place of the stored token.
 func publish(t testing.TB, c *Cache, key Key, e *Entry) {
 	t.Helper()
 	avoid := get(t, c, key)

@@ -9,8 +9,8 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// FuzzValue: whatever lies in Redis is an entry that can be served, or unreadable; never a panic. The plain
-// text is fuzzed too, as if somebody had the key.
+// FuzzValue: every value in Redis is either an entry that can be served or unreadable, and never causes a panic. The
+// plain text is fuzzed too, as if an attacker had the key.
 func FuzzValue(f *testing.F) {
 	keys := &Keyring{}
 	if err := keys.UseSecret(secret.Hide("s")); err != nil {
@@ -43,7 +43,7 @@ func FuzzValue(f *testing.F) {
 	})
 }
 
-// TestCodecIsLossless: what one sidecar stores, another one reads.
+// TestCodecIsLossless: what one sidecar stores, another can read.
 func TestCodecIsLossless(t *testing.T) {
 	keys := newKeys(t, "s")
 	sealer := keys.all()[0]

@@ -28,11 +28,11 @@ func newCacheOn(t testing.TB, s Server) *Cache {
 	return newCache(t, "", func(o *Options) { o.Client, o.MemorySize = client, 64<<20 })
 }
 
-// worksAsAFleet does everything that two sidecars do by way of Redis.
+// worksAsAFleet does everything that two sidecars do through Redis.
 func worksAsAFleet(t *testing.T, a, b *Cache) {
 	t.Helper()
 	untilListening(t, a, b)
-	for i := range 20 { // over all slots
+	for i := range 20 { // in all slots
 		key := NewKey(fmt.Sprint(i))
 		e := fetchOnce(t, a, key, nil)
 		if got := get(t, b, key); got == nil || got.ID != e.ID {
@@ -66,8 +66,8 @@ func TestCluster(t *testing.T) {
 	worksAsAFleet(t, open(), open())
 }
 
-// TestClusterWakesBySharding: who waits for a lease is told by the one node that has the slot of its channel, and while
-// it cannot listen there, as before.
+// TestClusterWakesBySharding: waiters for a lease are woken through the node that has the slot of their channel, and
+// through the plain channel while they cannot listen there.
 func TestClusterWakesBySharding(t *testing.T) {
 	url, nodes := testbed.StartCluster(t)
 	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(url), Mode: "cluster"}) }
@@ -90,7 +90,7 @@ func TestClusterWakesBySharding(t *testing.T) {
 	for _, sharded := range []bool{true, false} {
 		testbed.Until(t, "b listens", func() bool { return b.shared.sharded.Load() })
 		if !sharded {
-			b.shared.sharded.Store(false) // until it is subscribed again
+			b.shared.sharded.Store(false) // until it has subscribed again
 		}
 		before, plain := calls("spublish"), calls("publish")
 		key := NewKey("sharded", fmt.Sprint(sharded))
@@ -113,7 +113,7 @@ func TestClusterWakesBySharding(t *testing.T) {
 	}
 }
 
-// TestSentinel also kills the master while tokens are asked for: that is no error, and Redis is used again.
+// TestSentinel also kills the master while tokens are asked for: no call fails, and Redis is used again.
 func TestSentinel(t *testing.T) {
 	s := testbed.StartSentinel(t)
 	open := func() *Cache { return newCacheOn(t, Server{URL: secret.Hide(s.URL), Mode: "sentinel"}) }
@@ -226,7 +226,7 @@ func acl(t *testing.T) []string {
 	return nil
 }
 
-// TestLeastPrivilege: the documented ACL is enough, and keeps us to our own keys.
+// TestLeastPrivilege: the documented ACL is enough, and confines the sidecar to its own keys.
 func TestLeastPrivilege(t *testing.T) {
 	server := testbed.StartRedis(t)
 	client := server.Client()

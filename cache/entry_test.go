@@ -8,8 +8,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// clocks are how far each of the two clocks has gone: at the same pace, the wall clock stepped forward or backward, the
-// machine suspended, which the monotonic clock does not notice.
+// clocks are how far each clock has advanced: both equally, the wall clock stepped forward or backward, and the machine
+// suspended, which stops the monotonic clock.
 func clocks(test func(mono, wall time.Duration)) {
 	for _, mono := range []time.Duration{0, time.Second, 30 * time.Minute, time.Hour} {
 		for _, step := range []time.Duration{
@@ -20,12 +20,12 @@ func clocks(test func(mono, wall time.Duration)) {
 	}
 }
 
-// after is a time that is later than t by so much on each clock.
+// after is t, later by that much on each clock.
 func after(t time.Time, mono, wall time.Duration) time.Time {
 	return testbed.Stepped(t.Add(mono), wall-mono)
 }
 
-// TestAgeByTheGreaterOfBothClocks, and so is whatever is decided by it.
+// TestAgeByTheGreaterOfBothClocks: the age, and everything decided by it, uses the clock that has advanced more.
 func TestAgeByTheGreaterOfBothClocks(t *testing.T) {
 	clocks(func(mono, wall time.Duration) {
 		e := newEntry("x", time.Hour)
@@ -43,7 +43,7 @@ func TestAgeByTheGreaterOfBothClocks(t *testing.T) {
 	})
 }
 
-// TestTheSameTokenAgainEndsWithTheFirst, by the greater of both clocks too.
+// TestTheSameTokenAgainEndsWithTheFirst: by the greater of both clocks, too.
 func TestTheSameTokenAgainEndsWithTheFirst(t *testing.T) {
 	clocks(func(mono, wall time.Duration) {
 		first, again := newEntry("x", time.Hour), newEntry("x", time.Hour)
@@ -56,8 +56,8 @@ func TestTheSameTokenAgainEndsWithTheFirst(t *testing.T) {
 	})
 }
 
-// TestMemoryByTheGreaterOfBothClocks: neither a step nor a sleep of the machine makes memory answer with a dead token,
-// or alone for longer than it is trusted.
+// TestMemoryByTheGreaterOfBothClocks: neither a clock step nor a suspended machine makes memory serve an expired token,
+// or answer alone for longer than it is trusted.
 func TestMemoryByTheGreaterOfBothClocks(t *testing.T) {
 	server := testbed.StartRedis(t)
 	alone := newCache(t, "", nil)
@@ -70,7 +70,7 @@ func TestMemoryByTheGreaterOfBothClocks(t *testing.T) {
 			age := max(mono, wall)
 			want := age < e.KeepFor
 			if c == shared {
-				want = want && age < c.trust-time.Second // it was confirmed a little later than it was sent
+				want = want && age < c.trust-time.Second // it was confirmed a little after it was sent
 			}
 			if got := c.Peek(key, after(e.Sent, mono, wall)) != nil; got != want && age.Truncate(time.Second) != c.trust {
 				t.Errorf("%s, monotonic %v, wall %v: answers %v", name, mono, wall, got)
@@ -79,8 +79,8 @@ func TestMemoryByTheGreaterOfBothClocks(t *testing.T) {
 	})
 }
 
-// TestRedisByTheGreaterOfBothClocks: what a sidecar shares, another one keeps no longer, whichever clock of the first
-// one's had gone how far.
+// TestRedisByTheGreaterOfBothClocks: a sidecar keeps a token that another one shared no longer than that one may,
+// however far the other's clocks have advanced.
 func TestRedisByTheGreaterOfBothClocks(t *testing.T) {
 	server := testbed.StartRedis(t)
 	first, second := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)

@@ -9,7 +9,7 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// rotate makes a keyring of these secrets, one after the other; the last one is in force.
+// rotate makes a keyring of these secrets, one after the other; the last one is in use.
 func rotate(t testing.TB, keys *Keyring, secrets ...string) {
 	t.Helper()
 	for _, s := range secrets {
@@ -19,13 +19,13 @@ func rotate(t testing.TB, keys *Keyring, secrets ...string) {
 	}
 }
 
-// sealed is a token as the first key of keys seals it, and its name.
+// sealed returns a token sealed with the first key, and its name.
 func sealed(keys *Keyring, keepFor time.Duration) (raw string, at name) {
 	at = keys.names(NewKey("u"))[0]
 	return string(tokenKind) + formatFence(1) + formatToken(newEntry("x", keepFor), at, time.Now()), at
 }
 
-// opens reports whether keys can read what is sealed, and still look under its name.
+// opens reports whether keys can open the sealed token, and still look under its name.
 func opens(keys *Keyring, raw string, at name) (read, named bool) {
 	for _, n := range keys.names(NewKey("u")) {
 		if n.text == at.text {
@@ -36,7 +36,7 @@ func opens(keys *Keyring, raw string, at name) (read, named bool) {
 	return err == nil, named
 }
 
-// TestAFormerSecretEnds: it opens and names for as long as what it sealed lives, and no longer than a day.
+// TestAFormerSecretEnds: it is used as long as the tokens sealed with it live, and a day at most.
 func TestAFormerSecretEnds(t *testing.T) {
 	for _, c := range []struct{ keepFor, want time.Duration }{
 		{time.Minute, time.Minute},
@@ -59,7 +59,7 @@ func TestAFormerSecretEnds(t *testing.T) {
 					if read, named := opens(keys, raw, at); !read || !named {
 						t.Fatal("the secret in force does not open")
 					}
-					time.Sleep(time.Hour) // a secret in force does not end
+					time.Sleep(time.Hour) // a secret in use does not end
 					rotate(t, keys, "new")
 					if n := len(keys.names(NewKey("u"))); n != 2 {
 						t.Errorf("%d names", n)
@@ -78,7 +78,7 @@ func TestAFormerSecretEnds(t *testing.T) {
 	}
 }
 
-// TestAFormerSecretOfWhichNothingIsKnown may have sealed something in another sidecar, so it stays for a day.
+// TestAFormerSecretOfWhichNothingIsKnown: another sidecar may have sealed something with it, so it is kept for a day.
 func TestAFormerSecretOfWhichNothingIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := &Keyring{}
@@ -94,7 +94,7 @@ func TestAFormerSecretOfWhichNothingIsKnown(t *testing.T) {
 	})
 }
 
-// TestSecretsThatChangeOften: each former one has its own end, few are kept, and one that comes back is in force again.
+// TestSecretsThatChangeOften: each former one has its own end, few are kept, and one that returns is in use again.
 func TestSecretsThatChangeOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := &Keyring{}

@@ -8,7 +8,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestAFrozenHolderDoesNotUndoAForget: it wakes after everything was forgotten and fetched anew, and publishes.
+// TestAFrozenHolderDoesNotUndoAForget: it wakes after everything was forgotten and fetched again, and publishes.
 func TestAFrozenHolderDoesNotUndoAForget(t *testing.T) {
 	server := testbed.StartRedis(t)
 	brief := func(o *Options) { o.LockLife = 200 * time.Millisecond }
@@ -24,7 +24,7 @@ func TestAFrozenHolderDoesNotUndoAForget(t *testing.T) {
 				newer = fetchOnce(t, b, key, nil)
 			}
 			lease.over.Store(false)
-			lease.voided.Store(false) // it has not heard
+			lease.voided.Store(false) // as if it had missed the message
 			lease.Publish(t.Context(), newEntry("from before the forget", time.Hour))
 			for _, c := range []*Cache{frozen, b, newCache(t, server.URL(), nil)} {
 				if e := get(t, c, key); (e == nil) != (newer == nil) || e != nil && e.ID != newer.ID {
@@ -35,7 +35,7 @@ func TestAFrozenHolderDoesNotUndoAForget(t *testing.T) {
 	}
 }
 
-// TestForgetFencesAFetchUnderWay: what was asked for before everything was forgotten is not kept after.
+// TestForgetFencesAFetchUnderWay: a token requested before everything was forgotten is not kept.
 func TestForgetFencesAFetchUnderWay(t *testing.T) {
 	server := testbed.StartRedis(t)
 	for name, urls := range map[string][2]string{
@@ -65,8 +65,8 @@ func TestForgetFencesAFetchUnderWay(t *testing.T) {
 	}
 }
 
-// TestStaleSightsAreNotKept: what was read from Redis before a forget does not come back to memory after it,
-// nor what Redis still holds because it could not be told.
+// TestStaleSightsAreNotKept: a value read from Redis before a forget does not return to memory after it, nor does one
+// that Redis still holds because it could not be told.
 func TestStaleSightsAreNotKept(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
 	key := NewKey("u")
@@ -84,10 +84,10 @@ func TestStaleSightsAreNotKept(t *testing.T) {
 	if get(t, c, key) != nil {
 		t.Error("Redis was believed though it is yet to be told of a forget")
 	}
-	fetchOnce(t, c, key, nil) // and the lease of it is to be had
+	fetchOnce(t, c, key, nil) // the lease is free again
 }
 
-// TestLostNews: a tombstone in Redis tells what the news failed to, once memory is not trusted any more.
+// TestLostNews: if the message about a forget is lost, the tombstone in Redis tells once memory is no longer trusted.
 func TestLostNews(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
 	untilListening(t, c)
@@ -104,8 +104,8 @@ func TestLostNews(t *testing.T) {
 	}
 }
 
-// TestForgettingAFormerTokenLeavesTheNewOne: that the one before is forgotten while a token is published does not lose
-// it, without Redis either.
+// TestForgettingAFormerTokenLeavesTheNewOne: forgetting the previous token while a new one is published does not lose
+// the new one, even without Redis.
 func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
 	c := newCache(t, "", nil)
 	key, former := NewKey("u"), newEntry("former", time.Hour)

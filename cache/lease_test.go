@@ -16,8 +16,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestOneFetchPerKey: of many who want a token at once, over several sidecars, one gets the lease and all get
-// its token.
+// TestOneFetchPerKey: of many concurrent callers at several sidecars, one gets the lease and all get its token.
 func TestOneFetchPerKey(t *testing.T) {
 	server := testbed.StartRedis(t)
 	for name, fleet := range map[string][]*Cache{
@@ -67,8 +66,8 @@ func TestOneFetchPerKey(t *testing.T) {
 	}
 }
 
-// TestPublishWakesWaiters: a waiting sidecar hears of the end of a turn, it does not poll for it; and nobody else does,
-// also when something else stands in the place where waiters are kept.
+// TestPublishWakesWaiters: a waiting sidecar is told of the end of a lease rather than polling for it. Only waiting
+// sidecars are told, and a foreign value in the place of their list does no harm.
 func TestPublishWakesWaiters(t *testing.T) {
 	server := testbed.StartRedis(t)
 	long := func(o *Options) { o.LockLife = time.Hour }
@@ -96,7 +95,7 @@ func TestPublishWakesWaiters(t *testing.T) {
 		if got := <-result; got == nil || got.ID != e.ID {
 			t.Fatalf("b got %v", got)
 		}
-		fetchOnce(t, a, key, e) // nobody waits for this one
+		fetchOnce(t, a, key, e) // no sidecar waits for this one
 	}
 	a.Forget(t.Context(), NewKey("the last news"), nil)
 	for _, want := range []string{b.shared.ownChannel(), b.shared.ownChannel(), newsChannel} {
@@ -117,7 +116,7 @@ func acquire(t testing.TB, c *Cache, key Key) *Lease {
 	return offer.Lease
 }
 
-// stops makes the heartbeats of c end, as those of a dead or frozen process do.
+// stops ends the heartbeats of c, as if its process were dead or frozen.
 func stops(c *Cache) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,7 +128,7 @@ func stops(c *Cache) {
 func untilListening(t testing.TB, caches ...*Cache) {
 	t.Helper()
 	for _, c := range caches {
-		testbed.Until(t, "it listens", func() bool { return c.generation.Load() > 2 }) // two channels
+		testbed.Until(t, "it listens", func() bool { return c.generation.Load() > 2 }) // both channels
 	}
 }
 
@@ -143,7 +142,7 @@ func TestLeaseOfTheDeadEnds(t *testing.T) {
 	other := acquire(t, b, key)
 	mine := newEntry("mine", time.Hour)
 	other.Publish(t.Context(), mine)
-	// Back from the dead, its token is superseded, and does no harm.
+	// The token of the revived holder is superseded, and does no harm.
 	lease.over.Store(false)
 	lease.Publish(t.Context(), newEntry("late", time.Hour))
 	for _, c := range []*Cache{dead, b} {
@@ -206,7 +205,7 @@ func TestAvoidedTokenStaysUntilTheNewOneIsThere(t *testing.T) {
 	}
 }
 
-// TestRedisLostWhileWaiting: losing Redis turns waiting into fetching.
+// TestRedisLostWhileWaiting: if Redis is lost, waiting turns into fetching.
 func TestRedisLostWhileWaiting(t *testing.T) {
 	server := testbed.StartRedis(t)
 	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
@@ -255,7 +254,7 @@ func TestRenewalIsClaimedOnce(t *testing.T) {
 	}
 }
 
-// TestFetchedKeysLeaveNothingBehind: what is kept of ever new keys is bounded by the entries, on all paths.
+// TestFetchedKeysLeaveNothingBehind: what is kept about ever new keys is bounded by the entries, on all paths.
 func TestFetchedKeysLeaveNothingBehind(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), func(o *Options) { o.MemorySize = 100 << 10 })
 	fetch := func(from, to int) {
@@ -263,7 +262,7 @@ func TestFetchedKeysLeaveNothingBehind(t *testing.T) {
 			fetchOnce(t, c, NewKey("u", strconv.Itoa(i)), nil)
 		}
 	}
-	fetch(0, 1000) // connections, pools and buffers are there
+	fetch(0, 1000) // creates connections, pools and buffers
 	before := liveHeap()
 	fetch(1000, 6000)
 	if after := liveHeap(); after > before+512<<10 {
@@ -274,7 +273,7 @@ func TestFetchedKeysLeaveNothingBehind(t *testing.T) {
 func liveHeap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what pools hold goes with the second
+	runtime.GC() // pools are emptied by the second collection
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
@@ -290,7 +289,7 @@ func TestTheOwnerGetsItsLockAgain(t *testing.T) {
 	}
 }
 
-// TestAForeignLockIsNobodys: neither what somebody else keeps under that name, nor a lock that would never end, ends the
+// TestAForeignLockIsNobodys: a foreign value under the name of the lock, or a lock without expiry, does not block the
 // key.
 func TestAForeignLockIsNobodys(t *testing.T) {
 	server := testbed.StartRedis(t)

@@ -14,7 +14,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestACrowdSharesExchanges: many who look at once cost Redis few exchanges, and each gets its own token.
+// TestACrowdSharesExchanges: many concurrent looks cost Redis few exchanges, and each gets its own token.
 func TestACrowdSharesExchanges(t *testing.T) {
 	server := testbed.StartRedis(t)
 	writer := newCache(t, server.URL(), nil)
@@ -61,7 +61,7 @@ func exchanges(t *testing.T, registry *prometheus.Registry, step string) (n uint
 	return n
 }
 
-// TestASilentConnectionHoldsUpNobody: what is asked while a reply does not come is answered on another connection.
+// TestASilentConnectionHoldsUpNobody: while a reply does not come, other commands are answered on another connection.
 func TestASilentConnectionHoldsUpNobody(t *testing.T) {
 	server := testbed.StartRedis(t)
 	proxy := testbed.StartRESPProxy(t, server.Addr)
@@ -90,7 +90,7 @@ func TestASilentConnectionHoldsUpNobody(t *testing.T) {
 	}
 	leave()
 	proxy.OnStep(nil)
-	proxy.Down() // or the end would wait for it
+	proxy.Down() // otherwise Close would wait for it
 }
 
 func TestHeartbeatsOvertake(t *testing.T) {
@@ -107,7 +107,7 @@ func TestHeartbeatsOvertake(t *testing.T) {
 	}
 }
 
-// TestBatchesGrowAndShrink: as long as an exchange takes no longer for more commands, there are more of them.
+// TestBatchesGrowAndShrink: batches grow as long as larger ones take no longer.
 func TestBatchesGrowAndShrink(t *testing.T) {
 	const limit, far = 250 * time.Millisecond, 10 * time.Millisecond
 	type exchange struct {

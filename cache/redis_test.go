@@ -87,7 +87,7 @@ func TestUnreadableValuesAreMissesThatGetReplaced(t *testing.T) {
 	})
 }
 
-// fetchOnce acquires the lease, which must be free, and publishes a token in the place of avoid.
+// fetchOnce acquires the lease, which must be free, and publishes a token in place of avoid.
 func fetchOnce(t testing.TB, c *Cache, key Key, avoid *Entry) *Entry {
 	t.Helper()
 	offer, err := c.Acquire(t.Context(), key, Want{Avoid: avoid})
@@ -149,8 +149,7 @@ func TestKeysFile(t *testing.T) {
 	}
 }
 
-// TestAgeAcrossClocks: whichever way another process's wall clock is off, a token is never taken for younger
-// than it is.
+// TestAgeAcrossClocks: however wrong another process's wall clock is, a token never seems younger than it is.
 func TestAgeAcrossClocks(t *testing.T) {
 	for _, step := range []time.Duration{-time.Hour, 0, time.Hour} {
 		t.Run(step.String(), func(t *testing.T) {
@@ -182,7 +181,7 @@ func TestDeadRedisIsLeftAloneAndComesBack(t *testing.T) {
 	e := fetchOnce(t, c, key, nil)
 	server.Kill()
 	testbed.Until(t, "a dead Redis is not asked any more", c.redisGone)
-	if _, err := c.shared.look(t.Context(), key); err != errUnavailable { //nolint:errorlint // it is the error itself
+	if _, err := c.shared.look(t.Context(), key); err != errUnavailable { //nolint:errorlint // the error itself
 		t.Errorf("error %v", err)
 	}
 	if got := get(t, c, key); got != e {
@@ -229,8 +228,8 @@ func TestForgottenDuringAnOutageStaysForgotten(t *testing.T) {
 	testbed.Until(t, "the fleet knows", func() bool { return get(t, other, key) == nil })
 }
 
-// TestStepLimitHolds: with packets swallowed, no call outlives its step limit by much; the bound asserted is
-// that of the contract, not a measurement.
+// TestStepLimitHolds: if packets are lost, no call exceeds its step limit by much. The asserted bound is the promised
+// one, not a measurement.
 func TestStepLimitHolds(t *testing.T) {
 	server := testbed.StartRedis(t)
 	proxy := testbed.StartProxy(t, server.Addr)

@@ -9,7 +9,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestRefreshTokensOfTheFirstFormat: what was kept without end is still found, until a newer one is kept.
+// TestRefreshTokensOfTheFirstFormat: they are found until a newer one is kept.
 func TestRefreshTokensOfTheFirstFormat(t *testing.T) {
 	server := testbed.StartRedis(t)
 	c := newCache(t, server.URL(), nil)
@@ -39,7 +39,7 @@ func TestRefreshTokensOfTheFirstFormat(t *testing.T) {
 	kept("atrt-newer", false)
 }
 
-// TestRefreshTokensWithoutTheFirstFormat: an ACL that allows only the names of this format is no error.
+// TestRefreshTokensWithoutTheFirstFormat: an ACL that allows only the names of the current format is no error.
 func TestRefreshTokensWithoutTheFirstFormat(t *testing.T) {
 	server := testbed.StartRedis(t)
 	restrict := []any{"ACL", "SETUSER", "default", "resetkeys", "~" + keyPrefix + "*"}

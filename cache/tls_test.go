@@ -56,7 +56,7 @@ func TestSentinelOverTLS(t *testing.T) {
 	}
 }
 
-// TestNodesOfAClusterOverTLS: a node that is known by its address alone is checked against the name in the URL.
+// TestNodesOfAClusterOverTLS: a node that is known only by its address is checked against the name in the URL.
 func TestNodesOfAClusterOverTLS(t *testing.T) {
 	for name, c := range map[string]struct {
 		certified, inURL string
