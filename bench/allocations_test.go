@@ -76,7 +76,7 @@ func (l *local) served(t testing.TB, request []byte, opts proxy.ServerOptions) f
 	}
 	t.Cleanup(func() {
 		_ = conn.Close()
-		_ = server.Close()
+		_ = pipe.Close()
 		serving.Wait()
 	})
 	answer := make([]byte, 4096)

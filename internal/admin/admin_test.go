@@ -48,7 +48,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestThePageLoadsNothingElse: its own script and style are allowed by their hashes, and no other.
+// TestThePageLoadsNothingElse: its own script and style are allowed by their hashes, and nothing else is.
 func TestThePageLoadsNothingElse(t *testing.T) {
 	rec := httptest.NewRecorder()
 	newHandler(true).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))

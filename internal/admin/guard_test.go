@@ -39,7 +39,7 @@ func dial(t *testing.T, pipe *testbed.Pipe) net.Conn {
 	return conn
 }
 
-// ask sends a request for path with these header lines, and returns the status of the answer, 0 when there is none.
+// ask sends a request for path with these header lines, and returns the status of the answer, 0 if there is none.
 func ask(t *testing.T, conn net.Conn, path string, lines ...string) int {
 	t.Helper()
 	go func() {
@@ -88,7 +88,7 @@ func TestAdminGuards(t *testing.T) {
 	}
 }
 
-// TestAFloodOfTheAdminPort takes no more than its share of connections, and keeps no probe out.
+// TestAFloodOfTheAdminPort: a flood gets a limited number of connections, and does not keep probes out.
 func TestAFloodOfTheAdminPort(t *testing.T) {
 	for name, begin := range map[string]string{
 		"idle":      "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",

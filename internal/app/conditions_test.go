@@ -25,7 +25,7 @@ func read(t *testing.T, path string) string {
 	return string(content)
 }
 
-// TestConditions: each state of each part, what is wrong with a cause, what it means, what to do, and an alert.
+// TestConditions: in each bad state, each part has a cause, an effect, a remedy and an alert.
 func TestConditions(t *testing.T) {
 	now := time.Now()
 	run := health.Run{
@@ -92,7 +92,7 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestAuditLogIsACondition where there is one. While it cannot be written it is told with its cause.
+// TestAuditLogIsACondition: if there is an audit log that cannot be written, that is reported with its cause.
 func TestAuditLogIsACondition(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	if err := os.Symlink("/dev/full", path); err != nil {

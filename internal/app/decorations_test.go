@@ -13,7 +13,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// decorations are what editors, shells and manifests leave around a secret.
+// decorations are what editors, shells and manifests add around a secret.
 var decorations = map[string]func(string) string{
 	"LF":           func(s string) string { return s + "\n" },
 	"CR LF":        func(s string) string { return s + "\r\n" },
@@ -24,7 +24,7 @@ var decorations = map[string]func(string) string{
 	"lines, CR LF": func(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") },
 }
 
-// secretive are the settings that hold an identity or a secret, themselves or in a file.
+// secretive are the settings that contain an identity or a secret, themselves or in a file.
 func secretive() (names []string) {
 	s := settings.Settings{ClientSecret: secret.Hide("x"), RedisURL: secret.Hide("x")}
 	for _, setting := range s.List(nil) {
@@ -36,7 +36,8 @@ func secretive() (names []string) {
 	return names
 }
 
-// TestWhatIsAroundASecretIsNoPartOfIt: whichever setting or file has it, a sidecar works with others that have not.
+// TestWhatIsAroundASecretIsNoPartOfIt: whichever setting or file is decorated, the sidecar works with undecorated
+// others.
 func TestWhatIsAroundASecretIsNoPartOfIt(t *testing.T) {
 	auth := testbed.StartAuthTLS(t)
 	cert, key := testbed.Certificate(t)
@@ -58,7 +59,7 @@ func TestWhatIsAroundASecretIsNoPartOfIt(t *testing.T) {
 			plain[name] = value
 		}
 	}
-	// A setting that stands in the place of others.
+	// A setting used instead of others.
 	instead := map[string][2]string{
 		"HUMANAPI_CLIENT_SECRET": {"sandbox-secret", "HUMANAPI_CLIENT_SECRET_FILE"},
 		"REDIS_URL":              {strings.Replace(redis.URL(), "//", "//:of-redis@", 1), "REDIS_PASSWORD_FILE"},

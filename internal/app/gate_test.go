@@ -14,7 +14,7 @@ import (
 	"token-sidecar/upstream/gatetest"
 )
 
-// TestFleetGate: the gate in Redis is what upstream expects of a gate. Time passes by a skew of Redis' clock.
+// TestFleetGate: the gate in Redis is a gate as upstream requires it. Time passes by skewing Redis' clock.
 func TestFleetGate(t *testing.T) {
 	server := testbed.StartRedis(t)
 	for _, c := range gatetest.Cases() {

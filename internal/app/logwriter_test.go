@@ -46,8 +46,8 @@ func (r *reader) set(change func()) {
 	change()
 }
 
-// TestLogWriter: whatever the reader does, no line comes twice or out of order, each that does not come is counted, and
-// the reader is told of them once, where they are missing.
+// TestLogWriter: whatever the reader does, no line is written twice or out of order, each missing line is counted, and
+// the reader is told once, in their place, how many are missing.
 func TestLogWriter(t *testing.T) {
 	for name, c := range map[string]struct{ leave, comeBack func(*reader) }{
 		"stuck": {
@@ -107,7 +107,7 @@ func TestLogWriter(t *testing.T) {
 	}
 }
 
-// TestTheEndDoesNotWaitForTheLog for long.
+// TestTheEndDoesNotWaitForTheLog: Close waits only briefly for the reader.
 func TestTheEndDoesNotWaitForTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &reader{stuck: make(chan struct{})}

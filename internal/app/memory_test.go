@@ -10,7 +10,7 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// TestTheMemoryLimitIsMissedInPodsOnly: on a developer's machine there is none, and nothing to warn of.
+// TestTheMemoryLimitIsMissedInPodsOnly: a developer's machine has none, which needs no warning.
 func TestTheMemoryLimitIsMissedInPodsOnly(t *testing.T) {
 	pod := []string{"PATH=/", "KUBERNETES_SERVICE_HOST=10.0.0.1"}
 	for _, c := range []struct {

@@ -22,8 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestCertificatesRotate: when the auth service's certificate is issued by another authority, a new HUMANAPI_CA_FILE is
-// enough.
+// TestCertificatesRotate: if another authority issues the auth service's certificate, a new HUMANAPI_CA_FILE is enough.
 func TestCertificatesRotate(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
 	issue := func() (caFile string) {
@@ -95,8 +94,7 @@ func TestCertificatesRotate(t *testing.T) {
 	}
 }
 
-// TestRedisCertificatesRotate: when the certificate of Redis is issued by another authority, a new REDIS_CA_FILE is
-// enough.
+// TestRedisCertificatesRotate: if another authority issues the certificate of Redis, a new REDIS_CA_FILE is enough.
 func TestRedisCertificatesRotate(t *testing.T) {
 	cert, key := testbed.Certificate(t)
 	redis := testbed.StartTLSRedis(t, cert, key)
@@ -149,7 +147,7 @@ func TestRedisCertificatesRotate(t *testing.T) {
 	is("up")
 }
 
-// TestBadCertificates: a mistake at start that names the setting.
+// TestBadCertificates: they are an error at start that names the setting.
 func TestBadCertificates(t *testing.T) {
 	for _, setting := range []string{"HUMANAPI_CA_FILE", "REDIS_CA_FILE"} {
 		for name, content := range map[string]string{

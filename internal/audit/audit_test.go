@@ -43,7 +43,7 @@ func openTrail(t *testing.T, path string) *Trail {
 	return trail
 }
 
-// record records an event of user, and waits for as long as it takes.
+// record records an event of user, without a deadline.
 func record(t *testing.T, trail *Trail, user string) error {
 	t.Helper()
 	return trail.Record(t.Context(), anEvent(user))
@@ -71,7 +71,7 @@ func pseudonym(t *testing.T, user string) string {
 	return keys[0].User(secret.Hide(user))
 }
 
-// TestRecorded: when Record returns, its line is there, and once.
+// TestRecorded: when Record returns, the line has been written, exactly once.
 func TestRecorded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	trail := openTrail(t, path)
@@ -96,7 +96,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// TestRotation: a file that was moved or removed is written anew at its path, at once.
+// TestRotation: a file that was moved or removed is created again at its path at once.
 func TestRotation(t *testing.T) {
 	for name, rotate := range map[string]func(*Trail, string) error{
 		"moved":                 func(_ *Trail, path string) error { return os.Rename(path, path+".1") },
@@ -125,8 +125,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestNoRoom: a full disk is an error to whoever asks, and the trail goes on when there is room, with a line that tells
-// of the gap.
+// TestNoRoom: with a full disk, callers get an error. When there is space again, lines are written again, and the first
+// one reports the gap.
 func TestNoRoom(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	if err := os.Symlink("/dev/full", path); err != nil {
@@ -164,7 +164,8 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
-// TestReaderGone: a named pipe without a reader is an error, at the start and later, and neither kills nor waits.
+// TestReaderGone: a named pipe without a reader is an error, at the start and later. It neither ends the process nor
+// blocks it.
 func TestReaderGone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.pipe")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
@@ -198,7 +199,7 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
-// A valve is a sink that can be shut.
+// A valve is a sink that can be blocked.
 type valve struct {
 	mu    sync.Mutex
 	lines strings.Builder
@@ -245,7 +246,7 @@ func startTrail(t *testing.T, to sink) *Trail {
 	return trail
 }
 
-// TestStalled: while writing takes too long, whoever asks waits no longer than it wants to, and later ones not at all.
+// TestStalled: while writing takes too long, callers wait until their deadline at most, and later ones not at all.
 func TestStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &valve{}
@@ -282,7 +283,7 @@ func TestStalled(t *testing.T) {
 	})
 }
 
-// TestGap: however often writing is tried in vain, the first line after it tells of all of it, and when it began.
+// TestGap: however often writing was tried in vain, the first line afterwards reports all of it and when it began.
 func TestGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &valve{fails: syscall.EIO}
@@ -310,7 +311,7 @@ func TestGap(t *testing.T) {
 	})
 }
 
-// TestFull: what waits is bounded, and beyond that nobody waits.
+// TestFull: the waiting lines are bounded; beyond that, no caller waits.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &valve{}
@@ -340,7 +341,7 @@ func TestFull(t *testing.T) {
 	})
 }
 
-// TestCloseIsBounded: by somebody who does not read.
+// TestCloseIsBounded: even if the reader has stopped reading.
 func TestCloseIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &valve{}
@@ -361,7 +362,7 @@ func TestCloseIsBounded(t *testing.T) {
 	})
 }
 
-// gauge is the value of a metric without labels.
+// gauge returns the value of a metric without labels.
 func gauge(t *testing.T, from prometheus.Gatherer, name string) float64 {
 	t.Helper()
 	families, err := from.Gather()

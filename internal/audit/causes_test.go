@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestCauses: each has a name, which stands for its error however it comes, and a remedy. None repeats the path.
+// TestCauses: each cause has a name, which matches its error in any form, and a remedy. None repeats the path.
 func TestCauses(t *testing.T) {
 	const path = "/s3cr3t"
 	for _, c := range append(causes(), cause{errors.New(path), unknown, Remedy(unknown)}) {
@@ -32,7 +32,7 @@ func TestCauses(t *testing.T) {
 	}
 }
 
-// TestState: it tells since when and why lines cannot be written, and what that began with, until they can.
+// TestState: it says since when and why lines cannot be written, and the first cause, until they can be again.
 func TestState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &valve{}

@@ -17,7 +17,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestPseudonym: it is the HMAC that the documentation says, so that any other tool can compute it.
+// TestPseudonym: it is the HMAC that the documentation describes, so that any other tool can compute it.
 func TestPseudonym(t *testing.T) {
 	mac := hmac.New(sha256.New, []byte(strings.Repeat("k", leastKey)))
 	mac.Write([]byte("useralice"))
@@ -56,7 +56,7 @@ func TestBadKeys(t *testing.T) {
 	}
 }
 
-// TestKeyRotates: lines carry the id of the key that was in force.
+// TestKeyRotates: lines contain the id of the key that was in use.
 func TestKeyRotates(t *testing.T) {
 	keyFile := testbed.WriteFile(t, "key", keyText("k"))
 	key, err := secret.Open("AUDIT_KEY_FILE", keyFile, CheckKeys, slog.New(slog.DiscardHandler))

@@ -9,7 +9,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestTornLine: what was cut off does not spoil the line that follows.
+// TestTornLine: an incomplete line does not spoil the next one.
 func TestTornLine(t *testing.T) {
 	path := testbed.WriteFile(t, "audit.log", `{"audit":1,"time":"20`)
 	trail := openTrail(t, path)
@@ -30,7 +30,7 @@ func TestTornLine(t *testing.T) {
 	}
 }
 
-// cutting is a writer that has room for so many bytes.
+// cutting is a writer with room for that many bytes.
 type cutting struct {
 	to   *strings.Builder
 	room int

@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// run executes a command, for which the signal to stop has come already, and returns what it printed.
+// run executes a command with the signal to stop already given, and returns what it printed.
 func run(environ []string, args ...string) (out, errs string, code int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -33,7 +33,7 @@ func base(environ ...string) []string {
 	}, environ...)
 }
 
-// wrongFiles are the ways in which a file can be of no use, whatever is to be in it.
+// wrongFiles are the ways in which a file can be unusable, whatever it should contain.
 func wrongFiles(t *testing.T) map[string]string {
 	return map[string]string{
 		"missing":      "/no/such/file",
@@ -48,7 +48,7 @@ func wrongFiles(t *testing.T) map[string]string {
 	}
 }
 
-// wrongValues are mistakes, each in the setting that is to be named, with what else has to be set for it.
+// wrongValues are mistakes, each in the setting that must be named, with the other settings that it takes.
 func wrongValues(t *testing.T) []string {
 	keys := " ENCRYPTION_KEYS_FILE=" + testbed.WriteFile(t, "keys", strings.Repeat("A", 43)+"=\n")
 	password := testbed.WriteFile(t, "password", "p")
@@ -108,8 +108,8 @@ func wrongValues(t *testing.T) []string {
 	return wrong
 }
 
-// TestConfigFindsWhatServeRefuses: for each mistake that there can be in a setting or a file, serve does not start,
-// config exits 1, and both say the same sentence, which names the setting, says what to do and is nobody's but ours.
+// TestConfigFindsWhatServeRefuses: for each possible mistake in a setting or a file, serve does not start, config exits
+// with 1, and both print the same sentence, which names the setting and the remedy and is our own wording.
 func TestConfigFindsWhatServeRefuses(t *testing.T) {
 	if _, errs, code := run(base(), "serve"); code != 0 {
 		t.Fatalf("without a mistake: exit %d\n%s", code, errs)
@@ -118,7 +118,7 @@ func TestConfigFindsWhatServeRefuses(t *testing.T) {
 	for _, pairs := range wrongValues(t) {
 		var environ []string
 		names := map[string]bool{}
-		// A setting that is named twice is there because of the others.
+		// A setting occurs twice where the mistake needs others.
 		for pair := range strings.SplitSeq(pairs, " ") {
 			name, _, _ := strings.Cut(pair, "=")
 			environ = append(environ, pair)
@@ -159,7 +159,7 @@ func TestConfigFindsWhatServeRefuses(t *testing.T) {
 	}
 }
 
-// TestAllMistakesAreToldInTheOrderOfTheSettings, those in files among the others.
+// TestAllMistakesAreToldInTheOrderOfTheSettings: including those in files.
 func TestAllMistakesAreToldInTheOrderOfTheSettings(t *testing.T) {
 	_, errs, _ := run([]string{
 		"OTEL_SDK_DISABLED=x", "SHUTDOWN_DELAY=x", "ENCRYPTION_KEYS_FILE=/x", "UPSTREAM_TIMEOUT=0s", "REDIS_CA_FILE=/x",
@@ -181,7 +181,7 @@ func TestAllMistakesAreToldInTheOrderOfTheSettings(t *testing.T) {
 	}
 }
 
-// TestNoSecretInTheWrongPlaceIsPrinted: whichever setting a secret was pasted into, and whatever is around it, no
+// TestNoSecretInTheWrongPlaceIsPrinted: whichever setting a secret was pasted into, and whatever surrounds it, no
 // command prints it.
 func TestNoSecretInTheWrongPlaceIsPrinted(t *testing.T) {
 	const marker = "s3cr3tMarker"
@@ -199,7 +199,7 @@ func TestNoSecretInTheWrongPlaceIsPrinted(t *testing.T) {
 		"u:%s@h:80", "access,%s", "1s%s", "5%s", "/%s", "./%s", "a=%s", "%s=a", "true%s", "\n%s\n", "{%s}",
 		strings.Repeat("x", 60) + "%s", "%s" + strings.Repeat("x", 5000), "%%%s", "%s\x7f", "[%s]:80", "%s@[::1]:80",
 	}
-	// These are what the setting is about: nobody can tell them from a secret.
+	// These settings are about such values, which cannot be told from a secret.
 	right := []string{"HUMANAPI_AUTH_URL=https://" + marker}
 	for _, name := range names {
 		for _, shape := range shapes {
@@ -223,7 +223,7 @@ func TestNoSecretInTheWrongPlaceIsPrinted(t *testing.T) {
 	}
 }
 
-// TestMistypedSettingsAreWarnedOf, with the name that was meant.
+// TestMistypedSettingsAreWarnedOf: with the name that was probably meant.
 func TestMistypedSettingsAreWarnedOf(t *testing.T) {
 	environ := base("REDIS_URI=x", "MEMORY_CACHE_ENTRIES=5", "REDIS_SERVICE_HOST=10.0.0.1",
 		"OTEL_EXPORTER_OLTP_ENDPOINT=x")
@@ -246,7 +246,7 @@ func TestMistypedSettingsAreWarnedOf(t *testing.T) {
 	}
 }
 
-// TestToolsNeedNoSettings but the address that they ask, whatever is wrong with the others.
+// TestToolsNeedNoSettings: except the address that they ask, whatever is wrong with the others.
 func TestToolsNeedNoSettings(t *testing.T) {
 	none, _ := settings.Load(nil)
 	var environ []string

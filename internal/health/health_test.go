@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// watched is a watcher of one part, in a bubble of virtual time.
+// watched is a watcher of one part, on virtual time.
 type watched struct {
 	*Watcher
 	current Condition
@@ -33,7 +33,7 @@ func watch(t *testing.T, test func(*watched)) {
 	})
 }
 
-// stays has the part be so for d.
+// stays keeps the part in that state for d.
 func (w *watched) stays(c Condition, d time.Duration) {
 	w.current = c
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(lookInterval) {
@@ -41,7 +41,7 @@ func (w *watched) stays(c Condition, d time.Duration) {
 	}
 }
 
-// lines are what was logged since the last call.
+// lines returns what was logged since the last call.
 func (w *watched) lines() []string {
 	defer w.log.Reset()
 	return strings.Split(strings.TrimSuffix(w.log.String(), "\n"), "\n")
@@ -68,7 +68,7 @@ var (
 	dead = Condition{Part: "redis", Title: "Redis", Level: Bad, State: "down", Cause: "connection refused"}
 )
 
-// TestChangesAreToldOnce with what they mean and what to do; what is worse at once.
+// TestChangesAreToldOnce: with their effect and remedy; changes for the worse at once.
 func TestChangesAreToldOnce(t *testing.T) {
 	watch(t, func(w *watched) {
 		w.stays(sick, 5*time.Second)
@@ -86,7 +86,7 @@ func TestChangesAreToldOnce(t *testing.T) {
 	})
 }
 
-// TestNoStateIsToldTwiceInAMinute, however it flaps; in the end what is true was told.
+// TestNoStateIsToldTwiceInAMinute: however much it flaps; the final state is logged in the end.
 func TestNoStateIsToldTwiceInAMinute(t *testing.T) {
 	watch(t, func(w *watched) {
 		for range 60 {
@@ -107,7 +107,7 @@ func TestNoStateIsToldTwiceInAMinute(t *testing.T) {
 	})
 }
 
-// TestWhatStaysBadIsToldAgain every ten minutes, since when it has been so.
+// TestWhatStaysBadIsToldAgain: every ten minutes, with the time since when.
 func TestWhatStaysBadIsToldAgain(t *testing.T) {
 	watch(t, func(w *watched) {
 		w.stays(dead, 25*time.Minute)
@@ -142,7 +142,7 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestCollector: what is degraded is a metric with its cause, the rest is none.
+// TestCollector: a degraded condition is a metric with its cause, others are not.
 func TestCollector(t *testing.T) {
 	w := NewWatcher(func() []Condition { return []Condition{sick, {Part: "other", Level: Good, State: "well"}} },
 		slog.New(slog.DiscardHandler))

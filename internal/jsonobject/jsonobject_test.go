@@ -48,7 +48,7 @@ func TestObjects(t *testing.T) {
 }
 
 func TestBroken(t *testing.T) {
-	for text, name := range map[string]string{ // the member that is told to be broken
+	for text, name := range map[string]string{ // the member that must be named in the error
 		``: "", `null`: "", `[]`: "", `"a"`: "", `{`: "", `{"a"`: "", `{"a":`: "a", `{"a":1`: "", `{"a":1,}`: "", `{"a":1 "b":2}`: "", `{a:1}`: "",
 		`{'a':1}`: "", `{"a":1}}`: "", `{"a":1} x`: "", `{"a":1}{}`: "", `{"a" 1}`: "", `{"a":1,,"b":2}`: "", `{"\x":1}`: "", `{"a":1,"b":tru}`: "b",
 		`{"a":"x}`: "a", `{"a":"\x"}`: "a", `{"a":"\u12g4"}`: "a", `{"a":"\u12`: "a", `{"a":"\`: "a", "{\"a\":\"\n\"}": "a",
@@ -130,7 +130,7 @@ func TestNothingIsAllocated(t *testing.T) {
 	}
 }
 
-// FuzzScanner: what is an object, and what it holds, is what encoding/json says, strictness aside.
+// FuzzScanner: encoding/json agrees on what is an object and what it contains, strictness aside.
 func FuzzScanner(f *testing.F) {
 	for _, seed := range []string{
 		`{"client_user_id":"a","type":"access","extra_scopes":["a","b"]}`, ` { "a" : -1.5e+3 , "b":{"c":[true,false,null]}} `,

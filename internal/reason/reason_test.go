@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestNothingIsRepeated of what was asked for, whatever the system refuses.
+// TestNothingIsRepeated: whatever the operating system refuses, the reason does not quote the request.
 func TestNothingIsRepeated(t *testing.T) {
 	const marker = "s3cr3t"
 	_, missing := os.ReadFile(marker)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestGenerate: a secret is made once, can be read by everybody who has the file, and nothing else is left behind.
+// TestGenerate: a secret is generated once, everybody who has the file can read it, and nothing else is left behind.
 func TestGenerate(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "token")

@@ -22,7 +22,7 @@ func Example() {
 	// Output: [hidden] s3cr3t
 }
 
-// holder hides nothing by itself.
+// holder hides nothing itself.
 type holder struct {
 	Exported   Text
 	unexported Text
@@ -157,7 +157,7 @@ func TestFile(t *testing.T) {
 	}
 	expect("two", 1, "empty")
 	f.Reload()
-	expect("two", 1, "") // told once
+	expect("two", 1, "") // logged once
 	write("bad")
 	f.Reload()
 	f.Reload()
@@ -173,7 +173,7 @@ func TestFile(t *testing.T) {
 	f.Reload()
 	expect("two", 1, "larger")
 
-	// The way Kubernetes swaps a mounted secret: a symlink to a directory is replaced.
+	// How Kubernetes replaces a mounted secret: a symlink to a directory is swapped.
 	mount := t.TempDir()
 	version := func(name, content string) {
 		t.Helper()

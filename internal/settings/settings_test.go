@@ -70,7 +70,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestTwoRedisPasswords: the password of the data must be given once.
+// TestTwoRedisPasswords: the password for the data must be given only once.
 func TestTwoRedisPasswords(t *testing.T) {
 	for mode, url := range map[string]string{
 		"single": "redis://:p@r", "cluster": "redis://:p@r", "sentinel": "redis://r?master_name=m&password=p",
@@ -85,7 +85,7 @@ func TestTwoRedisPasswords(t *testing.T) {
 	}
 }
 
-// TestAllMistakesAtOnce, in the order of the settings, each once.
+// TestAllMistakesAtOnce: in the order of the settings, each once.
 func TestAllMistakesAtOnce(t *testing.T) {
 	var environ []string
 	for _, name := range names() {
@@ -99,7 +99,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		told = append(told, name)
 	}
 	want := slices.DeleteFunc(names(), func(name string) bool {
-		// Texts; what is in the files is for others to check.
+		// Texts; the content of files is not checked here.
 		return name == "HUMANAPI_CLIENT_SECRET_FILE" || strings.HasSuffix(name, "_FILE")
 	})
 	if !slices.Equal(told, want) {
@@ -156,7 +156,7 @@ func TestListHidesSecrets(t *testing.T) {
 	}
 }
 
-// TestTheToolsNeedOnlyAddresses, whatever is wrong with the rest.
+// TestTheToolsNeedOnlyAddresses: whatever is wrong with the other settings.
 func TestTheToolsNeedOnlyAddresses(t *testing.T) {
 	var environ []string
 	for _, name := range names() {
@@ -177,7 +177,8 @@ func TestTheToolsNeedOnlyAddresses(t *testing.T) {
 	}
 }
 
-// TestWhereAnyHostIsTaken: only where the check would keep out those who are let in by another one.
+// TestWhereAnyHostIsTaken: only where the Host check would reject legitimate callers and something else protects the
+// port.
 func TestWhereAnyHostIsTaken(t *testing.T) {
 	token := "CALLER_TOKEN_FILE=" + testbed.WriteFile(t, "token", "t")
 	const allow = "ALLOW_REMOTE_CALLERS=true"

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestStrangers: every setting, with every single typing mistake, is recognised; what is no mistake is left alone.
+// TestStrangers: every setting with any single typing mistake is recognised; correct variables are left alone.
 func TestStrangers(t *testing.T) {
 	for _, name := range names() {
 		for i := range len(name) {
@@ -51,7 +51,7 @@ func TestStrangers(t *testing.T) {
 		"HUMANAPI_MOCK_PORT=tcp://10.0.0.1:80", "UPSTREAM_PORT_53_UDP=udp://10.0.0.1:53",
 		"UPSTREAM_PORT_53_UDP_ADDR=10.0.0.1",
 		"KUBERNETES_SERVICE_HOST=10.0.0.1", "KUBERNETES_PORT_443_TCP=tcp://10.0.0.1:443",
-		// OpenTelemetry's, that others use.
+		// OpenTelemetry variables that others use.
 		"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=x", "OTEL_LOGS_EXPORTER=none", "OTEL_METRICS_EXPORTER=none",
 		// Not set.
 		"REDIS_URI=",

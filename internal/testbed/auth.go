@@ -16,19 +16,19 @@ import (
 type Auth struct {
 	*sandbox.Sandbox
 	URL string
-	// CAFile holds the certificate to trust, empty without TLS.
+	// CAFile contains the certificate to trust, empty without TLS.
 	CAFile string
 
 	protocols sync.Map
 }
 
-// StartAuth starts one that speaks HTTP/1.1. It ends with the test.
+// StartAuth starts an Auth that speaks HTTP/1.1. It ends with the test.
 func StartAuth(t testing.TB) *Auth {
 	t.Helper()
 	return startAuth(t, func(s *httptest.Server) { s.Start() })
 }
 
-// StartAuthTLS starts one that speaks HTTP/2 over TLS. It ends with the test.
+// StartAuthTLS starts an Auth that speaks HTTP/2 over TLS. It ends with the test.
 func StartAuthTLS(t testing.TB) *Auth {
 	t.Helper()
 	cert, key := Certificate(t)
@@ -59,7 +59,7 @@ func startAuth(t testing.TB, start func(*httptest.Server)) *Auth {
 	return a
 }
 
-// Protocols are those by which it was spoken to, such as HTTP/2.0.
+// Protocols returns the protocols that were used, such as HTTP/2.0.
 func (a *Auth) Protocols() (names []string) {
 	a.protocols.Range(func(name, _ any) bool {
 		names = append(names, name.(string))
@@ -68,7 +68,7 @@ func (a *Auth) Protocols() (names []string) {
 	return names
 }
 
-// Environ are the settings that use a, and more.
+// Environ returns the settings for using a, and more.
 func (a *Auth) Environ(more ...string) []string {
 	return append([]string{
 		"HUMANAPI_AUTH_URL=" + a.URL, "HUMANAPI_CLIENT_ID=" + sandbox.DefaultClientID,

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// Stepped is t as it would have been read if the wall clock alone had been stepped by so much, and the monotonic clock
-// had stood still. No test can step the machine's clock, and the time package makes no such time.
+// Stepped returns t as it would have been read after a step of the wall clock alone, with the monotonic clock
+// unchanged. A test cannot step the machine's clock, and the time package cannot make such a time.
 func Stepped(t time.Time, by time.Duration) time.Time {
 	type layout struct { // of time.Time
 		wall, monotonic uint64

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// StartCluster starts three masters that share the slots, and returns what REDIS_URL takes.
+// StartCluster starts three masters that share the slots, and returns a value for REDIS_URL.
 func StartCluster(t testing.TB) (url string, nodes []*Redis) {
 	t.Helper()
 	ranges := [][2]int{{0, 5460}, {5461, 10922}, {10923, 16383}}
 	for i := range ranges {
-		// The nodes talk to each other on a port of their own.
+		// The nodes talk to each other on a separate port.
 		_, bus, _ := net.SplitHostPort(FreeAddr(t))
 		node := StartRedis(t, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "2000")
 		nodes = append(nodes, node)

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// Console runs the commands of the console blocks in a page of documentation with bash, and compares what each prints
-// with what the page shows; … stands for anything. A variable to which a block assigns the output of a command keeps it
-// until the block's end, and a function until the page's. It returns how many commands there are.
+// Console runs the commands in the console blocks of a documentation page with bash, and compares what each prints with
+// what the page shows; … matches anything. A variable assigned from the output of a command keeps its value until the
+// end of the block, a function until the end of the page. It returns the number of commands.
 func Console(t testing.TB, page string, environ ...string) (commands int) {
 	t.Helper()
 	Needs(t, "bash")
@@ -49,7 +49,7 @@ func Console(t testing.TB, page string, environ ...string) (commands int) {
 	return commands
 }
 
-// shows compares got with a text in which … stands for anything.
+// shows compares got with a text in which … matches anything.
 func shows(want, got string) bool {
 	parts := strings.Split(strings.TrimSpace(want), "…")
 	for i := range parts {

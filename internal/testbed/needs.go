@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Needs skips the test where one of those programs, or files, is not installed, so that go test ./... needs nothing but
-// Go. It fails under make test, which installs them all, so that nothing is skipped there by mistake.
+// Needs skips the test if one of those programs or files is not installed, so that go test ./... needs only Go. Under
+// make test, which installs them all, it fails instead, so that nothing is skipped by mistake.
 func Needs(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, program := range programs {

@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-// A Pipe is a network of its own in memory, so that whole servers run on virtual time.
+// A Pipe is an in-memory network, so that whole servers run on virtual time.
 type Pipe struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
 }
 
-// Serve serves h and returns a transport that reaches it, whatever host is named. Both end with the test.
+// Serve serves h and returns a transport that always connects to it. Both end with the test.
 func Serve(t testing.TB, h http.Handler) *http.Transport {
 	p := NewPipe()
 	server := &http.Server{Handler: h}
@@ -30,10 +30,10 @@ func Serve(t testing.TB, h http.Handler) *http.Transport {
 	return transport
 }
 
-// NewPipe returns one that nobody listens on yet.
+// NewPipe returns a pipe without a listener.
 func NewPipe() *Pipe { return &Pipe{conns: make(chan net.Conn), done: make(chan struct{})} }
 
-// Dial connects to whoever accepts, whatever address is named.
+// Dial connects to the listener, whatever the address.
 func (p *Pipe) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	select {

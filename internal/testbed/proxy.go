@@ -8,13 +8,12 @@ import (
 	"time"
 )
 
-// A Proxy is a TCP proxy that can be told to break what goes through it. Its faults apply to the connections that there
-// are and to those that come.
+// A Proxy is a TCP proxy that can be told to break traffic. Its faults affect existing connections and new ones.
 type Proxy struct {
 	Addr string
-	// Late is how late a reply is with [ReplyLate].
+	// Late is the delay of a reply with [ReplyLate].
 	Late time.Duration
-	// Counts tells which commands are steps.
+	// Counts reports which commands are steps.
 	Counts func(args []string) bool
 
 	t       testing.TB
@@ -32,15 +31,15 @@ type Proxy struct {
 	after    func(Step)
 }
 
-// faults are those that a proxy is told to have.
+// faults are the current faults of a proxy.
 type faults struct {
 	latency          time.Duration
 	blackHole, reset bool
-	cut              *int // each CutAfter has its own, so that a connection counts from it
+	cut              *int // each CutAfter has its own, so that connections count from it
 	frozen           bool
 }
 
-// StartProxy starts a proxy before target. It ends with the test.
+// StartProxy starts a proxy in front of target. It ends with the test.
 func StartProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	return start(&Proxy{t: t, target: target})
@@ -59,31 +58,31 @@ func start(p *Proxy) *Proxy {
 	return p
 }
 
-// Slow delays what comes back by ms milliseconds.
+// Slow delays data from the server by ms milliseconds.
 func (p *Proxy) Slow(ms int) {
 	p.change(func(f *faults) { f.latency = time.Duration(ms) * time.Millisecond })
 }
 
-// BlackHole swallows what comes back, without a reset. Connections that lost something are closed by Heal.
+// BlackHole drops data from the server, without a reset. Heal closes the connections that lost something.
 func (p *Proxy) BlackHole() { p.change(func(f *faults) { f.blackHole = true }) }
 
-// Reset resets connections as soon as something comes back on them.
+// Reset resets connections as soon as the server sends something.
 func (p *Proxy) Reset() { p.change(func(f *faults) { f.reset = true }) }
 
-// CutAfter closes connections after so many bytes have come back.
+// CutAfter closes connections after that many bytes from the server.
 func (p *Proxy) CutAfter(bytes int) { p.change(func(f *faults) { f.cut = &bytes }) }
 
 // Heal undoes Slow, BlackHole, Reset and CutAfter.
 func (p *Proxy) Heal() { p.change(func(f *faults) { *f = faults{frozen: f.frozen} }) }
 
-// Freeze holds everything on all connections, in both directions, as if the process at one end were stopped. New
-// connections are accepted, as a kernel does for a stopped process, and get no further.
+// Freeze holds all data on all connections, in both directions, as if the process at one end were stopped. New
+// connections are accepted, as a kernel does for a stopped process, but get no further.
 func (p *Proxy) Freeze() { p.change(func(f *faults) { f.frozen = true }) }
 
-// Thaw undoes Freeze: what was held goes on, even if whoever sent it has closed the connection since.
+// Thaw undoes Freeze: held data is passed on, even if its sender has closed the connection meanwhile.
 func (p *Proxy) Thaw() { p.change(func(f *faults) { f.frozen = false }) }
 
-// Down refuses connections and closes those that there are.
+// Down refuses new connections and closes existing ones.
 func (p *Proxy) Down() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -129,7 +128,7 @@ func (p *Proxy) change(f func(*faults)) {
 	p.changed = make(chan struct{})
 }
 
-// now returns the faults in force, and a channel that is closed when they change.
+// now returns the current faults, and a channel that is closed when they change.
 func (p *Proxy) now() (faults, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -180,7 +179,7 @@ func (p *Proxy) connect(listener net.Listener, client *net.TCPConn) {
 }
 
 // A link is one connection through the proxy. One goroutine passes on what the client sends, one reads what the server
-// sends, and a third one delivers that to the client, each piece when it is due.
+// sends, and a third delivers that to the client, each piece when it is due.
 type link struct {
 	proxy          *Proxy
 	client, server *net.TCPConn
@@ -188,23 +187,23 @@ type link struct {
 	end            context.CancelFunc // closes both connections
 	out            chan chunk
 
-	// Only deliver touches these.
+	// Only deliver uses these.
 	swallowed, gone bool
 	cut             *int
-	passed          int // bytes, since cut is in force
+	passed          int // bytes, since cut was set
 
-	// Only a link that knows RESP has these.
+	// Only a link that parses RESP uses these.
 	mu         sync.Mutex
 	queue      []*expected
 	lost       bool // the client gets no more replies
 	subscribed bool
 }
 
-// A chunk is what the client gets next.
+// A chunk is the next item for the client.
 type chunk struct {
 	data   []byte
-	at     time.Time // when it came
-	notYet time.Time // it is not delivered before this
+	at     time.Time // when it arrived
+	notYet time.Time // the earliest time of its delivery
 	reset  bool      // instead of data: the connection is reset
 	end    bool      // instead of data: the server closed the connection
 }
@@ -218,7 +217,7 @@ func (l *link) emit(c chunk) {
 	}
 }
 
-// thawed waits while the proxy is frozen; it is false when the connection has ended.
+// thawed waits while the proxy is frozen; it returns false if the connection has ended.
 func (l *link) thawed() bool {
 	for {
 		f, changed := l.proxy.now()
@@ -242,8 +241,8 @@ func (l *link) send(data []byte) bool {
 	return err == nil
 }
 
-// clientEnded passes on that the client sends no more. The connection ends when the server has closed it too, so that
-// the server carries out everything that it was sent, whoever is left to read the answer.
+// clientEnded passes on that the client has stopped sending. The connection ends when the server has closed it too, so
+// that the server executes everything that it received, even if nobody reads the answer.
 func (l *link) clientEnded() {
 	if l.thawed() {
 		_ = l.server.CloseWrite()
@@ -278,13 +277,13 @@ func (l *link) bytesDown() {
 	}
 }
 
-// deliver gives the client what is meant for it, and is where faults take place.
+// deliver writes to the client, and applies the faults.
 func (l *link) deliver() {
 	defer l.end()
 	for {
 		f, changed := l.proxy.now()
 		if l.swallowed && !f.blackHole {
-			return // a stream with a hole in it cannot go on
+			return // a stream with missing data cannot continue
 		}
 		select {
 		case <-l.done:
@@ -298,7 +297,7 @@ func (l *link) deliver() {
 	}
 }
 
-// due waits until c may be delivered, and returns the faults in force then.
+// due waits until c may be delivered, and returns the faults at that time.
 func (l *link) due(c chunk) (faults, bool) {
 	for {
 		f, changed := l.proxy.now()
@@ -319,7 +318,7 @@ func (l *link) due(c chunk) (faults, bool) {
 	}
 }
 
-// pass delivers c, and tells whether the connection goes on.
+// pass delivers c, and reports whether the connection continues.
 func (l *link) pass(c chunk, f faults) bool {
 	if f.cut != l.cut {
 		l.cut, l.passed = f.cut, 0
@@ -340,7 +339,7 @@ func (l *link) pass(c chunk, f faults) bool {
 	}
 	if !l.gone {
 		_, err := l.client.Write(data)
-		l.gone = err != nil // what it sent before it left is carried out all the same
+		l.gone = err != nil // what it sent before it left is still executed
 	}
 	return f.cut == nil || l.passed < *f.cut
 }

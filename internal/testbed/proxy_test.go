@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestWhatIsWrongWithAConnection: each fault takes hold of the connections that there are and of new ones, and ends.
+// TestWhatIsWrongWithAConnection: each fault affects existing connections and new ones, and can be ended.
 func TestWhatIsWrongWithAConnection(t *testing.T) {
 	type test struct {
 		name  string
@@ -53,7 +53,7 @@ func TestWhatIsWrongWithAConnection(t *testing.T) {
 		{"frozen", (*Proxy).Freeze, func(t *testing.T, p *Proxy, c *net.TCPConn) {
 			write(t, c, "hello")
 			silent(t, c)
-			p.Heal() // undoes other things
+			p.Heal() // heals other faults
 			silent(t, c)
 			p.Thaw()
 			expect(t, c, "hello")
@@ -108,7 +108,7 @@ func TestAClosedConnectionIsClosedOnTheOtherSide(t *testing.T) {
 	ended(t, dial(t, nobody.Addr), io.EOF)
 }
 
-// TestFrozenMeansBothDirections: the server gets nothing meanwhile.
+// TestFrozenMeansBothDirections: meanwhile the server receives nothing.
 func TestFrozenMeansBothDirections(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -134,7 +134,7 @@ func TestFrozenMeansBothDirections(t *testing.T) {
 	expect(t, client, "reply")
 }
 
-// startEcho starts a server that sends back what it gets.
+// startEcho starts a server that sends back what it receives.
 func startEcho(t *testing.T) (addr string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -189,7 +189,7 @@ func echoed(t *testing.T, conn *net.TCPConn, data string) {
 	expect(t, conn, data)
 }
 
-// silent fails the test if something comes within a short while.
+// silent fails the test if something arrives within a short while.
 func silent(t *testing.T, conn *net.TCPConn) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))

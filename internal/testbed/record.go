@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Record puts a row of a table into the document at path, in the place of the former row of that name; an empty path
-// takes nothing. A row ends with a comment that holds its name.
+// Record writes a row of a table into the document at path, replacing the row of that name; with an empty path it does
+// nothing. A row ends with a comment that contains its name.
 func Record(t testing.TB, path, name, row string) {
 	t.Helper()
 	if path == "" {

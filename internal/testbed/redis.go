@@ -26,12 +26,12 @@ type Redis struct {
 	t    testing.TB
 	dir  string
 	args []string
-	conf string // a file of settings, for those that must be in one
+	conf string // a file for settings that must be in one
 	tls  bool
 	cmd  *exec.Cmd
 }
 
-// StartRedis starts a redis-server with further arguments. It ends with the test.
+// StartRedis starts a redis-server with additional arguments. It ends with the test.
 func StartRedis(t testing.TB, args ...string) *Redis {
 	t.Helper()
 	Needs(t, "redis-server")
@@ -41,14 +41,14 @@ func StartRedis(t testing.TB, args ...string) *Redis {
 	return r
 }
 
-// No port is given out twice in a process, as it may not be listened on yet; processes begin at different ones.
+// No port is given out twice in a process, because it may not be in use yet; processes start at different ports.
 var (
 	firstPort = rand.Int32N(12_000)
 	nextPort  atomic.Int32
 )
 
-// FreeAddr returns an address on loopback that nobody listens on. Its port is below those that the system gives
-// to outgoing connections, one of which could take it before it is used.
+// FreeAddr returns an unused loopback address. Its port is below the range for outgoing connections, one of which might
+// otherwise take it first.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
@@ -81,7 +81,7 @@ func (r *Redis) Start() {
 	Eventually(r.t, "redis-server answers", func() error { return dials(r.Addr) })
 }
 
-// Kill ends the server at once, as a lost node would.
+// Kill ends the server at once, like a crashed node.
 func (r *Redis) Kill() {
 	if r.cmd != nil && r.cmd.Process != nil {
 		_ = r.cmd.Process.Kill()
@@ -98,7 +98,7 @@ func (r *Redis) Flush() {
 	}
 }
 
-// URL is what REDIS_URL takes.
+// URL returns a value for REDIS_URL.
 func (r *Redis) URL() string {
 	if r.tls {
 		return "rediss://" + r.Addr
@@ -106,7 +106,7 @@ func (r *Redis) URL() string {
 	return "redis://" + r.Addr
 }
 
-// Client returns a client of the library, for looking at what is kept. It closes with the test.
+// Client returns a client of the library, for inspecting what is stored. It closes with the test.
 func (r *Redis) Client() *redis.Client { return startedClient(r.t, r.Addr, r.tls) }
 
 // StartedClient returns a client for addr. It closes with the test.
@@ -124,7 +124,7 @@ func startedClient(t testing.TB, addr string, overTLS bool) *redis.Client {
 	return client
 }
 
-// Eventually tries until try succeeds; the test fails when that takes very long.
+// Eventually calls try until it succeeds; the test fails if that takes very long.
 func Eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
@@ -153,7 +153,7 @@ func Until(t testing.TB, what string, met func() bool) {
 	})
 }
 
-// ReadFile returns what a file holds.
+// ReadFile returns the content of a file.
 func ReadFile(t testing.TB, path string) string {
 	t.Helper()
 	content, err := os.ReadFile(path)
@@ -163,7 +163,7 @@ func ReadFile(t testing.TB, path string) string {
 	return string(content)
 }
 
-// WriteFile writes a file of the test and returns its path.
+// WriteFile writes a file for the test and returns its path.
 func WriteFile(t testing.TB, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

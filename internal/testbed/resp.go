@@ -13,13 +13,13 @@ import (
 
 var errRESP = errors.New("not RESP")
 
-// readCommand reads a command and returns it as it came, and as words. There are no words in an empty line.
+// readCommand reads a command and returns it verbatim and as words. An empty line has no words.
 func readCommand(r *bufio.Reader) (raw []byte, args []string, err error) {
 	raw, err = r.ReadBytes('\n')
 	if err != nil {
 		return nil, nil, err
 	}
-	if raw[0] != '*' { // typed by a person
+	if raw[0] != '*' { // an inline command
 		return raw, strings.Fields(string(raw)), nil
 	}
 	n, err := lengthOf(raw)
@@ -41,7 +41,7 @@ func readCommand(r *bufio.Reader) (raw []byte, args []string, err error) {
 	return raw, args, nil
 }
 
-// readReply reads a reply, with all that is in it, and appends it to raw as it came.
+// readReply reads a whole reply, and appends it verbatim to raw.
 func readReply(r *bufio.Reader, raw []byte) ([]byte, error) {
 	line, err := r.ReadBytes('\n')
 	if err != nil {
@@ -66,7 +66,7 @@ func readReply(r *bufio.Reader, raw []byte) ([]byte, error) {
 	case '%':
 		inside, err = lengthOf(line)
 		inside *= 2
-	case '|': // attributes, and then the reply that they belong to
+	case '|': // attributes, followed by the reply to which they belong
 		inside, err = lengthOf(line)
 		inside = 2*inside + 1
 	default:
@@ -83,7 +83,7 @@ func readReply(r *bufio.Reader, raw []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// lengthOf is the number in the first line of a reply; -1 stands for nothing at all.
+// lengthOf returns the number in the first line of a reply; -1 means null.
 func lengthOf(line []byte) (int, error) {
 	n, err := strconv.Atoi(strings.TrimSpace(string(line[1:])))
 	if err != nil || n < -1 {
@@ -92,8 +92,8 @@ func lengthOf(line []byte) (int, error) {
 	return n, nil
 }
 
-// pushKind is the first word of what pub/sub sends, or nothing for other replies. In RESP 2 it looks like a reply, so
-// it is taken for one unless the connection has subscribed to something.
+// pushKind is the first word of a pub/sub message, empty for other replies. In RESP 2 these look alike, so it counts as
+// a reply unless the connection has subscribed to something.
 func pushKind(raw []byte, subscribed bool) string {
 	if raw[0] != '>' && (raw[0] != '*' || !subscribed) {
 		return ""

@@ -57,7 +57,7 @@ func TestCommandsAreReadWhole(t *testing.T) {
 	}
 }
 
-// oneByOne reads no more than what is asked for, so that the connection can be read on.
+// oneByOne reads no more than requested, so that reading from the connection can continue.
 func oneByOne(r io.Reader) *bufio.Reader { return bufio.NewReader(single{r}) }
 
 type single struct{ io.Reader }

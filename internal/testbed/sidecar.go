@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// runAsProgram is the environment variable that makes a test binary run the program instead of its tests, so
-// that tests start real processes, built with the race detector, without building them.
+// runAsProgram is the environment variable that makes a test binary run the program instead of its tests. Tests thus
+// start real processes, built with the race detector, without building them.
 const runAsProgram = "TOKEN_SIDECAR_RUN_AS_PROGRAM"
 
 // BecomeProgram is for a TestMain: in a process that [Command] started, it runs the program, as main does, and exits.
@@ -36,7 +36,7 @@ func BecomeProgram(program func(context.Context) int) {
 	os.Exit(program(ctx))
 }
 
-// Command returns the program with that environment, besides the test's PATH and HOME.
+// Command returns the program with that environment, plus the test's PATH and HOME.
 func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
 	exe, err := os.Executable()
 	if err != nil {
@@ -50,7 +50,7 @@ func Command(ctx context.Context, environ []string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// InPath returns a folder in which the program has that name, for scripts.
+// InPath returns a folder that contains the program under that name, for scripts.
 func InPath(t testing.TB, name string) string {
 	t.Helper()
 	exe, err := os.Executable()
@@ -78,7 +78,7 @@ type Sidecar struct {
 
 var requestLine = regexp.MustCompile(`(?m)^.*"msg":"request".*\n`)
 
-// output gathers what a process writes.
+// output collects what a process writes.
 type output struct {
 	mu  sync.Mutex
 	all bytes.Buffer
@@ -90,8 +90,7 @@ func (o *output) Write(b []byte) (int, error) {
 	return o.all.Write(b)
 }
 
-// StartSidecar runs the program with that environment on free ports and waits until it is ready. It ends with
-// the test.
+// StartSidecar runs the program with that environment on free ports and waits until it is ready. It ends with the test.
 func StartSidecar(t testing.TB, environ ...string) *Sidecar {
 	t.Helper()
 	s := LaunchSidecar(t, environ...)
@@ -99,20 +98,20 @@ func StartSidecar(t testing.TB, environ ...string) *Sidecar {
 	return s
 }
 
-// Observe returns a Sidecar that somebody else started.
+// Observe returns a Sidecar that was started elsewhere.
 func Observe(t testing.TB, addr, admin string) *Sidecar {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &Sidecar{t: t, Addr: addr, Admin: admin, http: &http.Client{Transport: transport, Timeout: time.Minute}}
 }
 
-// LaunchSidecar is StartSidecar that does not wait.
+// LaunchSidecar is StartSidecar without waiting.
 func LaunchSidecar(t testing.TB, environ ...string) *Sidecar {
 	t.Helper()
 	return launch(t, Command(context.WithoutCancel(t.Context()), nil, "serve"), environ)
 }
 
-// LaunchLogging is LaunchSidecar of a process whose output goes to out.
+// LaunchLogging is LaunchSidecar for a process whose output goes to out.
 func LaunchLogging(t testing.TB, out *os.File, environ ...string) *Sidecar {
 	t.Helper()
 	cmd := Command(context.WithoutCancel(t.Context()), nil, "serve")
@@ -120,7 +119,7 @@ func LaunchLogging(t testing.TB, out *os.File, environ ...string) *Sidecar {
 	return launch(t, cmd, environ)
 }
 
-// LaunchBuilt is LaunchSidecar of the program as it is shipped, started by command.
+// LaunchBuilt is LaunchSidecar for the released program, started by command.
 func LaunchBuilt(t testing.TB, command []string, environ ...string) *Sidecar {
 	t.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], append(command[1:], "serve")...)
@@ -189,7 +188,7 @@ func (s *Sidecar) AwaitReady() {
 	})
 }
 
-// Log is what the process wrote so far.
+// Log returns what the process has written so far.
 func (s *Sidecar) Log() string {
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
@@ -212,10 +211,10 @@ func (s *Sidecar) Wait() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
-// PID is that of the process.
+// PID returns the process's id.
 func (s *Sidecar) PID() int { return s.cmd.Process.Pid }
 
-// Fetch gets a URL; the status is 0 when there was no answer.
+// Fetch gets a URL; the status is 0 if there was no answer.
 func (s *Sidecar) Fetch(url string) (status int, body string) {
 	res, err := s.http.Get(url)
 	if err != nil {
@@ -229,13 +228,13 @@ func (s *Sidecar) Fetch(url string) (status int, body string) {
 	return res.StatusCode, string(content)
 }
 
-// Metrics are what /metrics tells.
+// Metrics returns the content of /metrics.
 func (s *Sidecar) Metrics() string {
 	_, body := s.Fetch("http://" + s.Admin + "/metrics")
 	return body
 }
 
-// A Reply is what a caller got of /token.
+// A Reply is a caller's answer from /token.
 type Reply struct {
 	Status      int // 0: no answer
 	Err         error
@@ -247,7 +246,7 @@ type Reply struct {
 	Took        time.Duration
 }
 
-// Client is what s is asked with; its connections close with the test.
+// Client returns the client with which s is asked; its connections close with the test.
 func (s *Sidecar) Client() *http.Client { return s.http }
 
 // Get asks for the token of user.

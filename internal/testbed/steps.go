@@ -9,34 +9,34 @@ import (
 	"time"
 )
 
-// A Step is one command that a client sent to Redis. Steps are numbered from 0, over all connections of a proxy, as
-// they come.
+// A Step is one command that a client sent to Redis. Steps are numbered from 0 over all connections of a proxy, in the
+// order of their arrival.
 type Step struct {
 	N    int
-	Args []string // the first one is the command, in capitals
+	Args []string // the first is the command, in capitals
 }
 
-// A Fault is what goes wrong with one step.
+// A Fault is what goes wrong in one step.
 type Fault int
 
 // None lets a step pass.
 const (
 	None        Fault = iota
-	ReplyLost         // carried out, but nothing comes back on this connection any more
-	ReplyLate         // the reply, and those behind it, come after Proxy.Late
-	ResetBefore       // the connection is reset, and neither this command nor those behind it reach Redis
-	ResetAfter        // carried out, and then the connection is reset; those behind it do not reach Redis
-	Twice             // carried out twice, as by a retry whose first reply was lost
-	ErrREADONLY       // this one and the following: Redis is not asked, the reply is its error
+	ReplyLost         // executed, but this connection gets no more replies
+	ReplyLate         // the reply, and those after it, arrive after Proxy.Late
+	ResetBefore       // the connection is reset; neither this command nor later ones on it reach Redis
+	ResetAfter        // executed, and then the connection is reset; later commands on it do not reach Redis
+	Twice             // executed twice, as by a retry whose first reply was lost
+	ErrREADONLY       // for this and the following: Redis is not asked, the reply is its error
 	ErrOOM
 	ErrNOPERM
 	ErrLOADING
 	ErrMOVED
-	ErrNOSCRIPT  // for EVALSHA alone; None for other commands
-	ErrWRONGPASS // makes sense for AUTH and HELLO, which Proxy.Counts has to count
+	ErrNOSCRIPT  // for EVALSHA only; None for other commands
+	ErrWRONGPASS // useful for AUTH and HELLO, which Proxy.Counts must include
 )
 
-// String is the fault's name.
+// String returns the fault's name.
 func (f Fault) String() string {
 	names := []string{
 		"None", "ReplyLost", "ReplyLate", "ResetBefore", "ResetAfter", "Twice",
@@ -48,7 +48,7 @@ func (f Fault) String() string {
 	return names[f]
 }
 
-// errorText is what Redis says instead of carrying out a command; it is empty for faults of another kind.
+// errorText is the reply of Redis instead of executing a command; it is empty for faults of other kinds.
 func (f Fault) errorText(command, addr string) string {
 	switch f {
 	case ErrREADONLY:
@@ -71,9 +71,9 @@ func (f Fault) errorText(command, addr string) string {
 	return ""
 }
 
-// StartRESPProxy starts a proxy before a Redis that matches each reply to its command, so that a single step can fail.
-// Both versions of RESP, pipelines, transactions and pub/sub pass; MONITOR and CLIENT REPLY do not. The fields of the
-// proxy are to be set by set. It ends with the test.
+// StartRESPProxy starts a proxy in front of a Redis that matches each reply to its command, so that a single step can
+// fail. It supports both versions of RESP, pipelines, transactions and pub/sub, but not MONITOR and CLIENT REPLY.
+// Functions in set may set the fields of the proxy. It ends with the test.
 func StartRESPProxy(t testing.TB, target string, set ...func(*Proxy)) *Proxy {
 	t.Helper()
 	p := &Proxy{Late: 400 * time.Millisecond, Counts: counts, t: t, target: target, resp: true}
@@ -83,7 +83,7 @@ func StartRESPProxy(t testing.TB, target string, set ...func(*Proxy)) *Proxy {
 	return start(p)
 }
 
-// counts leaves out what connections are set up and watched with.
+// counts excludes the commands for setting up and checking connections.
 func counts(args []string) bool {
 	switch args[0] {
 	case "HELLO", "AUTH", "SELECT", "CLIENT", "PING", "COMMAND", "INFO", "CLUSTER":
@@ -94,31 +94,31 @@ func counts(args []string) bool {
 
 func subscribes(command string) bool { return strings.HasSuffix(command, "SUBSCRIBE") }
 
-// OnStep sets what is called for each step before Redis gets it, to choose its fault. While it blocks, that connection
-// is held, and no other; a function that blocks has to return when t.Context() is done. Connections call it at the same
-// time.
+// OnStep sets a function that is called for each step before Redis receives it, to choose its fault. While the function
+// blocks, that connection is held, and no other; it must return when t.Context() is done. Connections call it
+// concurrently.
 func (p *Proxy) OnStep(f func(Step) Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.before = f
 }
 
-// AfterStep sets what is called after Redis has carried out a step, and before its reply is passed on. It may block as
-// OnStep may. It is not called for a step that did not reach Redis.
+// AfterStep sets a function that is called after Redis has executed a step, before the reply is passed on. It may block
+// as OnStep's may. It is not called for a step that did not reach Redis.
 func (p *Proxy) AfterStep(f func(Step)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.after = f
 }
 
-// Steps returns those that came so far.
+// Steps returns the steps so far.
 func (p *Proxy) Steps() []Step {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.steps)
 }
 
-// step numbers a command and asks the test about it.
+// step numbers a command and asks the test for its fault.
 func (p *Proxy) step(args []string) (*Step, Fault) {
 	if !p.Counts(args) {
 		return nil, None
@@ -134,7 +134,7 @@ func (p *Proxy) step(args []string) (*Step, Fault) {
 	return &step, before(step)
 }
 
-// carriedOut tells the test about a step.
+// carriedOut tells the test about an executed step.
 func (p *Proxy) carriedOut(step *Step) {
 	p.mu.Lock()
 	after := p.after
@@ -148,12 +148,12 @@ func (p *Proxy) carriedOut(step *Step) {
 type expected struct {
 	step      *Step // nil: not counted
 	fault     Fault
-	replies   int    // how many Redis has yet to send; none: Redis was not asked
-	instead   []byte // what the client gets when Redis was not asked
-	subscribe bool   // replied to by pushes, unless it fails
+	replies   int    // how many are still to come from Redis; 0: Redis was not asked
+	instead   []byte // what the client gets if Redis was not asked
+	subscribe bool   // answered by pushes, unless it fails
 }
 
-// commands passes on what the client sends, a command at a time.
+// commands passes on what the client sends, command by command.
 func (l *link) commands() {
 	r := bufio.NewReader(l.client)
 	for {
@@ -162,7 +162,7 @@ func (l *link) commands() {
 			l.clientEnded()
 			return
 		}
-		if len(args) == 0 { // Redis does not reply to it
+		if len(args) == 0 { // Redis does not reply to an empty line
 			if !l.send(raw) {
 				return
 			}
@@ -174,7 +174,7 @@ func (l *link) commands() {
 	}
 }
 
-// command passes one on, and tells whether there may be a next one.
+// command passes on one command, and reports whether another may follow.
 func (l *link) command(raw []byte, args []string) bool {
 	args[0] = strings.ToUpper(args[0])
 	e := &expected{replies: 1, subscribe: subscribes(args[0])}
@@ -203,8 +203,8 @@ func (l *link) command(raw []byte, args []string) bool {
 	return e.fault != ResetBefore && e.fault != ResetAfter
 }
 
-// unasked gives the client what it gets instead of replies, for the commands that are next and that Redis did not get.
-// The caller holds l.mu.
+// unasked sends the client its substitute replies, for those next commands that Redis did not receive. The caller holds
+// l.mu.
 func (l *link) unasked() {
 	for len(l.queue) > 0 && l.queue[0].replies == 0 {
 		l.give(l.queue[0].instead, l.queue[0].fault)
@@ -212,7 +212,7 @@ func (l *link) unasked() {
 	}
 }
 
-// give hands a reply to the client, or what the fault makes of it. The caller holds l.mu.
+// give sends a reply to the client, or what the fault makes of it. The caller holds l.mu.
 func (l *link) give(reply []byte, fault Fault) {
 	switch {
 	case fault == ResetBefore || fault == ResetAfter:
@@ -226,7 +226,7 @@ func (l *link) give(reply []byte, fault Fault) {
 	}
 }
 
-// replies passes on what Redis sends, a reply at a time.
+// replies passes on what Redis sends, reply by reply.
 func (l *link) replies() {
 	r := bufio.NewReader(l.server)
 	for {
@@ -249,12 +249,12 @@ func (l *link) reply(raw []byte) {
 	defer l.mu.Unlock()
 	l.give(raw, e.fault)
 	if len(l.queue) > 0 { // the link may have ended meanwhile
-		l.queue = l.queue[1:] // only now, so that what is behind it stays behind it
+		l.queue = l.queue[1:] // not earlier, so that later ones stay behind it
 	}
 	l.unasked()
 }
 
-// match returns the command to which raw is the last reply. What is none is dealt with and gives nil.
+// match returns the command of which raw is the last reply. For anything else it does what is needed and returns nil.
 func (l *link) match(raw []byte) *expected {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -274,7 +274,7 @@ func (l *link) match(raw []byte) *expected {
 		if confirms {
 			l.give(raw, None)
 		}
-		return nil // with Twice, the first reply is the one that got lost
+		return nil // with Twice, the first reply is the one that is lost
 	}
 	return e
 }

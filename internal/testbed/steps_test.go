@@ -16,14 +16,14 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// TestEachFault: what a client of the library sees of each fault, and how often Redis carried the command out.
+// TestEachFault: what a client of the library sees of each fault, and how often Redis executed the command.
 func TestEachFault(t *testing.T) {
 	server := StartRedis(t)
 	direct := server.Client()
 	for _, tc := range []struct {
 		fault Fault
 		seen  string // in the error's text
-		count int64  // how often it was carried out
+		count int64  // how often it was executed
 	}{
 		{None, "", 1},
 		{ReplyLost, "i/o timeout", 1},
@@ -54,7 +54,7 @@ func TestEachFault(t *testing.T) {
 				}
 				n, err := client.Incr(t.Context(), "n").Result()
 				switch {
-				case tc.fault == ResetBefore || tc.fault == ResetAfter: // the library reads on after ECONNRESET, and then sees EOF
+				case tc.fault == ResetBefore || tc.fault == ResetAfter: // the library reads on after ECONNRESET, and sees EOF
 					if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
 						t.Errorf("the client sees %v", err)
 					}
@@ -79,7 +79,7 @@ func TestEachFault(t *testing.T) {
 	}
 }
 
-// TestErrorsReadAsThoseOfRedis asks a real one for them.
+// TestErrorsReadAsThoseOfRedis: compares them with those of a real Redis.
 func TestErrorsReadAsThoseOfRedis(t *testing.T) {
 	server := StartRedis(t)
 	conn := dial(t, server.Addr)
@@ -101,7 +101,7 @@ func TestErrorsReadAsThoseOfRedis(t *testing.T) {
 	}
 }
 
-// TestPipelines: what happens to the second of three commands that are sent at once.
+// TestPipelines: a fault of the second of three commands that are sent at once.
 func TestPipelines(t *testing.T) {
 	server := StartRedis(t)
 	const pipeline = "INCR n\r\n*2\r\n$4\r\nincr\r\n$1\r\nn\r\n\r\nINCR n\r\n"
@@ -141,7 +141,7 @@ func TestPipelines(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoStepPasses: pub/sub, transactions, replies of all shapes, in both versions of RESP.
+// TestWhatIsNoStepPasses: pub/sub, transactions, replies of all types, in both versions of RESP.
 func TestWhatIsNoStepPasses(t *testing.T) {
 	server := StartRedis(t)
 	p := StartRESPProxy(t, server.Addr)
@@ -152,7 +152,7 @@ func TestWhatIsNoStepPasses(t *testing.T) {
 			defer sub.Close()
 			heard := sub.Channel()
 			p.AfterStep(func(s Step) {
-				if s.Args[0] == "PUBLISH" { // Redis has carried it out, and so told its subscribers
+				if s.Args[0] == "PUBLISH" { // Redis has executed it, and so told its subscribers
 					if m := <-heard; m.Payload != "hello" || m.Channel != s.Args[1] {
 						t.Errorf("heard %v", m)
 					}
@@ -193,7 +193,7 @@ func TestWhatIsNoStepPasses(t *testing.T) {
 	}
 }
 
-// TestSubscriptionsTakeNoReplies: their confirmations and errors are told from replies.
+// TestSubscriptionsTakeNoReplies: confirmations and errors of subscriptions are distinguished from replies.
 func TestSubscriptionsTakeNoReplies(t *testing.T) {
 	server := StartRedis(t)
 	server.Client().Do(t.Context(), "ACL", "SETUSER", "default", "resetchannels", "&ours", "&ours2")
@@ -213,7 +213,7 @@ func TestSubscriptionsTakeNoReplies(t *testing.T) {
 		}
 		oom := "-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 
-		write(t, conn, "EVAL \"return{'message','a','b'}\" 0\r\nINCR n\r\n") // looks like pub/sub and is none
+		write(t, conn, "EVAL \"return{'message','a','b'}\" 0\r\nINCR n\r\n") // looks like pub/sub but is not
 		expect(t, conn, "*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"+oom)
 
 		write(t, conn, "SUBSCRIBE theirs ours\r\nSUBSCRIBE ours ours2\r\nINCR n\r\nUNSUBSCRIBE\r\nPING\r\nINCR n\r\n")
@@ -227,14 +227,14 @@ func TestSubscriptionsTakeNoReplies(t *testing.T) {
 		if _, err := io.ReadFull(conn, rest); err != nil {
 			t.Fatal(err)
 		}
-		// Redis ends the subscriptions in whatever order; how many there are is not known before.
+		// Redis ends the subscriptions in any order; their number is not known beforehand.
 		if got := string(rest); strings.Count(got, "unsubscribe") != 2 || !strings.HasSuffix(got, "+PONG\r\n"+oom) {
 			t.Errorf("got %q", got)
 		}
 	}
 }
 
-// TestAHeldStepHoldsOnlyItsConnection, and what is behind it there.
+// TestAHeldStepHoldsOnlyItsConnection: and what is queued behind it there.
 func TestAHeldStepHoldsOnlyItsConnection(t *testing.T) {
 	server := StartRedis(t)
 	p := StartRESPProxy(t, server.Addr)
@@ -288,7 +288,7 @@ func TestAfterStepComesBeforeTheReply(t *testing.T) {
 	expect(t, conn, ":1\r\n-OOM")
 }
 
-// TestAFrozenStepIsCarriedOutAfterwards: although the client has long gone.
+// TestAFrozenStepIsCarriedOutAfterwards: even if the client left long ago.
 func TestAFrozenStepIsCarriedOutAfterwards(t *testing.T) {
 	server := StartRedis(t)
 	p := StartRESPProxy(t, server.Addr)
@@ -338,7 +338,7 @@ func TestCountsChoosesTheSteps(t *testing.T) {
 	}
 }
 
-// TestTheFaultsOfAPlainProxy: they take place in one that knows RESP, too.
+// TestTheFaultsOfAPlainProxy: a proxy that knows RESP has them too.
 func TestTheFaultsOfAPlainProxy(t *testing.T) {
 	p := StartRESPProxy(t, StartRedis(t).Addr)
 	conn := dial(t, p.Addr)
@@ -350,7 +350,7 @@ func TestTheFaultsOfAPlainProxy(t *testing.T) {
 	p.Heal()
 	conn = dial(t, p.Addr)
 	write(t, conn, "*1\r\n:1\r\n")
-	ended(t, conn, io.EOF) // no command
+	ended(t, conn, io.EOF) // not a command
 	p.Slow(50)
 	conn = dial(t, p.Addr)
 	began := time.Now()
@@ -359,7 +359,7 @@ func TestTheFaultsOfAPlainProxy(t *testing.T) {
 	}
 }
 
-// clientOf returns one that does not try again, and has one connection.
+// clientOf returns a client that does not retry, and has one connection.
 func clientOf(t *testing.T, p *Proxy, protocol int) *redis.Client {
 	client := redis.NewClient(&redis.Options{
 		Addr: p.Addr, Protocol: protocol, MaxRetries: -1, ReadTimeout: 200 * time.Millisecond, PoolSize: 1,

@@ -17,8 +17,7 @@ import (
 	"time"
 )
 
-// Certificate makes a certificate that signs itself, for those addresses and names, else for 127.0.0.1, and returns its
-// files.
+// Certificate makes a self-signed certificate for those addresses and names, or for 127.0.0.1, and returns its files.
 func Certificate(t testing.TB, hosts ...string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -30,7 +29,7 @@ func Certificate(t testing.TB, hosts ...string) (cert, key string) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		// Authorities of the same name would be tried for each other.
+		// Certificates with the same subject would be mistaken for each other.
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "test " + serial.String()},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -57,8 +56,7 @@ func Certificate(t testing.TB, hosts ...string) (cert, key string) {
 		WriteFile(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
 }
 
-// StartTLSRedis starts a redis-server that speaks nothing but TLS, with that certificate. It reads the files at each
-// start.
+// StartTLSRedis starts a redis-server that accepts only TLS, with that certificate. It reads the files at each start.
 func StartTLSRedis(t testing.TB, cert, key string, args ...string) *Redis {
 	t.Helper()
 	Needs(t, "redis-server")
@@ -73,8 +71,8 @@ func StartTLSRedis(t testing.TB, cert, key string, args ...string) *Redis {
 	return r
 }
 
-// StartTLSClusterNode starts a cluster of one node, which tells the others that it is at 127.0.0.1, and returns the URL
-// that reaches it by the name host.
+// StartTLSClusterNode starts a cluster of one node, which announces itself as 127.0.0.1, and returns the URL that
+// reaches it by the name host.
 func StartTLSClusterNode(t testing.TB, cert, key, host string) (url string) {
 	t.Helper()
 	_, bus, _ := net.SplitHostPort(FreeAddr(t))
@@ -91,18 +89,18 @@ func StartTLSClusterNode(t testing.TB, cert, key, host string) (url string) {
 	return "rediss://" + net.JoinHostPort(host, port)
 }
 
-// A TLSSentinel is a sentinel at 127.0.0.2 that watches a master at 127.0.0.1, both behind TLS and passwords of their
+// A TLSSentinel is a sentinel at 127.0.0.2 that watches a master at 127.0.0.1, both with TLS and passwords of their
 // own.
 type TLSSentinel struct {
-	// URL has the sentinel's password, and not the master's.
+	// URL contains the sentinel's password, but not the master's.
 	URL string
 	// MasterPassword is that of the master.
 	MasterPassword string
-	// CAFile holds the certificates of both.
+	// CAFile contains the certificates of both.
 	CAFile string
 }
 
-// StartTLSSentinel starts both. The certificate of the master is for that host, which is right if it is 127.0.0.1.
+// StartTLSSentinel starts both. The certificate of the master is for masterHost, which is correct if it is 127.0.0.1.
 func StartTLSSentinel(t testing.TB, masterHost string) *TLSSentinel {
 	t.Helper()
 	s := &TLSSentinel{MasterPassword: "of-the-master"}
@@ -127,7 +125,7 @@ func StartTLSSentinel(t testing.TB, masterHost string) *TLSSentinel {
 	return s
 }
 
-// dials reports whether somebody listens at addr.
+// dials reports whether there is a listener at addr.
 func dials(addr string) error {
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", addr)
 	if err != nil {

@@ -106,7 +106,7 @@ func TestNamesOfSpans(t *testing.T) {
 	}
 }
 
-// TestWhatElseASpanHolds: what a trace is made of stays, and all else that could quote a caller is dropped.
+// TestWhatElseASpanHolds: structural parts of a trace stay; everything else that could quote a caller is dropped.
 func TestWhatElseASpanHolds(t *testing.T) {
 	state, err := trace.ParseTraceState(marker + "=" + marker)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 func TestCheckNamesEachMistake(t *testing.T) {
 	certificate, key := testbed.Certificate(t)
 	const otlp = "OTEL_EXPORTER_OTLP_"
-	for _, c := range []struct{ environ, want string }{ // want: the variables named
+	for _, c := range []struct{ environ, want string }{ // want: the variables that are named
 		{"", ""},
 		{"OTEL_SDK_DISABLED=maybe", "OTEL_SDK_DISABLED"},
 		{"OTEL_TRACES_EXPORTER=zipkin", "OTEL_TRACES_EXPORTER"},
 		{otlp + "PROTOCOL=grpc", otlp + "PROTOCOL"},
-		{otlp + "PROTOCOL=grpc " + otlp + "TRACES_PROTOCOL=http/protobuf", ""}, // other signals may go by gRPC
+		{otlp + "PROTOCOL=grpc " + otlp + "TRACES_PROTOCOL=http/protobuf", ""}, // other signals may use gRPC
 		{otlp + "PROTOCOL=http/json", ""},
 		{otlp + "TRACES_PROTOCOL=x", otlp + "TRACES_PROTOCOL"},
 		{otlp + "COMPRESSION=gzip", ""},
@@ -72,7 +72,7 @@ func TestCheckNamesEachMistake(t *testing.T) {
 	}
 }
 
-// TestNoValueIsQuoted in a mistake, whichever variable it is in.
+// TestNoValueIsQuoted: whichever variable is wrong.
 func TestNoValueIsQuoted(t *testing.T) {
 	names := Variables()
 	if len(names) < 20 {

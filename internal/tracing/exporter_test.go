@@ -19,7 +19,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// sendOne sends a span as a process with that environment would, and returns the log.
+// sendOne sends a span like a process with that environment, and returns the log.
 func sendOne(t *testing.T, environ ...string) string {
 	t.Helper()
 	for _, pair := range environ {
@@ -42,7 +42,7 @@ func sendOne(t *testing.T, environ ...string) string {
 	return log.String()
 }
 
-// TestNoRedirectWithTheAPIKey: nothing is sent to where the collector's answer points, not on the same host either.
+// TestNoRedirectWithTheAPIKey: redirects from the collector are not followed, not even on the same host.
 func TestNoRedirectWithTheAPIKey(t *testing.T) {
 	var asked, elsewhere atomic.Int64
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
@@ -99,7 +99,7 @@ func TestCollectorWithCertificates(t *testing.T) {
 	if received.Load() != 1 || log != "" {
 		t.Errorf("%d received; %s", received.Load(), log)
 	}
-	// A collector without TLS is no mistake: nothing is there to be checked against the certificate.
+	// A collector without TLS is no mistake: there is nothing to check against the certificate.
 	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { received.Add(1) }))
 	defer plain.Close()
 	if log := sendOne(t, otlp+"TRACES_ENDPOINT="+plain.URL); received.Load() != 2 || log != "" {
