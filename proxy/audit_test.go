@@ -13,7 +13,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// A scribe is an Auditor that takes so long for each line.
+// A scribe is an Auditor that takes that long for each line.
 type scribe struct {
 	mu       sync.Mutex
 	takes    time.Duration
@@ -48,7 +48,7 @@ func audited(t *testing.T, s *scribe, test func(t *testing.T, w *world)) {
 	inWorld(t, func(c *settings) { c.proxy.Audit = s }, test)
 }
 
-// TestAnswerWaitsForItsLine, for a while, and tells the lifetime that is left then.
+// TestAnswerWaitsForItsLine: for a limited time, and then contains the lifetime that is left.
 func TestAnswerWaitsForItsLine(t *testing.T) {
 	s := &scribe{}
 	audited(t, s, func(t *testing.T, w *world) {
@@ -68,7 +68,7 @@ func TestAnswerWaitsForItsLine(t *testing.T) {
 	})
 }
 
-// A mute auth service says nothing, and is not given up before the longest time.
+// An auth service that does not answer, and is not given up before the time limit.
 type mute struct{ vend.AuthService }
 
 func (mute) Token(ctx context.Context, _ upstream.Request) (*upstream.Answer, error) {
@@ -76,7 +76,7 @@ func (mute) Token(ctx context.Context, _ upstream.Request) (*upstream.Answer, er
 	return nil, context.Cause(ctx)
 }
 
-// TestLineDoesNotBreakTheBound: nobody waits longer than is promised, for the auth service and the audit log together.
+// TestLineDoesNotBreakTheBound: no caller waits longer than promised, for the auth service and the audit log together.
 func TestLineDoesNotBreakTheBound(t *testing.T) {
 	const bound = 3*5*time.Second + 2*time.Second
 	inWorld(t, func(c *settings) {
@@ -107,7 +107,7 @@ func TestTokenEndsWhileItsLineIsWritten(t *testing.T) {
 	})
 }
 
-// TestCallerLeavesItsLine: whoever leaves while the line is written leaves one all the same.
+// TestCallerLeavesItsLine: a caller who leaves while the line is being written still leaves one.
 func TestCallerLeavesItsLine(t *testing.T) {
 	s := &scribe{}
 	audited(t, s, func(t *testing.T, w *world) {

@@ -13,7 +13,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// doors are the ways by which a token in memory is asked for.
+// doors are the ways to ask for a token in memory.
 var doors = map[string]struct {
 	fast    bool
 	request string
@@ -39,7 +39,7 @@ func TestClocksThatDisagree(t *testing.T) {
 					l.world.auth.Set(sandbox.Mood{ExpiresIn: int(life.Seconds())})
 					first := l.token(t, door.request)
 					testbed.Until(t, "net/http is done with it", l.idle.Load)
-					// As if so much had passed since on both clocks, and the wall clock had been stepped besides.
+					// As if that much time had passed on both clocks, and the wall clock had been stepped as well.
 					entry := l.world.tokens.Former(l.world.broker.Key(mustParse(t, "alice")))
 					entry.Sent = testbed.Stepped(entry.Sent.Add(-passes), -step)
 					age, seen := passes+max(0, step), l.seen.Load()
@@ -59,7 +59,7 @@ func TestClocksThatDisagree(t *testing.T) {
 	}
 }
 
-// token asks for a token, and checks that expires_in is not more than is left of it.
+// token asks for a token, and checks that expires_in does not exceed what is left of it.
 func (l *line) token(t *testing.T, text string) string {
 	t.Helper()
 	if _, err := io.WriteString(l.Conn, text); err != nil {

@@ -44,7 +44,7 @@ func (s *sent) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (s *sent) to(o *settings) { s.RoundTripper, o.upstream.Transport = o.upstream.Transport, s }
 
-// post is a POST as it is written to a socket; kind is its Content-Type, none if empty.
+// post is a POST as it is written to a socket; kind is its Content-Type, or empty for none.
 func post(path, kind, body string, lines ...string) string {
 	if kind != "" {
 		lines = append(lines, "Content-Type: "+kind)
@@ -58,13 +58,13 @@ const (
 	adminToken   = "/v1/admin/token"
 )
 
-// TestDropInCalls: a service that moves over changes its base URL and nothing else.
+// TestDropInCalls: a service changes its base URL to use the sidecar, and nothing else.
 func TestDropInCalls(t *testing.T) {
 	user := map[string]any{"type": "access", "client_user_id": "42"}
 	client := map[string]any{"type": "client"}
 	for name, c := range map[string]struct {
 		text string
-		want map[string]any // sent to the auth service beside our own credentials
+		want map[string]any // sent to the auth service in addition to our own credentials
 	}{
 		"the documentation's example": {post(adminToken, asJSON, `{"client_id":"sandbox-client","client_secret":"x","type":"client"}`, "Cache-Control: no-cache"), client},
 		"no secret, no client_id":     {post(connectToken, asJSON, `{"client_user_id":"42","type":"access"}`), user},
@@ -119,7 +119,7 @@ func TestDropInCalls(t *testing.T) {
 	}
 }
 
-// TestWrongDropInCalls: what a cached token would not depend on is refused, and nothing is guessed.
+// TestWrongDropInCalls: fields that the key of a cached token does not cover are refused, and nothing is guessed.
 func TestWrongDropInCalls(t *testing.T) {
 	for name, c := range map[string]struct {
 		text   string
@@ -170,7 +170,7 @@ func TestWrongDropInCalls(t *testing.T) {
 	}
 }
 
-// TestHIPAsksForTheClient where no user is named: it is what the product is used with.
+// TestHIPAsksForTheClient: if no user is named, because that is how the product is used.
 func TestHIPAsksForTheClient(t *testing.T) {
 	seen := &sent{}
 	hip := func(s *settings) { seen.to(s); s.proxy.Path = upstream.AdminPath }
@@ -233,7 +233,7 @@ func TestAllowedTypes(t *testing.T) {
 	}
 }
 
-// TestHabitsOfClients: no-cache means something on /token only.
+// TestHabitsOfClients: no-cache has a meaning on /token only.
 func TestHabitsOfClients(t *testing.T) {
 	const body = `{"client_user_id":"a","type":"access"}`
 	for path, calls := range map[string]int{"/token": 3, connectToken: 1, adminToken: 1} {
@@ -251,7 +251,7 @@ func TestHabitsOfClients(t *testing.T) {
 	}
 }
 
-// TestTheLastSecondIsOne: clients read an expires_in of 0 as "for ever".
+// TestTheLastSecondIsOne: clients read an expires_in of 0 as "never expires".
 func TestTheLastSecondIsOne(t *testing.T) {
 	bothPaths(t, nil, func(t *testing.T, l *line) {
 		l.world.auth.Set(sandbox.Mood{ExpiresIn: 1})
@@ -263,7 +263,8 @@ func TestTheLastSecondIsOne(t *testing.T) {
 	})
 }
 
-// TestHalfBodiesTakeNoPlace: whoever sends a body slowly, or never ends it, keeps nobody else from waiting for a token.
+// TestHalfBodiesTakeNoPlace: a caller who sends a body slowly, or never completes it, does not keep others from waiting
+// for a token.
 func TestHalfBodiesTakeNoPlace(t *testing.T) {
 	bothPaths(t, func(s *settings) { s.proxy.MaxConcurrent = 1 }, func(t *testing.T, l *line) {
 		for _, text := range []string{
@@ -288,8 +289,8 @@ func TestHalfBodiesTakeNoPlace(t *testing.T) {
 	})
 }
 
-// TestCallersWhoWaitDenyNoHit: what memory can answer is answered, however many wait for something else; a refusal,
-// too.
+// TestCallersWhoWaitDenyNoHit: what memory can answer is answered, including refusals, however many callers wait for
+// something else.
 func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 	bothPaths(t, func(s *settings) { s.proxy.MaxConcurrent = 3 }, func(t *testing.T, l *line) {
 		l.ask(t, plainGet("a"))
@@ -342,8 +343,7 @@ func TestCallersWhoWaitDenyNoHit(t *testing.T) {
 	})
 }
 
-// TestBusyCallersAreToldToLeave: whoever goes on asking on a connection that is kept is told that it ends, before it
-// does.
+// TestBusyCallersAreToldToLeave: a caller who continues to use a connection is told that it closes before it does.
 func TestBusyCallersAreToldToLeave(t *testing.T) {
 	bothPaths(t, nil, func(t *testing.T, l *line) {
 		callers := []*line{l, l.another(t), l.another(t)}

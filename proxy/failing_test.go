@@ -15,8 +15,8 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestEveryFaultOfTheAuthService: the contract's error, in time, nothing kept, memory bounded, and the next
-// request after the fault gets a token.
+// TestEveryFaultOfTheAuthService: the documented error, in time, nothing cached, memory bounded, and after the fault
+// the next request gets a token.
 func TestEveryFaultOfTheAuthService(t *testing.T) {
 	const bound = 3*5*time.Second + 2*time.Second
 	type want struct {
@@ -91,8 +91,7 @@ func TestNumericStringIsALifetime(t *testing.T) {
 	})
 }
 
-// TestDocumentedRefusals: they come through with their status, fields and request id, and are remembered for
-// NEGATIVE_TTL.
+// TestDocumentedRefusals: they are passed on with their status, fields and request id, and cached for NEGATIVE_TTL.
 func TestDocumentedRefusals(t *testing.T) {
 	for user, want := range map[string]struct {
 		status int
@@ -152,8 +151,8 @@ func TestDocumentedRefusals(t *testing.T) {
 	})
 }
 
-// TestOurOwnCredentialsRefused: one call tells; then nobody asks for NEGATIVE_TTL, for any user, and cached
-// tokens still come.
+// TestOurOwnCredentialsRefused: one call finds out; then the auth service is not asked for NEGATIVE_TTL, for any user,
+// and cached tokens are still served.
 func TestOurOwnCredentialsRefused(t *testing.T) {
 	for code, change := range map[string]func(*settings){
 		"INVALID_CLIENT_ID":           func(s *settings) { s.upstream.ClientID = "wrong" },
@@ -262,7 +261,7 @@ func TestRefusalsDoNotOpenTheBreaker(t *testing.T) {
 	})
 }
 
-// TestACancelledTrialFreesItsPlace: a half-open breaker whose trial was given up lets another one through.
+// TestACancelledTrialFreesItsPlace: if the trial of a half-open breaker is given up, another one goes out.
 func TestACancelledTrialFreesItsPlace(t *testing.T) {
 	inWorld(t, nil, func(t *testing.T, w *world) {
 		w.auth.Set(sandbox.Mood{Status: 500})
@@ -273,7 +272,7 @@ func TestACancelledTrialFreesItsPlace(t *testing.T) {
 		w.auth.Set(sandbox.Mood{Fault: "hang"})
 		ctx, leave := contextOf(t)
 		done := make(chan struct{})
-		go func() { // a session call is the caller's own and ends with it
+		go func() { // a session call belongs to its caller and ends with it
 			defer close(done)
 			w.do(request("GET", "/token?client_user_id=a&type=session&client_user_email=b", "").WithContext(ctx))
 		}()
@@ -330,7 +329,7 @@ func TestDraining(t *testing.T) {
 	})
 }
 
-// TestNoAnswerOutlivesTheBound with a cache and an auth service that both hang.
+// TestNoAnswerOutlivesTheBound: even if cache and auth service both hang.
 func TestNoAnswerOutlivesTheBound(t *testing.T) {
 	inWorld(t, func(s *settings) { s.proxy.Registerer = prometheus.NewRegistry() }, func(t *testing.T, w *world) {
 		w.auth.Set(sandbox.Mood{Fault: "hang"})
@@ -348,7 +347,7 @@ func TestNoAnswerOutlivesTheBound(t *testing.T) {
 	})
 }
 
-// TestFailuresAreNotRemembered: only definitive refusals are. A key that failed is left alone for half a second.
+// TestFailuresAreNotRemembered: only definitive refusals are cached. A key that failed pauses for half a second.
 func TestFailuresAreNotRemembered(t *testing.T) {
 	for _, mood := range []sandbox.Mood{
 		{Status: 500},

@@ -14,9 +14,9 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestFastPath: callers cannot tell a server with the fast path from one without it.
+// TestFastPath: callers cannot distinguish servers with and without the fast path.
 func TestFastPath(t *testing.T) {
-	for range 10 { // a hundred scripts are few for so many ways to be odd
+	for range 10 { // a hundred scripts are few for so many kinds of oddities
 		rapid.Check(t, func(rt *rapid.T) {
 			token := rapid.SampledFrom([]*secret.File{nil, fixed("the-right-one")}).Draw(rt, "caller token")
 			anyHost := rapid.Bool().Draw(rt, "any host")
@@ -40,7 +40,7 @@ func TestFastPath(t *testing.T) {
 }
 
 // TestEmptyLineBeforeRequest: net/http ignores it if the last request was a POST, and refuses it otherwise. Requests
-// that were answered on the fast path count.
+// answered on the fast path count too.
 func TestEmptyLineBeforeRequest(t *testing.T) {
 	for name, before := range map[string][]string{
 		"after GETs":             {plainGet("a"), plainGet("a"), plainGet("a")},
@@ -71,7 +71,7 @@ func TestEmptyLineBeforeRequest(t *testing.T) {
 	}
 }
 
-// TestFastPathIsTaken by the requests of common HTTP clients.
+// TestFastPathIsTaken: by the requests of common HTTP clients.
 func TestFastPathIsTaken(t *testing.T) {
 	body := "Content-Type: application/json\r\nContent-Length: 22\r\n\r\n" + `{"client_user_id":"a"}`
 	for name, text := range map[string]string{
@@ -100,7 +100,7 @@ func TestFastPathIsTaken(t *testing.T) {
 	}
 }
 
-// TestWithoutFastPath: there is none where it is turned off, nor where something else wants to see every request.
+// TestWithoutFastPath: there is none if it is turned off, or if something else must see every request.
 func TestWithoutFastPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		handler := newWorld(t, nil).handler
@@ -124,7 +124,7 @@ func TestWithoutFastPath(t *testing.T) {
 	})
 }
 
-// TestFastPathIsLeft by requests that are not plain ones for a token in memory.
+// TestFastPathIsLeft: by requests other than plain ones for a token in memory.
 func TestFastPathIsLeft(t *testing.T) {
 	const host = " HTTP/1.1\r\nHost: localhost\r\n"
 	for name, text := range map[string]string{
@@ -150,8 +150,8 @@ func TestFastPathIsLeft(t *testing.T) {
 	}
 }
 
-// TestEagerCaller: a request that comes while another is in progress is answered by net/http, but the next takes the
-// fast path.
+// TestEagerCaller: a request that arrives while another is in progress is answered by net/http, but the next one takes
+// the fast path.
 func TestEagerCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(t, true, nil)

@@ -30,7 +30,7 @@ func bothPaths(t *testing.T, change func(*settings), test func(t *testing.T, l *
 	}
 }
 
-// chunks is body as a client sends it that does not know its length, in pieces of that size.
+// chunks is body as sent by a client that does not know its length, in pieces of that size.
 func chunks(body string, size int) string {
 	var b strings.Builder
 	for len(body) > 0 {
@@ -46,7 +46,7 @@ func chunkedPost(path, body string, lines ...string) string {
 		"", body), "\r\n")
 }
 
-// TestChunkedBodies: clients that write the body while they send it do not know its length.
+// TestChunkedBodies: clients that write the body while sending it do not know its length.
 func TestChunkedBodies(t *testing.T) {
 	const kind, body = "Content-Type: application/json", `{"client_user_id":"a"}`
 	filled := func(size int) string { return body + strings.Repeat(" ", size-len(body)) }
@@ -94,14 +94,14 @@ func TestChunkedBodies(t *testing.T) {
 	}
 }
 
-// TestSmuggling: what two parsers could read as different requests is refused, also where net/http drops what is wrong,
-// and its connection ends.
+// TestSmuggling: what two parsers could read as different requests is refused, even where net/http drops the ambiguity,
+// and the connection is closed.
 func TestSmuggling(t *testing.T) {
 	const length, body = "Content-Length: 22", `{"client_user_id":"a"}`
 	hidden := "GET /token?client_user_id=hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 	for name, c := range map[string]struct {
 		text   string
-		status int // those of 501 and without an errorCode are net/http's own
+		status int // 501, and statuses without an errorCode, come from net/http
 		code   string
 	}{
 		"both, length first":       {strings.Replace(chunkedPost("/token", chunks(body, 99)), "Transfer", length+"\r\nTransfer", 1), 400, "INVALID_REQUEST"},
@@ -149,7 +149,7 @@ func TestSmuggling(t *testing.T) {
 	}
 }
 
-// TestFramingIsForOurServer: nobody vouches for what another one read.
+// TestFramingIsForOurServer: requests on another server's connections are not trusted.
 func TestFramingIsForOurServer(t *testing.T) {
 	w := newWorld(t, nil)
 	r := request("POST", "/token", `{"client_user_id":"a"}`, "Content-Type", asJSON)
@@ -159,8 +159,7 @@ func TestFramingIsForOurServer(t *testing.T) {
 	}
 }
 
-// FuzzFraming: a request is vouched for if net/http reads it and there is only one thing in its head that tells its
-// length.
+// FuzzFraming: a request is trusted if net/http reads it and exactly one thing in its head determines its length.
 func FuzzFraming(f *testing.F) {
 	for _, seed := range []string{
 		plainGet("a") + plainPost("b"), chunkedPost("/token", chunks("abcdef", 4)) + plainGet("a"), "\r\n" + plainGet("a"),
@@ -188,7 +187,7 @@ func FuzzFraming(f *testing.F) {
 		source := bytes.NewReader(stream)
 		reader := bufio.NewReaderSize(source, len(stream)+16)
 		offset := func() int { return len(stream) - source.Len() - reader.Buffered() }
-		for n := int64(1); ; n++ { // as net/http's server does
+		for n := int64(1); ; n++ { // like net/http's server
 			if peek, _ := reader.Peek(4); n > 1 {
 				_, _ = reader.Discard(len(peek) - len(bytes.TrimLeft(peek, "\r\n")))
 			}

@@ -63,7 +63,7 @@ func TestNeverServedInsideItsMargin(t *testing.T) {
 	})
 }
 
-// TestFailingRenewalBacksOffAndGoesOn until the margin, and stops when nobody asks.
+// TestFailingRenewalBacksOffAndGoesOn: until the margin; it stops when nobody asks.
 func TestFailingRenewalBacksOffAndGoesOn(t *testing.T) {
 	inWorld(t, func(s *settings) { s.upstream.BreakerFailures = 1000 }, func(t *testing.T, w *world) {
 		first := w.mustGet("alice").token()
@@ -96,7 +96,7 @@ func TestFailingRenewalBacksOffAndGoesOn(t *testing.T) {
 	})
 }
 
-// TestRenewalOutlivesItsCaller: it does not run under the context of the request that set it off.
+// TestRenewalOutlivesItsCaller: it does not run under the context of the request that started it.
 func TestRenewalOutlivesItsCaller(t *testing.T) {
 	inWorld(t, nil, func(t *testing.T, w *world) {
 		first := w.mustGet("alice").token()
@@ -115,7 +115,7 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// renewals checks the renewals so far by result.
+// renewals checks the results of the renewals so far.
 func (w *world) renewals(want map[string]int) {
 	w.t.Helper()
 	metrics, err := w.metrics.Gather()
@@ -139,7 +139,7 @@ func (w *world) renewals(want map[string]int) {
 	}
 }
 
-// busy is an auth service that is asked for callers only.
+// busy is an auth service that is asked only for callers.
 type busy struct {
 	vend.AuthService
 	held error
@@ -160,7 +160,7 @@ func (b *busy) Held(req upstream.Request) error {
 	return b.AuthService.Held(req)
 }
 
-// TestARenewalThatIsPutOffFailsNobody: neither does it count as failed, nor do those get its error who joined it.
+// TestARenewalThatIsPutOffFailsNobody: it does not count as failed, and callers who joined it do not get its error.
 func TestARenewalThatIsPutOffFailsNobody(t *testing.T) {
 	service := &busy{}
 	inWorld(t, func(s *settings) {
@@ -169,7 +169,7 @@ func TestARenewalThatIsPutOffFailsNobody(t *testing.T) {
 		first := w.mustGet("alice").token()
 		time.Sleep(24*time.Hour - 10*time.Minute)
 		w.mustGet("alice")
-		synctest.Wait() // the renewal is under way
+		synctest.Wait() // the renewal is in progress
 		again := request("GET", "/token?client_user_id=alice", "")
 		again.Header.Set("Cache-Control", "no-cache")
 		if got := w.do(again); got.status != http.StatusOK || got.token() == first {
@@ -179,7 +179,7 @@ func TestARenewalThatIsPutOffFailsNobody(t *testing.T) {
 		if n := w.calls(); n != 2 {
 			t.Errorf("%d calls", n)
 		}
-		// One that is known to be held does not even begin.
+		// A renewal that is known to be held back does not start.
 		service.held = context.DeadlineExceeded
 		time.Sleep(24*time.Hour - 10*time.Minute)
 		w.mustGet("alice")

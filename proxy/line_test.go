@@ -17,14 +17,14 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A line is a connection to a server that serves a world of its own.
+// A line is a connection to a server with a world of its own.
 type line struct {
 	net.Conn
 	world  *world
 	server *Server
 	pipe   *testbed.Pipe
 	seen   atomic.Int64 // how many requests net/http saw
-	idle   atomic.Bool  // it is done with the last one
+	idle   atomic.Bool  // net/http has finished the last one
 	done   sync.WaitGroup
 }
 
@@ -117,7 +117,7 @@ func (l *line) answer(t *testing.T, text string) (status int, header http.Header
 	}
 	synctest.Wait()
 	if res.Close {
-		res.Header.Set("Connection", "close") // which ReadResponse takes out
+		res.Header.Set("Connection", "close") // ReadResponse removes it
 	}
 	return res.StatusCode, res.Header, string(content)
 }

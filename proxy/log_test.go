@@ -12,7 +12,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestRequestsAreLogged at debug with what a support case needs, and with nothing that a caller sent.
+// TestRequestsAreLogged: at debug, with what a support case needs, and with nothing that a caller sent.
 func TestRequestsAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	const sent = "sent-by-a-caller"
@@ -57,7 +57,7 @@ func TestRequestsAreLogged(t *testing.T) {
 	})
 }
 
-// TestFirstCauseIsKept: a breaker that holds calls back neither hides why it opened nor what callers are told.
+// TestFirstCauseIsKept: a breaker that holds calls back hides neither why it opened nor what callers are told.
 func TestFirstCauseIsKept(t *testing.T) {
 	inWorld(t, func(s *settings) { s.upstream.MaxAttempts = 1 }, func(t *testing.T, w *world) {
 		w.auth.Set(sandbox.Mood{Fault: "cut"})

@@ -49,7 +49,7 @@ func TestLocalhostIsBothLoopbacks(t *testing.T) {
 		"is in use by another program") {
 		t.Errorf("a second one: %v", err)
 	}
-	// Some that nobody accepts any more.
+	// These are never accepted.
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		if conn, err := net.Dial("tcp", net.JoinHostPort(host, port)); err == nil {
 			defer func() { _ = conn.Close() }()
@@ -65,7 +65,7 @@ func TestLocalhostIsBothLoopbacks(t *testing.T) {
 	}
 }
 
-// listening is a network in which some addresses cannot be had.
+// listening is a network in which some addresses are unavailable.
 func listening(errs map[string]error, opened *[]string) func(context.Context, string, string) (net.Listener, error) {
 	return func(_ context.Context, network, addr string) (net.Listener, error) {
 		host, _, _ := net.SplitHostPort(addr)
@@ -87,7 +87,7 @@ func TestLoopbacksThatCannotBeHad(t *testing.T) {
 	for name, c := range map[string]struct {
 		where string
 		errs  map[string]error
-		want  string // what is open; empty: an error
+		want  string // the open addresses; empty: an error
 	}{
 		"both":                  {"localhost:1", nil, "tcp4 127.0.0.1:1, tcp6 [::1]:1"},
 		"a port that is chosen": {"localhost:0", nil, "tcp4 127.0.0.1:0, tcp6 [::1]:4711"},

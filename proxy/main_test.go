@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A world is a sidecar without Redis before an emulated auth service, on virtual time.
+// A world is a sidecar without Redis, with an emulated auth service, on virtual time.
 type world struct {
 	t       testing.TB
 	auth    *sandbox.Sandbox
@@ -85,7 +85,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	return w
 }
 
-// A reply is what a caller got.
+// A reply is what a caller received.
 type reply struct {
 	status int
 	header http.Header

@@ -20,7 +20,7 @@ import (
 type step struct {
 	kind     string // get, fresh, forget, reject, wait, mood
 	user     int
-	patience time.Duration // of the caller of a get; 0: endless
+	patience time.Duration // how long the caller of a get waits; 0: without limit
 	wait     time.Duration
 	mood     sandbox.Mood
 }
@@ -65,26 +65,26 @@ func steps() *rapid.Generator[[]step] {
 	}), 1, 40)
 }
 
-// seen is what the model knows of a token that a caller was given.
+// seen is what the model knows about a token that a caller received.
 type seen struct {
 	token     string
 	user      int
-	servable  time.Time // the end of its life without the margin, by the auth service's own count
-	forgotten time.Time // zero: not
-	given     time.Time // when the first caller had it
-	asked     time.Time // when the last of those who were given it had asked
+	servable  time.Time // the end of its life without the margin, by the auth service's clock
+	forgotten time.Time // zero: it was not
+	given     time.Time // when the first caller received it
+	asked     time.Time // when the last caller who received it had asked
 }
 
-// A model watches what callers get, and holds it against what never happens.
+// A model checks what callers receive against what must never happen.
 type model struct {
 	mu       sync.Mutex
 	tokens   map[string]*seen
-	newest   map[string]string    // the token of each user that came last from the auth service
-	forgets  map[string]time.Time // of everything of a user
+	newest   map[string]string    // the latest token of each user from the auth service
+	forgets  map[string]time.Time // of all tokens of a user
 	problems []string
 }
 
-// A witness tells the model of every token that comes.
+// A witness tells the model about every token from the auth service.
 type witness struct {
 	vend.AuthService
 	model *model
@@ -104,8 +104,8 @@ func (m *model) problem(format string, args ...any) {
 	m.problems = append(m.problems, fmt.Sprintf(format, args...))
 }
 
-// known reports whether s is surely kept for those who ask from began on. A token that the newest has replaced may not
-// be, nor one whose callers all had asked before everything was forgotten.
+// known reports whether s must be cached for those who ask from began on. It need not be if the newest token has
+// replaced it, or if all its callers had asked before everything was forgotten.
 func (m *model) known(s *seen, began, now time.Time) bool {
 	return s.token == m.newest[name(s.user)] && s.forgotten.IsZero() && s.given.Before(began) &&
 		now.Before(s.servable.Add(-time.Second)) &&
@@ -134,7 +134,7 @@ func (m *model) answered(user int, began time.Time, got reply) {
 	s := m.tokens[got.token()]
 	if s == nil {
 		told, _ := got.fields["expires_in"].(float64)
-		life := time.Duration(told) * time.Second // at its first sight all of it, but for what the answer took
+		life := time.Duration(told) * time.Second // at first sight its whole life, except for what the answer took
 		margin := min(time.Minute, life/10)
 		s = &seen{token: got.token(), user: user, servable: now.Add(left - margin), given: now}
 		m.tokens[s.token] = s
@@ -153,7 +153,7 @@ func (m *model) answered(user int, began time.Time, got reply) {
 	}
 }
 
-// latest returns the token that user was given last.
+// latest returns the last token that user received.
 func (m *model) latest(user int) *seen {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -166,7 +166,8 @@ func (m *model) latest(user int) *seen {
 	return last
 }
 
-// during does forget, and marks the moments before and after in mark. Who asks in between may get either answer.
+// during runs forget, and stores the times before and after it in mark. A caller who asks in between may get either
+// answer.
 func (m *model) during(mark func(time.Time), forget func()) {
 	marked := func() {
 		m.mu.Lock()
@@ -176,12 +177,12 @@ func (m *model) during(mark func(time.Time), forget func()) {
 	marked()
 	forget()
 	marked()
-	time.Sleep(time.Nanosecond) // so that what follows is after
+	time.Sleep(time.Nanosecond) // so that what follows is later
 }
 
 func name(user int) string { return fmt.Sprint("user-", user) }
 
-// TestWhatNeverHappens runs random callers, cancellations, faults, forgets and time against the model.
+// TestWhatNeverHappens runs random callers, cancellations, faults, forgets and waits against the model.
 func TestWhatNeverHappens(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		script := steps().Draw(rt, "steps")

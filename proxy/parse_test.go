@@ -133,7 +133,7 @@ func TestAcceptedRequests(t *testing.T) {
 	}
 }
 
-// TestKeysTellRequestsApart: two requests share a key only if they are the same request.
+// TestKeysTellRequestsApart: two requests have the same key only if they are the same request.
 func TestKeysTellRequestsApart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.SampledFrom([]string{"a", "b", "ab"})
@@ -161,7 +161,7 @@ func TestKeysTellRequestsApart(t *testing.T) {
 	})
 }
 
-// FuzzQuery: parsing never panics, and what it accepts holds what the contract allows.
+// FuzzQuery: parsing never panics, and accepts only what is documented.
 func FuzzQuery(f *testing.F) {
 	for _, seed := range []string{
 		"client_user_id=a", "client_user_id=a&type=id&extra_scopes=b", "%", "a=b;c",

@@ -10,8 +10,8 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// TestEveryFormOfRetryAfter, as a caller sees it: whole seconds, never more than a day; others are held for that long,
-// but for BREAKER_OPEN_FOR at most, and the key itself until the end.
+// TestEveryFormOfRetryAfter: callers see whole seconds, never more than a day. Others are held back that long too, but
+// no longer than BREAKER_OPEN_FOR; the key itself is held until the end.
 func TestEveryFormOfRetryAfter(t *testing.T) {
 	const day, second, open = 24 * time.Hour, time.Second, 30 * time.Second
 	in := func(layout string, d time.Duration) func() string {
@@ -70,7 +70,7 @@ func TestEveryFormOfRetryAfter(t *testing.T) {
 	}
 }
 
-// TestRateLimitResetReachesCallers, who are told by Retry-After alone.
+// TestRateLimitResetReachesCallers: as Retry-After.
 func TestRateLimitResetReachesCallers(t *testing.T) {
 	inWorld(t, nil, func(t *testing.T, w *world) {
 		w.auth.Set(sandbox.Mood{Status: 429, RateLimitResetIn: 20})

@@ -16,7 +16,7 @@ import (
 	"token-sidecar/upstream"
 )
 
-// A padder makes what the auth service says of a user named bytes-N or unknown-bytes-N as long as N bytes.
+// A padder extends the auth service's answers about users named bytes-N or unknown-bytes-N to N bytes.
 type padder struct{ vend.AuthService }
 
 func padded(s *settings) {
@@ -84,11 +84,11 @@ var (
 	hostsOfCalls  = []string{"host: 127.0.0.1:8080", "Host: evil.example", "Host: a/b", "Host:", "Accept: y"}
 	bodiesOfCalls = []string{
 		`{"client_user_id":"a","client_id":"b"}`, `{"client_user_id":"a",`, "client_user_id=a", "",
-		strings.Repeat(plainGet("a"), 60)[:4096], // of the size of net/http's buffer, and looks like requests
+		strings.Repeat(plainGet("a"), 60)[:4096], // as long as net/http's buffer, and looks like requests
 	}
 )
 
-// oddRequests are plain requests with a change or two.
+// oddRequests are plain requests with one or two changes.
 func oddRequests() *rapid.Generator[string] {
 	return rapid.Custom(func(t *rapid.T) string {
 		method := rapid.SampledFrom([]string{"GET", "POST"}).Draw(t, "method")
@@ -144,7 +144,7 @@ type piece struct {
 	text string
 }
 
-// scripts are what callers send: plain requests and odd ones, alone, joined or in parts.
+// scripts are what callers send: plain requests and odd ones, separate, joined or in parts.
 func scripts() *rapid.Generator[[]piece] {
 	return rapid.Custom(func(t *rapid.T) []piece {
 		user := rapid.SampledFrom([]string{
@@ -169,7 +169,7 @@ func scripts() *rapid.Generator[[]piece] {
 			default:
 				text = oddRequests().Draw(t, "odd")
 			}
-			// net/http puts up with empty lines before a request, if the last one was a POST.
+			// net/http tolerates empty lines before a request, if the last one was a POST.
 			text = rapid.SampledFrom([]string{"", "", "", "\r\n", "\n", "\r\n\r\n", "\r\n\r\n\r\n"}).Draw(t,
 				"empty lines") + text
 			switch rapid.IntRange(0, 5).Draw(t, "how") {
@@ -184,7 +184,7 @@ func scripts() *rapid.Generator[[]piece] {
 				cut := rapid.IntRange(1, len(lines)).Draw(t, "lines")
 				script = append(script, piece{0, plainGet("a") + strings.Join(lines[:cut], "")},
 					piece{wait, strings.Join(lines[cut:], "")})
-			case 3: // a body that is not a request, though it comes alone and looks like one
+			case 3: // a body that looks like a request and arrives alone
 				hidden := plainGet(user)
 				script = append(script,
 					piece{wait, text + fmt.Sprintf("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n",

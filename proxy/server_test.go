@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// TestContentLength: every answer has one, also those that net/http would send in chunks without it.
+// TestContentLength: every answer has one, even those that net/http would otherwise send in chunks.
 func TestContentLength(t *testing.T) {
 	for _, user := range []string{"bytes-2048", "bytes-2049", "bytes-10000", "unknown-bytes-2047", "unknown-bytes-10000"} {
 		synctest.Test(t, func(t *testing.T) {
 			l := connect(t, true, padded)
 			defer l.close()
-			for range 3 { // by net/http when it is new and when it is known, then on the fast path
+			for range 3 { // by net/http as a miss and as a hit, then on the fast path
 				if _, err := io.WriteString(l.Conn, plainGet(user)); err != nil {
 					t.Fatal(err)
 				}
@@ -36,7 +36,7 @@ func TestContentLength(t *testing.T) {
 	}
 }
 
-// TestCallersWhoDoNotRead keep nobody else from being answered, however many requests they send.
+// TestCallersWhoDoNotRead: they do not keep others from being answered, however many requests they send.
 func TestCallersWhoDoNotRead(t *testing.T) {
 	const most = 8
 	for _, fast := range []bool{true, false} {
@@ -72,7 +72,7 @@ func TestCallersWhoDoNotRead(t *testing.T) {
 	}
 }
 
-// TestShutdown: an answer that is being written when the end comes is written, as long as there is time for it.
+// TestShutdown: an answer that is being written at shutdown is completed, as long as there is time.
 func TestShutdown(t *testing.T) {
 	for _, fast := range []bool{true, false} {
 		for _, reads := range []bool{true, false} {
@@ -83,7 +83,7 @@ func TestShutdown(t *testing.T) {
 				if _, err := io.WriteString(l.Conn, plainGet("a")); err != nil {
 					t.Fatal(err)
 				}
-				synctest.Wait() // a request that is only being read when the end comes is refused
+				synctest.Wait() // a request that is still being read at shutdown is refused
 				var ending sync.WaitGroup
 				var err error
 				ending.Go(func() {
@@ -120,8 +120,7 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
-// TestSlowReader: who is slow to read an answer has as long for that, and may be idle as long after it, as with
-// net/http.
+// TestSlowReader: a caller who reads slowly gets as much time, and may then be idle for as long, as with net/http.
 func TestSlowReader(t *testing.T) {
 	for _, slow := range []time.Duration{0, 900 * time.Millisecond, 20 * time.Second, 5 * time.Minute} {
 		var size [2]int64
@@ -130,7 +129,7 @@ func TestSlowReader(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := connect(t, fast, nil)
 				defer l.close()
-				for _, user := range []string{"a", "a", "b"} { // which net/http answers, the fast path, and net/http
+				for _, user := range []string{"a", "a", "b"} { // net/http, the fast path, and net/http answer these
 					l.ask(t, plainGet(user))
 					time.Sleep(100 * time.Millisecond)
 				}

@@ -42,8 +42,7 @@ func TestFirstMissThenHit(t *testing.T) {
 	})
 }
 
-// TestCallersOfAColdKeyShareOneCall, and none waits longer than that call; the first one's leaving changes
-// nothing.
+// TestCallersOfAColdKeyShareOneCall: none waits longer than that call, even if the first caller leaves.
 func TestCallersOfAColdKeyShareOneCall(t *testing.T) {
 	inWorld(t, nil, func(t *testing.T, w *world) {
 		w.auth.Set(sandbox.Mood{LatencyMS: 200})
@@ -77,7 +76,7 @@ func TestCallersOfAColdKeyShareOneCall(t *testing.T) {
 	})
 }
 
-// panicky is an auth service whose client has a defect.
+// panicky is an auth service whose client has a bug.
 type panicky struct {
 	vend.AuthService
 	defect bool
@@ -214,7 +213,7 @@ func TestNoCacheSharesOneFetchAndLosesNothing(t *testing.T) {
 			t.Fatal("a failed no-cache lost a good token")
 		}
 		w.auth.Set(sandbox.Mood{LatencyMS: 300})
-		time.Sleep(500 * time.Millisecond) // a key that failed is left alone for so long
+		time.Sleep(500 * time.Millisecond) // the pause of a key that failed
 		before := w.calls()
 		var callers sync.WaitGroup
 		for range 20 {

@@ -15,11 +15,11 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// dribble sends its text byte by byte, a second apart, until the other side has enough.
+// dribble sends its text byte by byte, one second apart, until the other side closes.
 type dribble string
 
-// TestAttacks sends real bytes over a socket. Each row is refused and never reaches the auth service,
-// also on a connection that good requests came by before.
+// TestAttacks sends raw bytes over a socket. Each row is refused and never reaches the auth service, even on a
+// connection with good requests before it.
 func TestAttacks(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	s := testbed.StartSidecar(t, auth.Environ()...)
@@ -119,7 +119,7 @@ func TestAttacks(t *testing.T) {
 	} {
 		for where, good := range before {
 			if c.bytes == "" && good > 0 {
-				continue // which is what an idle connection does
+				continue // as for an idle connection
 			}
 			t.Run(name+", "+where, func(t *testing.T) {
 				t.Parallel()
@@ -138,7 +138,7 @@ func TestAttacks(t *testing.T) {
 	})
 }
 
-// attack sends so many good requests, then bytes, and returns the answer to those; the status is 0 when the connection
+// attack sends that many good requests, then bytes, and returns the answer to those; the status is 0 if the connection
 // is closed without one.
 func attack(t *testing.T, addr string, good int, what any) (status int, body string) {
 	t.Helper()

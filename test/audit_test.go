@@ -19,7 +19,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// auditKey is what AUDIT_KEY_FILE holds in tests.
+// auditKey is the content of AUDIT_KEY_FILE in tests.
 var auditKey = base64.StdEncoding.EncodeToString([]byte("0123456789-an-audit-key-01234567"))
 
 // An auditLine is a line of an audit log.
@@ -57,7 +57,7 @@ type audited struct {
 	*testbed.Sidecar
 	t      *testing.T
 	path   string // of its log
-	read   int    // lines that were looked at
+	read   int    // how many lines were checked
 	hidden map[string]string
 }
 
@@ -70,7 +70,7 @@ func startAudited(t *testing.T, environ ...string) *audited {
 	return &audited{Sidecar: s, t: t, path: path, hidden: map[string]string{}}
 }
 
-// A way is one of the calls by which a token can be asked for.
+// A way is one of the calls with which to ask for a token.
 type way struct {
 	name         string
 	method, path string
@@ -89,7 +89,7 @@ func ways() []way {
 	}
 }
 
-// ask asks by w for the fields, which are pairs, and more, which are pairs of headers, and returns the status.
+// ask uses w to ask for the fields, which are pairs, with headers, which are pairs too, and returns the status.
 func (a *audited) ask(ctx context.Context, w way, fields []string, more ...string) int {
 	a.t.Helper()
 	form, object := url.Values{}, map[string]string{}
@@ -143,7 +143,7 @@ func (a *audited) ask(ctx context.Context, w way, fields []string, more ...strin
 	return res.StatusCode
 }
 
-// lines returns the lines that have come since the last call.
+// lines returns the new lines since the last call.
 func (a *audited) lines() []auditLine {
 	a.t.Helper()
 	all := readAudit(a.t, a.path)
@@ -152,7 +152,7 @@ func (a *audited) lines() []auditLine {
 	return fresh
 }
 
-// expect fails the test unless what has come since the last call is one line like want.
+// expect fails the test unless the only new line since the last call is like want.
 func (a *audited) expect(what string, want auditLine, user string) auditLine {
 	a.t.Helper()
 	return a.expectEach(what, user, want)[0]
@@ -199,8 +199,8 @@ func sameTexts(a, b []string) bool {
 	return len(a) == len(b)
 }
 
-// TestAuditLog makes each outcome of a request by each call, with the fast path and without: each leaves one line, what
-// was not understood leaves none, and no line holds a user id or a token.
+// TestAuditLog makes each outcome of a request happen by each call, with and without the fast path. Each leaves one
+// line, invalid requests leave none, and no line contains a user id or a token.
 func TestAuditLog(t *testing.T) {
 	for _, fastPath := range []string{"true", "false"} {
 		for _, w := range ways() {
@@ -258,7 +258,7 @@ func auditVended(t *testing.T, w way, auth *testbed.Auth, a, b *audited) {
 	const together = "policy-4711-bob"
 	auth.Set(sandbox.Mood{LatencyMS: 200})
 	var both sync.WaitGroup
-	clone := *a // what was asked is written down twice
+	clone := *a // the request is recorded twice
 	clone.hidden = map[string]string{}
 	both.Go(func() { clone.ask(ctx, w, []string{"client_user_id", together}) })
 	a.ask(ctx, w, []string{"client_user_id", together})
@@ -270,7 +270,7 @@ func auditVended(t *testing.T, w way, auth *testbed.Auth, a, b *audited) {
 	a.expectEach("together", together, alone, shared)
 }
 
-// auditFailures asks for tokens that are not vended because of the auth service.
+// auditFailures asks for tokens that the auth service does not give.
 func auditFailures(t *testing.T, w way, auth *testbed.Auth, a *audited) {
 	for _, c := range []struct {
 		user, code, outcome string
@@ -373,7 +373,7 @@ func auditRest(t *testing.T, w way, redis *testbed.Redis, a *audited) {
 	a.expect("forgotten here", want, user)
 }
 
-// nothingIn fails the test if text holds any of what is hidden, in any encoding.
+// nothingIn fails the test if text contains any of hidden, in any encoding.
 func nothingIn(t *testing.T, place, text string, hidden map[string]string) {
 	t.Helper()
 	if text == "" {

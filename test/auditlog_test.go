@@ -16,8 +16,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestAuditLogUnavailable: without a line no token is vended and the auth service is not asked, while what is to be
-// forgotten is forgotten; when lines can be written again, tokens are vended, without a restart.
+// TestAuditLogUnavailable: without a line no token is vended and the auth service is not asked, but a DELETE still
+// takes effect. When lines can be written again, tokens are vended without a restart.
 func TestAuditLogUnavailable(t *testing.T) {
 	for _, fastPath := range []string{"true", "false"} {
 		t.Run("FAST_PATH="+fastPath, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestAuditLogUnavailable(t *testing.T) {
 	}
 }
 
-// TestAuditLogMustOpen: at the start what is wrong with it is a mistake that names the setting.
+// TestAuditLogMustOpen: at start, a problem with it is an error that names the setting.
 func TestAuditLogMustOpen(t *testing.T) {
 	auth, key := testbed.StartAuth(t), testbed.WriteFile(t, "key", auditKey)
 	for name, c := range map[string]struct{ setting, want string }{
@@ -89,7 +89,7 @@ func TestAuditLogMustOpen(t *testing.T) {
 	}
 }
 
-// TestAuditLogOfAKilledProcess: every answer that came has its line.
+// TestAuditLogOfAKilledProcess: every answer that was received has its line.
 func TestAuditLogOfAKilledProcess(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	a := startAudited(t, auth.Environ()...)
@@ -111,7 +111,7 @@ func TestAuditLogOfAKilledProcess(t *testing.T) {
 	}
 }
 
-// TestAuditLogRotates: at SIGHUP, and without.
+// TestAuditLogRotates: with SIGHUP and without.
 func TestAuditLogRotates(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	a := startAudited(t, auth.Environ()...)
@@ -131,7 +131,8 @@ func TestAuditLogRotates(t *testing.T) {
 	}
 }
 
-// TestAuditLogOnStdout: it is there alone, and a reader who goes ends no process, but no token is vended then.
+// TestAuditLogOnStdout: it has standard output to itself. A reader that closes it does not end the process, but then no
+// token is vended.
 func TestAuditLogOnStdout(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	listen, admin := testbed.FreeAddr(t), testbed.FreeAddr(t)
@@ -165,7 +166,7 @@ func TestAuditLogOnStdout(t *testing.T) {
 	}
 }
 
-// TestPseudonym: the tool computes what is in the log, with each key, and needs nothing but the key.
+// TestPseudonym: the command computes what is in the log, with each key, and needs nothing but the keys.
 func TestPseudonym(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	a := startAudited(t, auth.Environ()...)

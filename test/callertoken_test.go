@@ -8,7 +8,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestGeneratedCallerToken: whoever reads the file that the sidecar wrote gets tokens, and nobody else.
+// TestGeneratedCallerToken: whoever can read the file that the sidecar wrote gets tokens, and nobody else does.
 func TestGeneratedCallerToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "caller-token")
 	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("CALLER_TOKEN_GENERATE=true", "CALLER_TOKEN_FILE="+path)...)

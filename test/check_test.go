@@ -26,7 +26,7 @@ func checked(t *testing.T, environ []string, args ...string) (found map[string][
 	for _, f := range list {
 		found[f.Check] = append(found[f.Check], f)
 	}
-	for _, secret := range []string{"hunter2", "sandbox-secret", "sbx."} { // the last begins a token
+	for _, secret := range []string{"hunter2", "sandbox-secret", "sbx."} { // the last one is the prefix of a token
 		if strings.Contains(out+errs, secret) {
 			t.Errorf("a secret is printed: %s%s", out, errs)
 		}
@@ -34,8 +34,8 @@ func checked(t *testing.T, environ []string, args ...string) (found map[string][
 	return found, out, code
 }
 
-// expectFailures fails the test unless just those checks have failed that want names, each for a reason that holds all
-// that want tells of it.
+// expectFailures fails the test unless exactly the checks in want have failed, each for a reason that contains the
+// given texts.
 func expectFailures(t *testing.T, environ []string, want map[string][]string, args ...string) {
 	t.Helper()
 	found, all, code := checked(t, environ, args...)
@@ -67,7 +67,7 @@ func expectFailures(t *testing.T, environ []string, want map[string][]string, ar
 	}
 }
 
-// TestCheckPasses: what works is said to work, to people and to programs, and nothing is left in Redis.
+// TestCheckPasses: what works is reported as working, to people and to programs, and nothing is left in Redis.
 func TestCheckPasses(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	environ := auth.Environ("REDIS_URL=" + redis.URL())
@@ -102,7 +102,7 @@ func TestCheckPasses(t *testing.T) {
 	}
 }
 
-// TestCheckNamesWhatAnACLLacks: each command that docs/redis.md grants and the sidecar uses, each by itself.
+// TestCheckNamesWhatAnACLLacks: each command that docs/redis.md grants and the sidecar uses, one by one.
 func TestCheckNamesWhatAnACLLacks(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	rule := regexp.MustCompile(`(?m)^ +user token-sidecar on >password (.*)$`).
@@ -134,7 +134,7 @@ func TestCheckNamesWhatAnACLLacks(t *testing.T) {
 		if granted && group == "" {
 			switch command {
 			case "unsubscribe", "hello", "auth", "cluster|slots", "cluster|shards", "readonly", "command": // the library's own
-			case "spublish", "ssubscribe", "sunsubscribe": // only in a cluster, and it does without
+			case "spublish", "ssubscribe", "sunsubscribe": // only in a cluster, where they are optional
 			default:
 				t.Errorf("%s is granted, but nothing tries it", command)
 			}
@@ -157,7 +157,7 @@ func TestCheckNamesWhatAnACLLacks(t *testing.T) {
 	}})
 }
 
-// TestCheckRedis: what can be wrong with Redis beside an ACL.
+// TestCheckRedis: what can be wrong with Redis besides an ACL.
 func TestCheckRedis(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	master := testbed.StartRedis(t)
@@ -226,7 +226,7 @@ func TestCheckAuth(t *testing.T) {
 	}
 }
 
-// TestCheckFiles: all that is wrong is told at once, and what can be tried all the same is.
+// TestCheckFiles: all mistakes are reported at once, and what can still be tried is.
 func TestCheckFiles(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	bad := testbed.WriteFile(t, "bad", "no key, no certificate")
@@ -239,7 +239,7 @@ func TestCheckFiles(t *testing.T) {
 		},
 		"redis connect": {"PING: "},
 	})
-	// With the system's certificates in place of those in the file it would not be what serves.
+	// With the system's certificates instead of those in the file, the check would test something else than serve.
 	if found, all, _ := checked(t, environ); found["auth service"][0].State != app.StateSkipped {
 		t.Error(all)
 	}

@@ -84,7 +84,7 @@ func TestTools(t *testing.T) {
 	}
 }
 
-// TestGetIsForScripts: standard output holds the answer and nothing else.
+// TestGetIsForScripts: standard output contains the answer and nothing else.
 func TestGetIsForScripts(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	s := testbed.StartSidecar(t, auth.Environ()...)
@@ -104,11 +104,11 @@ func TestGetIsForScripts(t *testing.T) {
 	}
 }
 
-// TestSandboxFindsAnotherPort where the usual ones are taken, and what it then prints works.
+// TestSandboxFindsAnotherPort: if the usual ones are taken; the printed commands work.
 func TestSandboxFindsAnotherPort(t *testing.T) {
 	testbed.Needs(t, "bash", "curl")
 	for _, addr := range []string{"127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8090"} {
-		if listener, err := net.Listen("tcp", addr); err == nil { // else somebody else has taken it
+		if listener, err := net.Listen("tcp", addr); err == nil { // otherwise it is taken already
 			defer func() { _ = listener.Close() }()
 		}
 	}

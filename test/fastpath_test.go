@@ -8,8 +8,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestFastPathIsASetting, and the log tells whether there is one. With traces, which are of all requests, there is
-// none, and neither is there with an audit log.
+// TestFastPathIsASetting: the log says whether it is on. With traces, which cover all requests, or with an audit log,
+// there is none.
 func TestFastPathIsASetting(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	key := "AUDIT_KEY_FILE=" + testbed.WriteFile(t, "key", auditKey)

@@ -12,7 +12,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// patient are settings for a machine that runs a whole fleet on two cores: nothing may fail for want of CPU.
+// patient are settings for a machine that runs a whole fleet on two cores: nothing may fail for lack of processor time.
 var patient = []string{"REDIS_TIMEOUT=2s", "UPSTREAM_TIMEOUT=20s", "UPSTREAM_MAX_ATTEMPTS=2"}
 
 func startFleet(t *testing.T, n int, environ []string) []*testbed.Sidecar {
@@ -42,7 +42,7 @@ func TestFleet(t *testing.T) {
 			callers.Go(func() {
 				<-start
 				r := fleet[c].Get(user)
-				if r.Status == 0 { // 4000 new connections at once on two cores: try again, as clients do
+				if r.Status == 0 { // 4000 new connections at once on two cores: retry, as clients do
 					r = fleet[c].Get(user)
 				}
 				mine, left := sandbox.Inspect(r.Token, user, time.Now())
@@ -74,8 +74,8 @@ func TestFleet(t *testing.T) {
 			counts.Calls))
 }
 
-// TestFleetLosesAHolder: the sidecar that fetches is killed; that costs one more call for each key it held, and
-// no caller of another sidecar an error.
+// TestFleetLosesAHolder: killing the sidecar that fetches costs one more call for each key it held, and no caller of
+// another sidecar an error.
 func TestFleetLosesAHolder(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	fleet := startFleet(t, 20, auth.Environ(append(patient, "REDIS_URL="+redis.URL())...))

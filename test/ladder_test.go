@@ -21,7 +21,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// A stage is a fleet of three sidecars under traffic, with TCP proxies before Redis and the auth service.
+// A stage is a fleet of three sidecars under traffic, with TCP proxies in front of Redis and the auth service.
 type stage struct {
 	t           testing.TB
 	auth        *testbed.Auth
@@ -29,7 +29,7 @@ type stage struct {
 	redis       *testbed.Redis
 	redisProxy  *testbed.Proxy
 	fleet       []string       // their URLs
-	wall        []atomic.Int64 // what each one's wall clock is off by
+	wall        []atomic.Int64 // the offset of each one's wall clock
 	client      *http.Client
 	bound       time.Duration
 	warm        int // users whose token every sidecar has been asked for before
@@ -40,7 +40,7 @@ type stage struct {
 	callsBefore int
 }
 
-// counts are what was seen of one rung.
+// counts are the results of one rung.
 type counts struct {
 	requests, warmFailures, coldFailures, wrongUser, insideMargin atomic.Int64
 	slowest                                                       atomic.Int64
@@ -51,7 +51,7 @@ const (
 	callersPer = 3
 )
 
-// transports are how the auth service is spoken to.
+// transports are the protocols to the auth service.
 var transports = []struct {
 	name, proto string
 	start       func(testing.TB) *testbed.Auth
@@ -60,7 +60,7 @@ var transports = []struct {
 	{"HTTP/2 with TLS", "HTTP/2.0", testbed.StartAuthTLS},
 }
 
-// newStage starts a fleet before that auth service, whose limits are short, to see every one of them pass.
+// newStage starts a fleet with short time limits, so that all of them occur.
 func newStage(t *testing.T, auth *testbed.Auth, url func(*stage) string, more ...string) *stage {
 	s := &stage{t: t, auth: auth, warm: 100, stop: make(chan struct{}), wall: make([]atomic.Int64, fleetSize)}
 	scheme, addr, _ := strings.Cut(auth.URL, "://")
@@ -105,14 +105,14 @@ func (s *stage) startOne(conf settings.Settings, i int) (url string) {
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
 	s.t.Cleanup(func() {
-		_ = server.Close()
+		_ = server.Shutdown(s.t.Context()) // which has ended, so it does not wait
 		serving.Wait()
 		parts.Close()
 	})
 	return "http://" + listener.Addr().String()
 }
 
-// ask asks one sidecar for a token and judges the answer.
+// ask asks one sidecar for a token and checks the answer.
 func (s *stage) ask(sidecar int, user string) bool {
 	began := time.Now()
 	res, err := s.client.Get(s.fleet[sidecar] + "/token?client_user_id=" + user)
@@ -144,8 +144,8 @@ func (s *stage) ask(sidecar int, user string) bool {
 	return ok
 }
 
-// run warms the fleet up and starts the traffic: nine of ten requests for users whose token is known, the
-// rest for new ones.
+// run warms the fleet up and starts the traffic: nine of ten requests are for users whose token is known, the rest for
+// new ones.
 func (s *stage) run() {
 	s.t.Helper()
 	var warming sync.WaitGroup
@@ -184,7 +184,7 @@ func (s *stage) run() {
 	}
 }
 
-// during lets traffic pass until so many more requests were answered.
+// during lets traffic pass until that many more requests were answered.
 func (s *stage) during(requests int64) {
 	s.t.Helper()
 	from := s.counts.requests.Load()
@@ -199,8 +199,8 @@ func (s *stage) end() {
 // recordTo is the document that takes the counts seen; empty: none.
 var recordTo = flag.String("record", "", "document whose tables take the counts seen")
 
-// TestOutageLadder: whatever breaks, nobody gets somebody else's token or one inside its margin, a token that
-// exists is served, and every answer comes in time. Each rung is climbed once for each of the transports.
+// TestOutageLadder: whatever fails, no caller gets another user's token or one inside its margin, an existing token is
+// served, and every answer arrives in time. Each rung is tested once with each transport.
 func TestOutageLadder(t *testing.T) {
 	const some = 300
 	rows := make(chan row, 100)
@@ -213,14 +213,14 @@ func TestOutageLadder(t *testing.T) {
 	t.Run("rungs", func(t *testing.T) { climbAll(t, some, rows) })
 }
 
-// A row is what the document says of a rung.
+// A row is a rung in the documentation.
 type row struct{ name, text string }
 
 func climbAll(t *testing.T, some int64, rows chan<- row) {
 	t.Helper()
 	for _, rung := range []struct {
 		name string
-		// coldMayFail is whether new tokens cannot be had meanwhile.
+		// coldMayFail is set if new tokens may be unavailable meanwhile.
 		coldMayFail bool
 		url         func(*stage) string
 		disturb     func(*stage)

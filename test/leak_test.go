@@ -19,7 +19,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// watchRedis writes down everything that Redis is sent, until the function it returns is called.
+// watchRedis records everything that Redis is sent, until the returned function is called.
 func watchRedis(t *testing.T, addr string) (stop func() string) {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
@@ -43,8 +43,8 @@ func watchRedis(t *testing.T, addr string) (stop func() string) {
 	}
 }
 
-// TestNothingLeaks drives every outcome and then searches everything the sidecars wrote for every secret,
-// token and user id that was used, in every encoding they could hide in.
+// TestNothingLeaks produces every outcome and then searches everything that the sidecars wrote for every secret, token
+// and user id that was used, in every encoding.
 func TestNothingLeaks(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	stopWatching := watchRedis(t, redis.Addr)
@@ -60,7 +60,7 @@ func TestNothingLeaks(t *testing.T) {
 		"client secret": sandbox.DefaultClientSecret, "caller token": "the-caller-token-4711",
 		"encryption key": "0123456789-encryption-key-012345", "audit key": "0123456789-an-audit-key-01234567",
 	}
-	var told strings.Builder // what callers were told but tokens
+	var told strings.Builder // the answers to callers, without tokens
 	ask := func(s *testbed.Sidecar, user, more string, header ...string) {
 		hidden["user "+user] = user
 		r := s.Do("GET", "client_user_id="+url.QueryEscape(user)+more,
@@ -131,7 +131,7 @@ func encodings(s string) map[string]string {
 		"text": s, "hex": hex.EncodeToString([]byte(s)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(s))),
 		"query": url.QueryEscape(s), "path": url.PathEscape(s), "quoted": strings.Trim(fmt.Sprintf("%+q", s), `"`), "bytes": strings.Trim(fmt.Sprintf("%d", []byte(s)), "[]"),
 	}
-	for shift := range 3 { // base64 looks different at each of three places
+	for shift := range 3 { // base64 depends on the position in a group of three
 		padded := strings.Repeat("x", shift) + s
 		for name, encoding := range map[string]*base64.Encoding{
 			"base64":    base64.RawStdEncoding,
@@ -170,13 +170,13 @@ func TestRefreshTokensAreKept(t *testing.T) {
 		!strings.Contains(errs, "none was kept") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
-	// The key rotates: a new first line, the former one stays to open.
+	// The key rotates: a new first line; the former one stays, for opening.
 	rotated := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32))) + "\n" + testbed.ReadFile(t, keyFile)
 	if err := os.WriteFile(keyFile, []byte(rotated), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	expect("bob", bob)
-	// And they have no end.
+	// Without expiry.
 	client := redis.Client()
 	kept := 0
 	for _, name := range client.Keys(t.Context(), "*:refresh").Val() {
@@ -188,7 +188,7 @@ func TestRefreshTokensAreKept(t *testing.T) {
 	if kept != 2 {
 		t.Errorf("%d kept", kept)
 	}
-	// What comes while Redis is down is written when it is back.
+	// What arrives while Redis is down is written when it is back.
 	redis.Kill()
 	carol := refreshOf(mustGet(t, s, "carol"))
 	redis.Start()
@@ -198,8 +198,8 @@ func TestRefreshTokensAreKept(t *testing.T) {
 	})
 }
 
-// TestSecretRotationUnderLoad: the file is replaced the way Kubernetes does it, and the auth service takes the
-// new secret only from then on. No request fails.
+// TestSecretRotationUnderLoad: the file is replaced as Kubernetes does it, and the auth service accepts only the new
+// secret from then on. No request fails.
 func TestSecretRotationUnderLoad(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	mount := t.TempDir()

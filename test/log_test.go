@@ -15,7 +15,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// askMuch asks for so many tokens that the lines of the log fill every buffer on their way.
+// askMuch asks for so many tokens that the log lines fill every buffer on their way.
 func askMuch(t *testing.T, s *testbed.Sidecar) (asked int) {
 	t.Helper()
 	const callers, each = 8, 1000
@@ -43,8 +43,8 @@ func dropped(s *testbed.Sidecar) int {
 	return int(n)
 }
 
-// TestALogThatNobodyReads delays no caller and no end, and when somebody reads it again, the lines that are missing are
-// told there, once.
+// TestALogThatNobodyReads: it delays neither callers nor the end. When it is read again, missing lines are reported in
+// their place, once.
 func TestALogThatNobodyReads(t *testing.T) {
 	for _, readAgain := range []bool{false, true} {
 		t.Run(fmt.Sprint("read again ", readAgain), func(t *testing.T) {
@@ -99,7 +99,7 @@ func TestALogThatNobodyReads(t *testing.T) {
 	}
 }
 
-// TestALogWhoseReaderIsGone ends nothing.
+// TestALogWhoseReaderIsGone: it does not end the process.
 func TestALogWhoseReaderIsGone(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	reader, writer, err := os.Pipe()
@@ -118,7 +118,7 @@ func TestALogWhoseReaderIsGone(t *testing.T) {
 	}
 }
 
-// TestSIGHUP has every file read again at once.
+// TestSIGHUP: every file is read again at once.
 func TestSIGHUP(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	ca, _ := testbed.Certificate(t)
@@ -165,7 +165,7 @@ func TestSIGHUP(t *testing.T) {
 			t.Errorf("the log does not tell that %s has changed", name)
 		}
 	}
-	expect("after", "INVALID_CLIENT_ID_OR_SECRET", 0) // the auth service's, of the other client secret
+	expect("after", "INVALID_CLIENT_ID_OR_SECRET", 0) // from the auth service, about the other client secret
 	expect("before", "CALLER_TOKEN_REQUIRED", 0)
 	write(func(string) string { return "" })
 	expect("after", "INVALID_CLIENT_ID_OR_SECRET", len(next))

@@ -16,7 +16,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// descriptions is a Registerer that writes down what is registered.
+// descriptions is a Registerer that records what is registered.
 type descriptions struct{ rows map[string]string }
 
 func (d *descriptions) Register(c prometheus.Collector) error {
@@ -46,7 +46,7 @@ func (d *descriptions) MustRegister(all ...prometheus.Collector) {
 
 func (d *descriptions) Unregister(prometheus.Collector) bool { return false }
 
-// TestMetricsDoc: docs/metrics.md names every metric with its labels and meaning, and no other.
+// TestMetricsDoc: docs/metrics.md lists every metric with its labels and meaning, and no other.
 func TestMetricsDoc(t *testing.T) {
 	d := &descriptions{rows: map[string]string{}}
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)

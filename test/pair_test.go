@@ -20,17 +20,17 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// A pair is two sidecars that share a Redis, of which the first sees it through a proxy that breaks single steps, with
-// an auth service of their own.
+// A pair is two sidecars that share a Redis and an auth service. The first one reaches Redis through a proxy that
+// breaks single steps.
 type pair struct {
 	t      *testing.T
 	auth   *testbed.Auth
 	proxy  *testbed.Proxy
 	parts  [2]*app.Parts
-	lost   atomic.Bool    // the first one was killed
-	frozen sync.WaitGroup // while the first one is
-	count  *int           // when not nil, of the steps of the scenario
-	// broken is closed when the step that is to fail is there.
+	lost   atomic.Bool    // the first sidecar was killed
+	frozen sync.WaitGroup // while the first sidecar is frozen
+	count  *int           // if not nil, counts the steps of the scenario
+	// broken is closed when the step that should fail arrives.
 	broken chan struct{}
 }
 
@@ -67,7 +67,7 @@ func newPair(t *testing.T, redis *testbed.Redis, environ func(i int) []string) *
 	return p
 }
 
-// An answer is what a caller of a pair got.
+// An answer is what a caller of a pair received.
 type answer struct {
 	status              int
 	token, refreshToken string
@@ -93,7 +93,7 @@ func (p *pair) ask(sidecar int, user string, header ...string) answer {
 	return p.call(sidecar, http.MethodGet, "client_user_id="+user, header...)
 }
 
-// mustAsk fails the test unless the sidecar vends a good token; of one that was killed it asks nothing.
+// mustAsk fails the test unless the sidecar vends a good token; it does not ask a sidecar that was killed.
 func (p *pair) mustAsk(sidecar int, user string, header ...string) string {
 	p.t.Helper()
 	if p.lost.Load() && sidecar == 0 {
@@ -116,8 +116,7 @@ func (p *pair) both(user string) (tokens [2]string) {
 	return tokens
 }
 
-// forget calls DELETE at the first sidecar and waits until the fleet has been told; the one that was killed tells
-// nobody.
+// forget calls DELETE at the first sidecar and waits until the fleet has been told, unless that sidecar was killed.
 func (p *pair) forget(user string, header ...string) {
 	p.t.Helper()
 	if a := p.call(0, http.MethodDelete, "client_user_id="+user, header...); a.status != http.StatusNoContent &&
@@ -131,8 +130,7 @@ func (p *pair) forget(user string, header ...string) {
 		func() bool { return p.parts[0].Tokens.State().PendingForgets == 0 })
 }
 
-// neverAgain checks that nobody serves token any more: at once here, elsewhere when the news have come, and then for
-// good.
+// neverAgain checks that token is not served again: here from now on, elsewhere from the arrival of the message.
 func (p *pair) neverAgain(user, token string) {
 	p.t.Helper()
 	if p.lost.Load() {
@@ -140,7 +138,7 @@ func (p *pair) neverAgain(user, token string) {
 	}
 	testbed.Until(p.t, "the other sidecar has heard", func() bool { return p.ask(1, user).token != token })
 	for range 3 {
-		time.Sleep(memoryTTL * 3 / 2) // what memory holds is looked up anew
+		time.Sleep(memoryTTL * 3 / 2) // memory is no longer trusted
 		for i := range p.parts {
 			if p.mustAsk(i, user) == token {
 				p.t.Errorf("sidecar %d serves a token that the fleet was told to forget", i)
@@ -149,7 +147,7 @@ func (p *pair) neverAgain(user, token string) {
 	}
 }
 
-// calls checks how often the auth service was asked for user: as often as needed, or once more when a step was broken.
+// calls checks how often the auth service was asked for user: as often as needed, or once more if a step failed.
 func (p *pair) calls(user string, needed int) {
 	p.t.Helper()
 	most := needed
@@ -165,7 +163,7 @@ func (p *pair) calls(user string, needed int) {
 
 func plain(*testing.T) func(int) []string { return func(int) []string { return nil } }
 
-// rollingOut gives the sidecars two keys in the order of a roll-out: the second has them in the other order.
+// rollingOut gives the sidecars two keys as during a roll-out: in opposite orders.
 func rollingOut(t *testing.T) func(int) []string {
 	former, next := base64.StdEncoding.EncodeToString(make([]byte, 32)),
 		base64.StdEncoding.EncodeToString([]byte(strings.Repeat("n", 32)))

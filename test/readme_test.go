@@ -12,8 +12,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestReadme runs every command of the README against the sidecar that make run starts, and compares what it
-// prints with what the README shows; … stands for anything.
+// TestReadme runs every command of the README against the sidecar that make run starts, and compares what it prints
+// with what the README shows; … matches anything.
 func TestReadme(t *testing.T) {
 	testbed.Needs(t, "bash", "curl", "make")
 	readme := testbed.ReadFile(t, "README.md")
@@ -51,7 +51,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestReadmeAndSettings: the defaults of the settings that the README names are right.
+// TestReadmeAndSettings: the README gives the right defaults for the settings it names.
 func TestReadmeAndSettings(t *testing.T) {
 	readme := testbed.ReadFile(t, "README.md")
 	s, _ := settings.Load(nil)

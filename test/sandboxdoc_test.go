@@ -42,7 +42,7 @@ func TestSandboxDoc(t *testing.T) {
 	}
 }
 
-// TestSandboxDocNamesEverything that the sandbox can be told.
+// TestSandboxDocNamesEverything: the page names every field and fault.
 func TestSandboxDocNamesEverything(t *testing.T) {
 	page := testbed.ReadFile(t, "docs/sandbox.md")
 	for _, name := range append(sandbox.Faults(), sandbox.Fields()...) {

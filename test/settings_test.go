@@ -11,8 +11,8 @@ import (
 	"token-sidecar/internal/tracing"
 )
 
-// TestSettingsDoc: docs/settings.md has a row for each setting, with what the program knows of it and when to change
-// it, and none for anything else.
+// TestSettingsDoc: docs/settings.md has a row for each setting, with what the program knows about it and when to change
+// it, and no other row.
 func TestSettingsDoc(t *testing.T) {
 	doc := testbed.ReadFile(t, "docs/settings.md")
 	rows := map[string]string{}

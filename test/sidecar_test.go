@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testbed.BecomeProgram(cli.Main)
-	if err := os.Chdir(".."); err != nil { // what is tested is the project as it is seen from its root
+	if err := os.Chdir(".."); err != nil { // the tests use the paths of the project's root
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
@@ -84,7 +84,7 @@ func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
 					return
 				default:
 				}
-				// Cold keys too, which is where Redis is in the way.
+				// Uncached keys as well, which involve Redis.
 				if r := s.Get(fmt.Sprintf("user-%d-%d", i, n%200)); r.Status != 200 {
 					t.Errorf("status %d, %v: %s", r.Status, r.Err, r.Body)
 					failed.Add(1)
@@ -117,7 +117,7 @@ func TestRedisKilledInTheMiddleOfTraffic(t *testing.T) {
 	}
 }
 
-// TestSignalDrains: what is in progress is answered, what comes is refused, and the exit code is 0.
+// TestSignalDrains: requests in progress are answered, new ones are refused, and the exit code is 0.
 func TestSignalDrains(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -162,14 +162,14 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	}
 }
 
-// TestBusyCallersAtTheEnd: with SHUTDOWN_DELAY everything is served for a while; then whoever goes on asking on a
-// connection that is kept is told SHUTTING_DOWN, and meets no reset.
+// TestBusyCallersAtTheEnd: with SHUTDOWN_DELAY everything is served for a while. Then a caller who continues to use a
+// connection is told SHUTTING_DOWN, and sees no reset.
 func TestBusyCallersAtTheEnd(t *testing.T) {
 	for name, environ := range map[string][]string{"no delay": nil, "delay": {"SHUTDOWN_DELAY=1s"}} {
 		t.Run(name, func(t *testing.T) {
 			auth := testbed.StartAuth(t)
 			s := testbed.StartSidecar(t, auth.Environ(environ...)...)
-			var served, leaving atomic.Int64 // before the signal, and while it leaves
+			var served, leaving atomic.Int64 // before the signal, and during the shutdown
 			var callers sync.WaitGroup
 			for i := range 8 {
 				callers.Go(func() {
@@ -218,7 +218,7 @@ func TestASecondSignalEndsTheDelay(t *testing.T) {
 	}
 }
 
-// TestLocalhost: some clients reach it by IPv4, some by IPv6, and so do the tools.
+// TestLocalhost: some clients reach it by IPv4, some by IPv6, and the commands do too.
 func TestLocalhost(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	_, port, _ := net.SplitHostPort(testbed.FreeAddr(t))
@@ -249,7 +249,7 @@ func TestLocalhost(t *testing.T) {
 	}
 }
 
-// TestRemoteCallersAreNoReasonToTakeAnyHost on loopback, where nothing else would keep a web page out.
+// TestRemoteCallersAreNoReasonToTakeAnyHost: on loopback, where nothing else would keep a web page out.
 func TestRemoteCallersAreNoReasonToTakeAnyHost(t *testing.T) {
 	s := testbed.StartSidecar(t, testbed.StartAuth(t).Environ("ALLOW_REMOTE_CALLERS=true")...)
 	if status, body := attack(t, s.Addr, 1,
@@ -280,7 +280,7 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// grep returns the lines of text that hold part.
+// grep returns the lines of text that contain part.
 func grep(text, part string) (lines string) {
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, part) {
@@ -290,7 +290,7 @@ func grep(text, part string) (lines string) {
 	return lines
 }
 
-// TestForgetIsToldLater: a DELETE that Redis cannot be told of says so.
+// TestForgetIsToldLater: a DELETE of which Redis cannot be told says so.
 func TestForgetIsToldLater(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	s := testbed.StartSidecar(t, auth.Environ("REDIS_URL=redis://"+testbed.FreeAddr(t))...)

@@ -42,7 +42,7 @@ func footprintOf(t *testing.T, s *testbed.Sidecar) (f footprint) {
 	}
 }
 
-// TestSoak breaks things at random for a long time; memory, goroutines and file descriptors are flat after it.
+// TestSoak breaks things at random for a long time; afterwards memory, goroutines and file descriptors have not grown.
 func TestSoak(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	authProxy, redisProxy := testbed.StartProxy(t, strings.TrimPrefix(auth.URL, "http://")),
@@ -64,7 +64,7 @@ func TestSoak(t *testing.T) {
 				}
 				user := fmt.Sprint("user-", rand.N(1000)) // nine of ten
 				if rand.N(10) == 0 {
-					user = fmt.Sprint("once-", rand.Uint64()) // what is left of it would add up
+					user = fmt.Sprint("once-", rand.Uint64()) // anything left of them would accumulate
 				}
 				began := time.Now()
 				switch rand.N(20) {
@@ -104,7 +104,7 @@ func TestSoak(t *testing.T) {
 		},
 		func() { auth.Set(sandbox.Mood{Fault: "huge"}); flow(20); auth.Set(sandbox.Mood{ExpiresIn: 20}) },
 	}
-	for _, fault := range faults { // each once before the first look
+	for _, fault := range faults { // each once before the first measurement
 		fault()
 		flow(300)
 	}

@@ -8,8 +8,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestStartLine: one line tells what runs, with nothing hidden in it that should be told, and nothing told that should
-// be hidden.
+// TestStartLine: one line says what runs, and hides neither too little nor too much.
 func TestStartLine(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	keys := testbed.WriteFile(t, "keys", strings.Repeat("A", 43)+"=")

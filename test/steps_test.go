@@ -17,7 +17,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// stepLimit is REDIS_TIMEOUT, lockLife what UPSTREAM_TIMEOUT makes of the lock's life, memoryTTL MEMORY_CACHE_TTL.
+// stepLimit is REDIS_TIMEOUT, lockLife the life of a lock with this UPSTREAM_TIMEOUT, memoryTTL MEMORY_CACHE_TTL.
 const (
 	stepLimit = 500 * time.Millisecond
 	lockLife  = time.Second
@@ -88,7 +88,7 @@ var scenarios = map[string]scenario{
 		}
 		asking.Wait()
 		p.calls("unknown-u", 1)
-		// A refusal hides no token that is good.
+		// A refusal does not hide a good token.
 		p.both("u")
 		p.auth.Set(sandbox.Mood{Status: http.StatusForbidden})
 		p.ask(0, "u", "Cache-Control", "no-cache")
@@ -132,7 +132,7 @@ var scenarios = map[string]scenario{
 	}},
 }
 
-// settled checks that after all that, two sidecars share tokens as if nothing had been.
+// settled checks that afterwards two sidecars share tokens as if nothing had happened.
 func (p *pair) settled() {
 	p.t.Helper()
 	p.proxy.OnStep(nil)
@@ -159,7 +159,7 @@ func (p *pair) settled() {
 // A breakage is what happens at one step: a fault of the exchange, or of the whole process.
 type breakage struct {
 	name string
-	// before is called before Redis gets the step, after when it has carried it out; either may be nil.
+	// before is called before Redis receives the step, after once it has executed it; either may be nil.
 	before func(*pair) testbed.Fault
 	after  func(*pair)
 }
@@ -171,7 +171,7 @@ func breakages() (all []breakage) {
 	freeze := func(p *pair) {
 		p.proxy.Freeze()
 		p.frozen.Go(func() {
-			<-time.After(5 * lockLife / 2) // the lock has ended and others went on
+			<-time.After(5 * lockLife / 2) // the lock has expired and others went on
 			p.proxy.Thaw()
 		})
 	}
@@ -242,7 +242,7 @@ func TestEveryStepFailsOnce(t *testing.T) {
 			len(scenarios), len(breakages()), runs.Load()))
 }
 
-// countSteps runs a scenario unbroken.
+// countSteps runs a scenario without a fault.
 func countSteps(t *testing.T, servers chan *testbed.Redis, name string) (steps int) {
 	t.Helper()
 	t.Run("unbroken", func(t *testing.T) {

@@ -18,10 +18,11 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// marker stands for what identifies a user. It is fit for every place in a request: a method, a path, a header's name.
+// marker represents something that identifies a user. It is valid in every place of a request: as a method, a path, the
+// name of a header.
 const marker = "marker4711x"
 
-// marked are requests that hold the marker wherever a caller can put it, to every kind of URL.
+// marked are requests with the marker in every place that a caller can set, to every kind of URL.
 func marked(addr string) (all []string) {
 	const traceparent = "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n"
 	request := func(method, target, body string, header ...string) {
@@ -104,8 +105,8 @@ func exchange(t *testing.T, addr, request string) int {
 	return res.StatusCode
 }
 
-// TestATraceHoldsNothingOfTheCaller: whatever a caller sends, and wherever, only the id of its trace gets into what the
-// collector and the auth service are told of the trace.
+// TestATraceHoldsNothingOfTheCaller: whatever a caller sends, only the id of its trace reaches the collector, and the
+// auth service through trace headers.
 func TestATraceHoldsNothingOfTheCaller(t *testing.T) {
 	received := &collector{}
 	server := httptest.NewServer(received)

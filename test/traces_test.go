@@ -17,7 +17,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A collector receives traces by OTLP, and keeps all that it was sent in raw.
+// A collector receives traces by OTLP, and keeps everything it was sent in raw.
 type collector struct {
 	mu         sync.Mutex
 	raw        strings.Builder
@@ -37,7 +37,7 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, _ := io.ReadAll(content)
 	c.raw.Write(body)
-	var data tracepb.TracesData // of the same form as an ExportTraceServiceRequest
+	var data tracepb.TracesData // has the same encoding as an ExportTraceServiceRequest
 	if err := proto.Unmarshal(body, &data); err != nil || r.URL.Path != "/v1/traces" {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -50,8 +50,8 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestTraces: a call of the app, the look in Redis and the call to the auth service are one trace, which the
-// app began; and it tells no user.
+// TestTraces: a call by the app, the lookup in Redis and the call to the auth service are one trace, which the app
+// began and which identifies no user.
 func TestTraces(t *testing.T) {
 	received := &collector{}
 	server := httptest.NewServer(received)
@@ -66,7 +66,7 @@ func TestTraces(t *testing.T) {
 	defer spy.Close()
 	s := testbed.StartSidecar(t, auth.Environ("HUMANAPI_AUTH_URL="+spy.URL, "REDIS_URL="+redis.URL(),
 		"OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_EXPORTER_OTLP_TRACES_HEADERS=X-Token=let%20me",
-		"OTEL_EXPORTER_OTLP_HEADERS=no-name-but-a-key", // not in force, and quoted by the library's own log
+		"OTEL_EXPORTER_OTLP_HEADERS=no-name-but-a-key", // ignored, and quoted by the library's own log
 		"OTEL_EXPORTER_OTLP_COMPRESSION=gzip", "OTEL_SERVICE_NAME=my-sidecar")...)
 	const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
 	const asked = 3 // hits are part of a trace too

@@ -66,8 +66,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// FuzzAnswer: whatever the auth service sends, it is an error or a token whose lifetimes can be lowered in
-// place and leave JSON with the same fields.
+// FuzzAnswer: whatever the auth service sends becomes an error, or a token whose lifetimes can be lowered in place,
+// leaving JSON with the same fields.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"access_token":"x","expires_in":86400,"refresh_token":"r"}`))
 	f.Add([]byte(`{"id_token":"x","id_token_expires_in":"60","expires_in":1e2}`))
@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestErrorsTellNothingOfBodies: an error's text may reach a log.
+// TestErrorsTellNothingOfBodies: an error's text may be logged.
 func TestErrorsTellNothingOfBodies(t *testing.T) {
 	e := parseRefusal(404, http.Header{"X-Humanapi-Request-Id": {"id"}},
 		[]byte(`{"errorCode":"user 4711","message":"no user 4711"}`))

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestAFailingKeyIsLeftAlone: its callers get the last failure, without its body and with a Retry-After, and the auth
-// service is asked once per backoff; nobody else notices.
+// TestAFailingKeyIsLeftAlone: its callers get the last failure, without its body and with a Retry-After, the auth
+// service is asked once per backoff, and other keys are not affected.
 func TestAFailingKeyIsLeftAlone(t *testing.T) {
 	for name, m := range map[string]mood{
 		"500": down, "hangs": hangs, "nonsense": page, "bare 401": bare,
@@ -26,7 +26,7 @@ func TestAFailingKeyIsLeftAlone(t *testing.T) {
 					e := ask(t, c, named("poisoned"))
 					switch n := s.of("poisoned") - before; {
 					case e == nil || e.Kind != first.Kind || e.Status != first.Status:
-						if e == nil || e.Kind != Unavailable || !e.Held() { // the breaker, which it opens by itself
+						if e == nil || e.Kind != Unavailable || !e.Held() { // the breaker, opened by this key alone
 							t.Fatalf("%v after %v", e, first)
 						}
 					case n == 0 && (!e.Held() || e.RetryAfter <= 0 || e.RetryAfter > 30*time.Second || len(e.Body.Reveal()) > 0):
@@ -49,7 +49,7 @@ func TestAFailingKeyIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestBackoffDoubles from half a second to BREAKER_OPEN_FOR, less a quarter at most.
+// TestBackoffDoubles: from half a second to BREAKER_OPEN_FOR, less up to a quarter.
 func TestBackoffDoubles(t *testing.T) {
 	b := newBackoffs(30 * time.Second)
 	want := firstBackoff
@@ -92,7 +92,7 @@ func TestSuccessEndsTheBackoff(t *testing.T) {
 	}
 }
 
-// TestRetryAfterHoldsItsKey for as long as it says, though all others go on after BREAKER_OPEN_FOR.
+// TestRetryAfterHoldsItsKey: for its whole duration, while all others continue after BREAKER_OPEN_FOR.
 func TestRetryAfterHoldsItsKey(t *testing.T) {
 	for name, m := range map[string]mood{
 		"429": {status: 429, retryAfter: "3600"}, "503": {status: 503, retryAfter: "3600"}, "500": {status: 500, retryAfter: "3600"},
@@ -125,7 +125,7 @@ func TestRetryAfterHoldsItsKey(t *testing.T) {
 	}
 }
 
-// TestA429IsNoFailureOfItsKey: it does not make the backoff longer.
+// TestA429IsNoFailureOfItsKey: it does not lengthen the key's backoff.
 func TestA429IsNoFailureOfItsKey(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)
@@ -167,7 +167,7 @@ func TestFailingKeysAreBounded(t *testing.T) {
 	})
 }
 
-// TestKeys: whatever the answer depends on tells keys apart, and a given Key replaces that.
+// TestKeys: whatever the answer depends on distinguishes keys, unless a Key is given.
 func TestKeys(t *testing.T) {
 	all := map[tokenKey]Request{}
 	for _, r := range []Request{

@@ -11,11 +11,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// openAlone has one key open the breaker by itself.
+// openAlone opens the breaker with failures of one key.
 func openAlone(t *testing.T, s *service, c *Client, m mood) {
 	t.Helper()
 	s.is("poisoned", m)
-	// What failed before the last success does not count.
+	// Failures before the last success do not count.
 	s.is("another", down)
 	ask(t, c, named("another"))
 	time.Sleep(time.Second)
@@ -25,14 +25,14 @@ func openAlone(t *testing.T, s *service, c *Client, m mood) {
 	}
 	for range 5 {
 		ask(t, c, named("poisoned"))
-		time.Sleep(8 * time.Second) // longer than each backoff up to here
+		time.Sleep(8 * time.Second) // longer than each backoff so far
 	}
 	if st := c.State(); st.Breaker != "open" || !st.Paths[0].OneKey || st.Paths[1].Breaker != "closed" {
 		t.Fatalf("the breaker is not open because of one key: %+v", st)
 	}
 }
 
-// openForAll has many keys open the breaker.
+// openForAll opens the breaker with failures of many keys.
 func openForAll(t *testing.T, s *service, c *Client) {
 	t.Helper()
 	s.is("", down)
@@ -44,7 +44,7 @@ func openForAll(t *testing.T, s *service, c *Client) {
 	}
 }
 
-// TestOneKeyAloneOpensTheBreaker, which tells so, and costs no other key anything.
+// TestOneKeyAloneOpensTheBreaker: this is reported, and does not affect other keys.
 func TestOneKeyAloneOpensTheBreaker(t *testing.T) {
 	for cause, m := range map[string]mood{
 		"500 Internal Server Error": down, "no answer in time": hangs, "answer without a usable token": page,
@@ -82,8 +82,7 @@ func TestOneKeyAloneOpensTheBreaker(t *testing.T) {
 	}
 }
 
-// TestPoisonedUserInAQuietCache: a new user every four seconds, and one whose calls fail and whose app asks again and
-// again.
+// TestPoisonedUserInAQuietCache: a new user every four seconds, and one whose calls fail and whose app keeps asking.
 func TestPoisonedUserInAQuietCache(t *testing.T) {
 	for name, m := range map[string]mood{"500": down, "hangs": hangs, "nonsense": page, "bare 401": bare} {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +113,7 @@ func TestPoisonedUserInAQuietCache(t *testing.T) {
 	}
 }
 
-// TestTheOtherPathHasItsOwnBreaker.
+// TestTheOtherPathHasItsOwnBreaker: it stays closed.
 func TestTheOtherPathHasItsOwnBreaker(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is(AdminPath, down)
@@ -131,7 +130,7 @@ func TestTheOtherPathHasItsOwnBreaker(t *testing.T) {
 	})
 }
 
-// TestSeveralKeysOpenItForAll, until one trial of one attempt.
+// TestSeveralKeysOpenItForAll: until a trial of a single attempt succeeds.
 func TestSeveralKeysOpenItForAll(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)
@@ -149,7 +148,7 @@ func TestSeveralKeysOpenItForAll(t *testing.T) {
 				t.Fatal("asked through an open breaker")
 			}
 			time.Sleep(2 * time.Second)
-			c.paths[ConnectPath].retries = newBudget() // it is not the budget that makes it a single attempt
+			c.paths[ConnectPath].retries = newBudget() // so that the budget is not why there is a single attempt
 			ask(t, c, named("trial"))
 			if n := s.count() - before; n != 1 {
 				t.Fatalf("%d attempts of a trial", n)
@@ -176,7 +175,7 @@ func TestSeveralKeysOpenItForAll(t *testing.T) {
 	})
 }
 
-// TestADetourThatFailsOpensItForAll: then several keys fail.
+// TestADetourThatFailsOpensItForAll: because then several keys fail.
 func TestADetourThatFailsOpensItForAll(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)
@@ -197,7 +196,7 @@ func TestADetourThatFailsOpensItForAll(t *testing.T) {
 	})
 }
 
-// TestOneDetourAtATime: who else comes waits for how it ends, and is not refused. A renewal is.
+// TestOneDetourAtATime: other calls wait for its outcome, and are not refused. A renewal is.
 func TestOneDetourAtATime(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)
@@ -229,7 +228,7 @@ func TestOneDetourAtATime(t *testing.T) {
 	})
 }
 
-// TestACancelledDetourFreesItsPlace for the next in line.
+// TestACancelledDetourFreesItsPlace: for the next one in line.
 func TestACancelledDetourFreesItsPlace(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)
@@ -250,7 +249,7 @@ func TestACancelledDetourFreesItsPlace(t *testing.T) {
 	})
 }
 
-// TestALateSuccessClosesIt: of another key, which had gone out before the breaker opened.
+// TestALateSuccessClosesIt: a success of another key that was called before the breaker opened.
 func TestALateSuccessClosesIt(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(func(o *Options) { o.Timeout = time.Minute; o.BreakerFailures = 2 })

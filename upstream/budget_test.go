@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestRetriesAreAFifth: whatever happens, retries are at most the first three and a fifth of all attempts.
+// TestRetriesAreAFifth: whatever happens, retries are at most the first three plus a fifth of all attempts.
 func TestRetriesAreAFifth(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := newBudget()
@@ -29,7 +29,7 @@ func TestRetriesAreAFifth(t *testing.T) {
 	})
 }
 
-// TestRetriesDoNotMultiplyAnOutage: in one of ten minutes with a new user each 100 ms.
+// TestRetriesDoNotMultiplyAnOutage: one of ten minutes, with a new user every 100 ms.
 func TestRetriesDoNotMultiplyAnOutage(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", down)
@@ -54,7 +54,7 @@ func TestRetriesDoNotMultiplyAnOutage(t *testing.T) {
 	})
 }
 
-// TestAnAttemptHasItsWholeTime or is not made: that we cut it short says nothing about the auth service.
+// TestAnAttemptHasItsWholeTime: or is not made. If we cut it short, that says nothing about the auth service.
 func TestAnAttemptHasItsWholeTime(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{status: 500, latency: 4 * time.Second})

@@ -35,7 +35,7 @@ func newClient(t *testing.T, url string, change func(*Options)) *Client {
 	return New(opts)
 }
 
-// TestTheSecretGoesNowhereElse: a redirect is not followed, by whichever status.
+// TestTheSecretGoesNowhereElse: redirects are not followed, whatever their status.
 func TestTheSecretGoesNowhereElse(t *testing.T) {
 	var stolen atomic.Int32
 	thief := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
@@ -58,7 +58,7 @@ func TestTheSecretGoesNowhereElse(t *testing.T) {
 	}
 }
 
-// TestRotationCostsNothing: a refusal of a secret whose file has changed meanwhile is tried again at once.
+// TestRotationCostsNothing: a refusal of a secret whose file has changed meanwhile leads to another try at once.
 func TestRotationCostsNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	write := func(content string) {

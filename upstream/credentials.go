@@ -89,7 +89,8 @@ func (c *credentials) refused(now time.Time, trial uint64, why *Error) {
 	c.why = why.kept()
 }
 
-// state returns why our credentials are refused (nil if they are not), when that began, and the time until the next trial.
+// state returns why our credentials are refused (nil if they are not), when that began, and the time until the next
+// trial.
 func (c *credentials) state(now time.Time) (why *Error, since time.Time, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

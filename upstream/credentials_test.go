@@ -11,8 +11,8 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// TestBare401: of one or two keys it is a failure of those keys; of a third, without a success between, it
-// means us.
+// TestBare401: for one or two keys it is a failure of those keys. For a third key, without a success in between, it
+// means that our credentials are refused.
 func TestBare401(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		for _, poisoned := range []string{"a", "b", "c", "d"} {
@@ -72,7 +72,7 @@ func TestBare401(t *testing.T) {
 	})
 }
 
-// TestNamedRefusalsHoldEverybody at both paths, and one trial a NEGATIVE_TTL goes out.
+// TestNamedRefusalsHoldEverybody: at both paths, and one trial goes out every NEGATIVE_TTL.
 func TestNamedRefusalsHoldEverybody(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{status: 401, body: wrong.body, latency: 50 * time.Millisecond})
@@ -101,7 +101,8 @@ func TestNamedRefusalsHoldEverybody(t *testing.T) {
 	})
 }
 
-// TestAnInconclusiveTrialIsGivenBack: a trial that was cancelled, or failed in another way, says nothing of the secret.
+// TestAnInconclusiveTrialIsGivenBack: a trial that was cancelled, or failed in another way, says nothing about the
+// secret.
 func TestAnInconclusiveTrialIsGivenBack(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", wrong)
@@ -128,7 +129,7 @@ func TestAnInconclusiveTrialIsGivenBack(t *testing.T) {
 	})
 }
 
-// TestThoseWhoWaitAreToldToo: thousands of cold users with a wrong secret are one turn of attempts.
+// TestThoseWhoWaitAreToldToo: with a wrong secret, thousands of uncached users cost only the attempts in progress.
 func TestThoseWhoWaitAreToldToo(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{status: 401, body: wrong.body, latency: 50 * time.Millisecond})
@@ -148,7 +149,7 @@ func TestThoseWhoWaitAreToldToo(t *testing.T) {
 	})
 }
 
-// TestASecretThatChangesWhileItIsRefused does not hold anybody back.
+// TestASecretThatChangesWhileItIsRefused: it holds no calls back.
 func TestASecretThatChangesWhileItIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	write := func(content string) {
@@ -166,7 +167,7 @@ func TestASecretThatChangesWhileItIsRefused(t *testing.T) {
 		s.is("", mood{status: 401, body: wrong.body, latency: time.Second})
 		go func() {
 			time.Sleep(500 * time.Millisecond)
-			write("second") // seen when the first attempt is refused
+			write("second") // noticed when the first attempt is refused
 			time.Sleep(time.Second)
 			write("third")
 			file.Reload()

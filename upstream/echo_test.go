@@ -13,7 +13,7 @@ import (
 	"token-sidecar/internal/secret"
 )
 
-// forms are the ways in which a service may repeat what it was sent.
+// forms are the ways in which a service may repeat what it received.
 var forms = map[string]func(string) string{
 	"as it is": func(s string) string { return s },
 	"JSON":     quoted,
@@ -91,7 +91,7 @@ func TestEchoes(t *testing.T) {
 	}
 }
 
-// FuzzEchoes: a secret is found in whatever stands around it, in each form.
+// FuzzEchoes: a secret is found in any surroundings, in each form.
 func FuzzEchoes(f *testing.F) {
 	f.Add("s3cr3t-of-the-client", `{"a":"`, `"}`)
 	f.Add(`a"b\c`, `%4`, `\`)
@@ -107,7 +107,7 @@ func FuzzEchoes(f *testing.F) {
 	})
 }
 
-// TestNoEchoIsPassedOn: of a 2xx nothing comes, of a refusal the status and the code.
+// TestNoEchoIsPassedOn: nothing of a 2xx, and only status and code of a refusal.
 func TestNoEchoIsPassedOn(t *testing.T) {
 	const s = "the-client-secret" // as in service.client
 	for name, form := range forms {

@@ -14,7 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestAPauseIsKeptByAll for as long as the auth service says, BREAKER_OPEN_FOR at most; then one trial goes out.
+// TestAPauseIsKeptByAll: as long as the auth service says, but no longer than BREAKER_OPEN_FOR; then one trial goes
+// out.
 func TestAPauseIsKeptByAll(t *testing.T) {
 	reset := func(d time.Duration) http.Header {
 		return http.Header{"X-Rate-Limit-Reset": {strconv.FormatInt(time.Now().Add(d).Unix(), 10)}}
@@ -45,11 +46,11 @@ func TestAPauseIsKeptByAll(t *testing.T) {
 				s.heals()
 				time.Sleep(c.want - time.Millisecond)
 				renewal := named("bob")
-				renewal.Background = true // it does not wait, however little is left
+				renewal.Background = true // it does not wait, even for a moment
 				if e := ask(t, client, renewal); e == nil || !e.Held() || e.Kind != c.kind || e.RetryAfter != time.Millisecond {
 					t.Errorf("before the end: %+v", e)
 				}
-				// A caller waits for the end of a pause that is nearly over, but for a 429.
+				// A caller waits for the end of a pause that is nearly over, except after a 429.
 				if client.Held(renewal) == nil || (client.Held(named("bob")) == nil) == (c.kind == RateLimited) {
 					t.Error("Held does not tell what Token does")
 				}
@@ -85,7 +86,7 @@ func TestAPauseIsKeptByAll(t *testing.T) {
 	}
 }
 
-// TestShortPausesAreWaitedOut by callers, unless it was a 429.
+// TestShortPausesAreWaitedOut: by callers, except after a 429.
 func TestShortPausesAreWaitedOut(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)
@@ -141,7 +142,7 @@ func TestAFleetKeepsOnePause(t *testing.T) {
 	})
 }
 
-// TestAFleetLearnsThatAPauseIsOver within a second.
+// TestAFleetLearnsThatAPauseIsOver: within a second.
 func TestAFleetLearnsThatAPauseIsOver(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		gate := &brokenGate{Gate: NewLocalGate()}
@@ -165,7 +166,7 @@ func TestAFleetLearnsThatAPauseIsOver(t *testing.T) {
 		if e := ask(t, other, named("bob")); e != nil {
 			t.Errorf("after the trial: %v", e)
 		}
-		// The sidecar that heard of the pause first does not keep it for itself.
+		// The sidecar that first heard of the pause does not continue it alone.
 		gate.broken = true
 		s.is("", mood{latency: time.Second})
 		for i := range 10 {
@@ -181,7 +182,7 @@ func TestAFleetLearnsThatAPauseIsOver(t *testing.T) {
 	})
 }
 
-// A brokenGate cannot be asked while it is broken.
+// A brokenGate fails while it is broken.
 type brokenGate struct {
 	Gate
 	broken bool
@@ -212,7 +213,7 @@ func (g *brokenGate) Release(ctx context.Context, path, trial string, success bo
 	return g.Gate.Release(ctx, path, trial, success)
 }
 
-// TestWithoutItsGateASidecarKeepsToItself.
+// TestWithoutItsGateASidecarKeepsToItself: it then uses a gate of its own.
 func TestWithoutItsGateASidecarKeepsToItself(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		gate := &brokenGate{Gate: NewLocalGate(), broken: true}
@@ -248,8 +249,8 @@ func TestWithoutItsGateASidecarKeepsToItself(t *testing.T) {
 	})
 }
 
-// TestOnlyTheAuthServiceHoldsTheFleet: that one sidecar cannot reach it, or gets no answer in time, or nonsense, says
-// nothing of the others.
+// TestOnlyTheAuthServiceHoldsTheFleet: that one sidecar cannot reach it, gets no answer in time, or gets nonsense, does
+// not affect the others.
 func TestOnlyTheAuthServiceHoldsTheFleet(t *testing.T) {
 	for name, m := range map[string]mood{
 		"no network": {err: io.ErrUnexpectedEOF}, "hangs": hangs, "nonsense": page, "500": down, "refused": gone, "our secret": wrong, "bare 401": bare,
@@ -274,7 +275,7 @@ func TestOnlyTheAuthServiceHoldsTheFleet(t *testing.T) {
 	}
 }
 
-// TestATrialThatFailsOtherwise renews the hold, and one that was cancelled does not.
+// TestATrialThatFailsOtherwise: it renews the hold, but a cancelled one does not.
 func TestATrialThatFailsOtherwise(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		c := s.client(nil)

@@ -26,7 +26,7 @@ func TestRates(t *testing.T) {
 		if caller.Leave != 0 || renewal.Leave > renewal.Burst/2 || (caller.Burst > 1 && renewal.Leave == 0) {
 			t.Errorf("%d a minute: callers leave %d, renewals %d of %d", perMinute, caller.Leave, renewal.Leave, renewal.Burst)
 		}
-		// From a rest on, in the first minute.
+		// In the first minute after a pause.
 		var tat time.Time
 		begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		n := 0

@@ -16,13 +16,13 @@ import (
 // A step is what happens next.
 type step struct {
 	user   string        // asks, unless empty
-	leaves time.Duration // after which the caller leaves; 0: stays
-	who    string        // whose mood changes to mood, if there is one
+	leaves time.Duration // after which the caller leaves; 0: it stays
+	who    string        // whose mood changes to mood, if any
 	mood   *mood
-	wait   time.Duration // passes, before all else
+	wait   time.Duration // before everything else
 }
 
-// steps draws a script of callers, of whom leaving may leave, of moods and time.
+// steps draws a random script: callers, those of whom in leaving may leave, moods and time.
 func steps(users []string, leaving func(user string) bool, who string, moods []mood) *rapid.Generator[[]step] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		s := step{wait: rapid.SampledFrom([]time.Duration{
@@ -43,7 +43,7 @@ func steps(users []string, leaving func(user string) bool, who string, moods []m
 	}), 1, 150)
 }
 
-// play runs a script. It calls done with how each call ended that its caller stayed for, and returns when all have.
+// play runs a script. It calls done with the outcome of each call whose caller stayed, and returns after the last call.
 func play(t *testing.T, s *service, c *Client, script []step, done func(user string, took time.Duration, err error)) {
 	var callers sync.WaitGroup
 	for _, step := range script {
@@ -69,7 +69,7 @@ func play(t *testing.T, s *service, c *Client, script []step, done func(user str
 }
 
 // TestOneBadKeyDelaysNobody: whatever one key does, everybody else gets a token in the time that the auth service
-// takes, and at most as long again where another call goes first.
+// takes, or twice that where another call goes first.
 func TestOneBadKeyDelaysNobody(t *testing.T) {
 	const latency = 5 * time.Millisecond
 	moods := []mood{
@@ -111,7 +111,7 @@ type watch struct {
 	mu       sync.Mutex
 	trials   int
 	all      int
-	refused  time.Time // when the service last answered something that may hold others back
+	refused  time.Time // when the service last gave an answer that may hold others back
 	problems []string
 }
 
@@ -139,8 +139,8 @@ func (w *watch) count(n int) {
 	}
 }
 
-// heldBack reports whether anything but one failing key holds calls back, and has since before this moment: what was
-// let through at the same moment is no trial.
+// heldBack reports whether anything but one failing key holds calls back, and did so before: an attempt let through at
+// the same moment is no trial.
 func (w *watch) heldBack(path string) bool {
 	now, c := time.Now(), w.client
 	state, p := c.paths[path].breaker.state(now)
@@ -161,8 +161,8 @@ func (w *watch) heldBack(path string) bool {
 	return c.credentials.hold.on() || (h != nil && h.on())
 }
 
-// TestAtMostOneTrial: whatever the auth service does to everybody, while it is left alone there is one attempt at a
-// time; no answer takes longer than it may; and when it is well, everybody gets a token.
+// TestAtMostOneTrial: whatever the auth service does to everybody, while calls are held back there is one attempt at a
+// time. No answer takes longer than allowed, and once the service is well, everybody gets a token.
 func TestAtMostOneTrial(t *testing.T) {
 	moods := []mood{
 		{},

@@ -14,8 +14,8 @@ import (
 
 var recordTo = flag.String("record", "", "write what was counted into this document")
 
-// TestTenMinutesOfOutage counts the attempts of a fleet while the auth service is down for ten minutes. Each sidecar has
-// a new user every ten seconds, who asks again after five.
+// TestTenMinutesOfOutage counts the attempts of a fleet while the auth service is down for ten minutes. Each sidecar
+// has a new user every ten seconds, who asks again after five.
 func TestTenMinutesOfOutage(t *testing.T) {
 	sidecars := 50
 	if *recordTo != "" {

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestManyAtOnce: no more than UPSTREAM_MAX_CONCURRENT attempts are in progress, and all get their token in turn.
+// TestManyAtOnce: at most UPSTREAM_MAX_CONCURRENT attempts are in progress, and all callers get their token in turn.
 func TestManyAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{latency: 50 * time.Millisecond})
@@ -36,7 +36,8 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
-// TestWaitingIsNoVerdict: a call that could not start in time is told so in time, and the breaker does not hear of it.
+// TestWaitingIsNoVerdict: the caller of a call that could not start in time is told so in time, and the breaker does
+// not count it.
 func TestWaitingIsNoVerdict(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{latency: 4 * time.Second})
@@ -66,7 +67,7 @@ func TestWaitingIsNoVerdict(t *testing.T) {
 	})
 }
 
-// TestCallersComeBeforeRenewals: a renewal that finds no room, or anybody waiting, is put off at once.
+// TestCallersComeBeforeRenewals: a renewal that finds no free permit, or waiting callers, is put off at once.
 func TestCallersComeBeforeRenewals(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{latency: time.Second})
@@ -100,8 +101,8 @@ func TestCallersComeBeforeRenewals(t *testing.T) {
 	})
 }
 
-// TestASlowServiceIsNotFlooded: one that takes longer than UPSTREAM_TIMEOUT gets the attempts of one turn, and few
-// more.
+// TestASlowServiceIsNotFlooded: one that takes longer than UPSTREAM_TIMEOUT gets as many attempts as may be in
+// progress, and few more.
 func TestASlowServiceIsNotFlooded(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		s.is("", mood{latency: 10 * time.Second})
@@ -117,8 +118,8 @@ func TestASlowServiceIsNotFlooded(t *testing.T) {
 	})
 }
 
-// TestTheFleetKeepsToItsRate: in no minute are there more attempts than UPSTREAM_CALLS_PER_MINUTE, retries included;
-// callers wait as long as they can, and come before renewals.
+// TestTheFleetKeepsToItsRate: in no minute are there more attempts than UPSTREAM_CALLS_PER_MINUTE, including retries.
+// Callers wait as long as they can, and have priority over renewals.
 func TestTheFleetKeepsToItsRate(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *service) {
 		const perMinute = 60

@@ -34,14 +34,14 @@ var (
 	page  = mood{body: "<html>"}
 )
 
-// A service is an auth service without a network, for many clients at once.
+// A service is an auth service without a network, for many concurrent clients.
 type service struct {
 	mu     sync.Mutex
 	moods  map[string]mood // by path, user, or "" for the rest
 	calls  map[string]int  // by user
 	total  int
 	now    int // in progress
-	most   int // at once
+	most   int // the most at the same time
 	starts []time.Time
 }
 
@@ -54,14 +54,14 @@ func (s *service) is(who string, m mood) {
 	s.moods[who] = m
 }
 
-// heals makes all well again.
+// heals makes everything work again.
 func (s *service) heals() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.moods)
 }
 
-// count returns the attempts so far.
+// count returns the number of attempts so far.
 func (s *service) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,7 +159,7 @@ func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context
 	return context.WithTimeout(t.Context(), d)
 }
 
-// inBubble runs test on virtual time, before a healthy service.
+// inBubble runs test on virtual time, with a healthy service.
 func inBubble(t *testing.T, test func(t *testing.T, s *service)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newService()) })

@@ -20,7 +20,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A tlsWorld is a server of TLS, on virtual time, behind a proxy whose connections can be made to fall silent.
+// A tlsWorld is a TLS server, on virtual time, behind a proxy whose connections can be made to fall silent.
 type tlsWorld struct {
 	transport *Transport
 	protocols sync.Map // of the requests so far
@@ -30,7 +30,7 @@ type tlsWorld struct {
 	conns []*proxied
 }
 
-// proxied is a connection through the proxy. Once it is silent it takes what is sent and gives nothing back.
+// proxied is a connection through the proxy. Once silent, it accepts data but sends nothing back.
 type proxied struct {
 	net.Conn
 	silent chan struct{}
@@ -68,7 +68,7 @@ func (c *proxied) Close() error {
 	return c.Conn.Close()
 }
 
-// silence makes the connections that there are silent; new ones work.
+// silence makes existing connections silent; new ones work.
 func (w *tlsWorld) silence() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,7 +101,7 @@ func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return certificate, roots
 }
 
-// newTLSWorld starts the server, and a transport that trusts it. Call it within a bubble.
+// newTLSWorld starts the server, and a transport that trusts it. It must be called in a bubble.
 func newTLSWorld(t *testing.T, http2 bool, answer http.HandlerFunc) *tlsWorld {
 	w := &tlsWorld{}
 	cert, roots := certificate(t)
@@ -166,8 +166,8 @@ func user(i int) Request {
 	return Request{Path: ConnectPath, Type: "access", UserID: hidden(fmt.Sprint(i))}
 }
 
-// TestASilentConnectionIsReplaced: an attempt on a connection that has fallen silent times out; the next one is made on
-// another connection, for each of many users.
+// TestASilentConnectionIsReplaced: an attempt on a silent connection times out; the next one is made on another
+// connection, for each of many users.
 func TestASilentConnectionIsReplaced(t *testing.T) {
 	inTLSWorld(t, healthy, func(t *testing.T, w *tlsWorld) {
 		c := newClient(t, "https://127.0.0.1", func(o *Options) {
@@ -194,7 +194,7 @@ func TestASilentConnectionIsReplaced(t *testing.T) {
 	})
 }
 
-// TestPingsFindASilentConnection: with HTTP/2 it does not take until UPSTREAM_TIMEOUT, in use or idle.
+// TestPingsFindASilentConnection: with HTTP/2, sooner than UPSTREAM_TIMEOUT, in use or idle.
 func TestPingsFindASilentConnection(t *testing.T) {
 	for _, idle := range []time.Duration{0, time.Minute} {
 		t.Run(fmt.Sprint("idle for ", idle), func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestPingsFindASilentConnection(t *testing.T) {
 	}
 }
 
-// TestOneSlowRequestEndsNoOther: the pool is replaced, but who is in progress on the former connection goes on.
+// TestOneSlowRequestEndsNoOther: the pool is replaced, but requests in progress on the old connection continue.
 func TestOneSlowRequestEndsNoOther(t *testing.T) {
 	inTLSWorld(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -262,7 +262,7 @@ func TestOneSlowRequestEndsNoOther(t *testing.T) {
 	})
 }
 
-// TestNewRoots: connections made before trust the former roots, so they are not used any more.
+// TestNewRoots: connections made before trust the old roots, so they are not used again.
 func TestNewRoots(t *testing.T) {
 	inTLSWorld(t, healthy, func(t *testing.T, w *tlsWorld) {
 		c := newClient(t, "https://127.0.0.1", func(o *Options) { o.Transport, o.MaxAttempts = w.transport, 1 })

@@ -1,4 +1,4 @@
-// Read data of a user from Human API: go run . USER [PATH]
+// Command go reads data of a user from Human API: go run . USER [PATH]
 package main
 
 import (
@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// A client reads from Human API with tokens of the sidecar.
+// A client reads from Human API with tokens from the sidecar.
 type client struct {
 	sidecar, dataAPI string
 	callerTokenFile  string
-	http             *http.Client // keeps its connections, and asks localhost through no proxy
+	http             *http.Client // reuses connections, and uses no proxy for localhost
 }
 
-// A tokenError says that the sidecar has no token: errorCode why, Retry-After when to ask again.
+// A tokenError means that the sidecar has no token: errorCode says why, Retry-After when to ask again.
 type tokenError struct {
 	Code       string `json:"errorCode"`
 	Message    string `json:"message"`
@@ -39,7 +39,7 @@ type answer struct {
 	retryAfter string
 }
 
-// do makes a request and reads the whole answer, so that the connection can be used again.
+// do makes a request and reads the whole answer, so that the connection can be reused.
 func (c *client) do(ctx context.Context, method, url string, header http.Header) (a answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
@@ -85,7 +85,7 @@ func (c *client) ask(ctx context.Context, user string) (token string, err error)
 	return answer.AccessToken, err
 }
 
-// forget forgets this very token. A newer one, for which another caller has asked by now, stays.
+// forget forgets this very token. A newer one, which another caller may have got meanwhile, stays.
 func (c *client) forget(ctx context.Context, user, token string) error {
 	hash := sha256.Sum256([]byte(token))
 	header := http.Header{"X-Rejected-Token-Hash": {hex.EncodeToString(hash[:])}}
@@ -93,7 +93,7 @@ func (c *client) forget(ctx context.Context, user, token string) error {
 	return err
 }
 
-// use asks the data API with a token.
+// use calls the data API with a token.
 func (c *client) use(ctx context.Context, token, path string) (answer, error) {
 	return c.do(ctx, http.MethodGet, c.dataAPI+path, http.Header{"Authorization": {"Bearer " + token}})
 }

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// An echo answers a request with what it is, by net/http and on the fast path.
+// An echo answers a request with a description of it, by net/http and on the fast path.
 type echo struct{ here, netHTTP atomic.Int64 }
 
 // Respond implements [Responder].
@@ -39,8 +39,8 @@ func (e *echo) Respond(r Request, a *Answer) bool {
 	return true
 }
 
-// ServeHTTP implements [http.Handler]. It answers all paths but for /unread, whose body it does not read, and takes a
-// second for /slow.
+// ServeHTTP implements [http.Handler]. It answers all paths. It does not read the body for /unread, and takes a second
+// for /slow.
 func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.netHTTP.Add(1)
 	var body []byte
@@ -62,10 +62,10 @@ func appendEcho(b []byte, method, query, host, authorization, contentType string
 	return fmt.Appendf(b, "%s ?%s at %s by %s: %s %q\n", method, query, host, authorization, contentType, body)
 }
 
-// pause is between two pieces of a script; no sum of pauses is a time limit of the server.
+// pause is the time between two pieces of a script; no sum of pauses is a time limit of the server.
 const pause = 503 * time.Millisecond
 
-// serve plays pieces to a server on virtual time, and returns what it answered until when.
+// serve plays pieces to a server on virtual time, and returns its answers and when it closed the connection.
 func serve(t *testing.T, fast bool, pieces [][]byte) (answers string, ended time.Duration, e *echo) {
 	e = &echo{}
 	synctest.Test(t, func(t *testing.T) {
@@ -116,7 +116,7 @@ func post(path, body string) string {
 		path, len(body), body)
 }
 
-// FuzzConnection: a caller cannot tell a server with the fast path from one without it. The pieces of a script are
+// FuzzConnection: a caller cannot distinguish servers with and without the fast path. The pieces of a script are
 // separated by the byte 0xff.
 func FuzzConnection(f *testing.F) {
 	const then = "\xff"
@@ -163,8 +163,8 @@ func FuzzConnection(f *testing.F) {
 	})
 }
 
-// TestWhoAnswers: net/http the first request of a connection and of each method in a row, and what the Responder
-// leaves to it.
+// TestWhoAnswers: net/http answers the first request on a connection, the first one after another method, and what the
+// Responder leaves to it.
 func TestWhoAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		script        []string
@@ -193,7 +193,7 @@ func TestWhoAnswers(t *testing.T) {
 	}
 }
 
-// A sink keeps what is written, not a copy of it.
+// A sink keeps the slices that are written to it, without copying.
 type sink struct {
 	net.Conn
 	written []byte
@@ -203,7 +203,7 @@ func (s *sink) Write(b []byte) (int, error)      { s.written = b; return len(b),
 func (s *sink) SetReadDeadline(time.Time) error  { return nil }
 func (s *sink) SetWriteDeadline(time.Time) error { return nil }
 
-// TestSecretsAreCleared: answers hold tokens, and their memory is used again.
+// TestSecretsAreCleared: answers contain tokens, and their memory is reused.
 func TestSecretsAreCleared(t *testing.T) {
 	path := New(&http.Server{}, &echo{})
 	s := &sink{}

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// FuzzRequest: what is called plain means the same to net/http, and where a request ends is no matter of opinion.
+// FuzzRequest: a plain request means the same to net/http, and the end of a request is never ambiguous.
 func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
 		"GET /token?client_user_id=alice HTTP/1.1\r\nHost: localhost:8080\r\nAuthorization: Bearer x\r\nAccept: */*\r\n\r\nGET /",
@@ -97,7 +97,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// TestCheckedWithGo: whoever raises the Go version checks the fast path first.
+// TestCheckedWithGo: before the Go version is raised, the fast path must be checked.
 func TestCheckedWithGo(t *testing.T) {
 	find := func(file, expression string) string {
 		content, err := os.ReadFile(file)

@@ -27,8 +27,8 @@ func TestLifetimeRule(t *testing.T) {
 	}
 }
 
-// TestLifetimeOrder: whatever the settings and the life, a token is fresh, then renewable, then unusable, and
-// never served to its very end.
+// TestLifetimeOrder: whatever the settings and the life, a token is fresh, then renewable, then unusable, and is never
+// served to its very end.
 func TestLifetimeOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rule := Lifetimes{
@@ -50,7 +50,7 @@ func TestLifetimeOrder(t *testing.T) {
 	})
 }
 
-// TestTokensBornTogetherAreRenewedApart guards against a herd.
+// TestTokensBornTogetherAreRenewedApart: so that they do not all go to the auth service at once.
 func TestTokensBornTogetherAreRenewedApart(t *testing.T) {
 	rule := Lifetimes{Margin: time.Minute, Ahead: 10 * time.Minute}
 	spread := map[time.Duration]bool{}

@@ -15,7 +15,7 @@ func TestDocumentedAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		path, body string
 		status     int
-		field      string // that holds a text
+		field      string // a string field
 		code       string
 	}{
 		"broken JSON":       {"connect", `{`, 400, "message", ""},
@@ -71,7 +71,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestMistakesInAMood: each names its field.
+// TestMistakesInAMood: each error names its field.
 func TestMistakesInAMood(t *testing.T) {
 	s := New(Options{})
 	for body, field := range map[string]string{

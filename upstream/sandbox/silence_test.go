@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestSilence: the connection on which a call comes falls silent for good, also for calls in the same HTTP/2
-// connection, and for pings. Once the fault is taken back, a new connection works.
+// TestSilence: the connection of the call falls silent for good, including other calls and pings on the same HTTP/2
+// connection. Once the fault is removed, a new connection works.
 func TestSilence(t *testing.T) {
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(proto, func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestSilence(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.Set(Mood{Fault: "silent"})
-			if proto == "HTTP/2.0" { // a ping finds it out
+			if proto == "HTTP/2.0" { // a ping detects it
 				if err := ask(t.Context()); err == nil || errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("the silent connection: %v", err)
 				}
