@@ -25,27 +25,27 @@ func TestCold(t *testing.T) {
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	callers := scaled(10_000)
 	slowest := &goal{
-		name: "cold", what: "10,000 callers of a cold user, what the slowest waits",
+		name: "cold", what: "10,000 callers of one user: the longest wait",
 		against: "the auth service's answer", limit: 1.25, atMost: true,
 	}
 	slowestBare := &goal{
 		name: "cold-slowest-bare", what: "the same",
-		against: "bare net/http handler that answers them together", limit: 1.25, atMost: true,
+		against: "bare net/http that answers them together", limit: 1.25, atMost: true,
 	}
 	last := &goal{
-		name: "cold-last", what: "from the first request, which are a while in coming, to the last answer",
+		name: "cold-last", what: "10,000 callers of one user: all answered",
 		against: "the auth service's answer", limit: 1.25, atMost: true,
 	}
 	limit := &goal{
-		name: "cold-bare", what: "the same", against: "bare net/http handler that answers them together",
+		name: "cold-bare", what: "the same", against: "bare net/http that answers them together",
 		limit: 1.25, atMost: true,
 	}
 	ahead := &goal{name: "cold-nginx", what: "the same", against: "nginx, proxy_cache_lock", limit: 1, atMost: true}
-	calls := &goal{name: "cold-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
-	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls for it"}
+	calls := &goal{name: "cold-calls", what: "calls to the auth service", limit: 1, atMost: true}
+	theirCalls := &goal{name: "cold-nginx-calls", what: "nginx's calls"}
 	aheadOwn := &goal{name: "cold-oauth2", what: "the same", against: "x/oauth2 in a handler", limit: 1, atMost: true}
-	ownCalls := &goal{name: "cold-oauth2-calls", what: "x/oauth2's calls for it"}
-	haproxyCalls := &goal{name: "cold-haproxy-calls", what: "HAProxy's calls for 1,000 callers of one"}
+	ownCalls := &goal{name: "cold-oauth2-calls", what: "x/oauth2's calls"}
+	haproxyCalls := &goal{name: "cold-haproxy-calls", what: "HAProxy's calls, 1,000 callers"}
 	all := []*contestant{bare, theirs, own, ours}
 	for round := range *rounds {
 		shuffle(all)
@@ -114,10 +114,10 @@ func TestColdFleet(t *testing.T) {
 	}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	last := &goal{
-		name: "fleet", what: "20 sidecars, one cold user, until the last is answered",
+		name: "fleet", what: "20 sidecars, one user: all answered",
 		against: "the auth service's answer", limit: 1.25, atMost: true,
 	}
-	calls := &goal{name: "fleet-calls", what: "calls to the auth service for it", against: "", limit: 1, atMost: true}
+	calls := &goal{name: "fleet-calls", what: "calls to the auth service", limit: 1, atMost: true}
 	for round := range *rounds {
 		user := fmt.Sprint("user-", round)
 		var callers sync.WaitGroup

@@ -68,8 +68,8 @@ func (c *counting) Token(_ context.Context, req upstream.Request) (*upstream.Ans
 // that uses each token to its last second.
 func TestDay(t *testing.T) {
 	pods, users := scaled(1_000), scaled(100_000)
-	day := &goal{name: "day", what: fmt.Sprintf("calls to the auth service, two days of %d pods and %d users", pods,
-		users), against: "one for each user and life", limit: 1.02, atMost: true}
+	day := &goal{name: "day", what: fmt.Sprintf("two simulated days, %d pods, %d users: calls to the auth service",
+		pods, users), against: "one cache that uses each token to the end", limit: 1.02, atMost: true}
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		t.Cleanup(server.Close)

@@ -22,29 +22,16 @@ func TestColdStart(t *testing.T) {
 		0, 2 * time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond, 60 * time.Millisecond,
 	} {
 		ms := away.Milliseconds()
-		calls := &goal{
-			name: fmt.Sprint("cold-start-calls-", ms), limit: 1, atMost: true,
-			what:    fmt.Sprintf("cold fleet, Redis %d ms away: calls to the auth service for a user", ms),
-			against: fmt.Sprintf("%d sidecars, %d users, %d callers at once", sidecars, users, callers),
-		}
-		lost := &goal{
-			name: fmt.Sprint("cold-start-lost-", ms), atMost: true, limit: 0.001,
-			what:    fmt.Sprintf("cold fleet, Redis %d ms away: times that Redis was taken to be lost", ms),
-			against: "none",
-		}
-		p99 := &goal{
-			name: fmt.Sprint("cold-start-p99-", ms),
-			what: fmt.Sprintf("cold fleet, Redis %d ms away: p99 of all callers", ms), against: "the auth service's answer",
-		}
+		calls, lost, p99 := &goal{limit: 1, atMost: true}, &goal{limit: 0.001, atMost: true}, &goal{}
 		for range min(*rounds, 9) { // each takes long
 			seen := coldStart(t, path, away, sidecars, users, callers)
 			calls.add(float64(seen.calls) / users)
 			lost.add(float64(seen.lost))
 			p99.add(seen.p99.Seconds() / authTakes.Seconds())
 		}
-		for _, g := range []*goal{calls, lost, p99} {
-			g.record(t)
-		}
+		row := fmt.Sprintf("| %d ms | %s | %s | %s |", ms, calls.cell(), lost.cell(), p99.cell())
+		t.Log(row)
+		testbed.Record(t, *recordTo, fmt.Sprint("cold-start-", ms), row)
 		if worst := slices.Max(calls.seen); worst > 1 {
 			t.Errorf("Redis %v away: %v calls for a user", away, worst)
 		}

@@ -91,24 +91,17 @@ type ratio struct {
 	now func() float64
 }
 
-// ratios are those to compute for that many users, from the latest loads.
-func (h *hits) ratios(prefix string, users int) []ratio {
-	number, whose := "many-", "10,000 users"
-	if users == 1 {
-		number, whose = "one-", "one user"
-	}
-	prefix += number
+// ratios are those to compute from the latest loads.
+func (h *hits) ratios(prefix string) []ratio {
 	throughput := func(name, against string, limit float64, ours, other *contestant) ratio {
 		return ratio{
-			&goal{name: prefix + name, what: "memory hit, requests a second, " + whose, against: against, limit: limit},
+			&goal{name: prefix + name, what: "memory hit, requests per second", against: against, limit: limit},
 			func() float64 { return ours.last.throughput / other.last.throughput },
 		}
 	}
 	cpu := func(name, against string, limit float64, other *contestant) ratio {
 		return ratio{
-			&goal{
-				name: prefix + name, what: "processor time for a hit, " + whose, against: against, limit: limit, atMost: true,
-			},
+			&goal{name: prefix + name, what: "processor time per hit", against: against, limit: limit, atMost: true},
 			func() float64 { return h.ours.last.cpu / other.last.cpu },
 		}
 	}
@@ -131,20 +124,21 @@ func (h *hits) compare(t *testing.T, prefix string) float64 {
 	t.Helper()
 	all := h.all()
 	p99 := &goal{
-		name: prefix + "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1,
-		atMost: true,
+		name: prefix + "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true,
 	}
 	p99Bare := &goal{
 		name: prefix + "p99-bare", what: p99.what, against: "bare net/http handler", limit: 0.5, atMost: true,
 	}
 	var peaks []float64
+	var measured [][]ratio // for each number of users
 	for _, n := range []int{1, scaled(10_000)} {
 		users, asked := names(n), map[*contestant][][]byte{}
 		for _, c := range all {
 			warm(t, c.target, c.ask, users)
 			asked[c] = requests(c.ask, users)
 		}
-		ratios := h.ratios(prefix, n)
+		ratios := h.ratios(prefix)
+		measured = append(measured, ratios)
 		for range *rounds {
 			shuffle(all)
 			for _, c := range all {
@@ -160,9 +154,9 @@ func (h *hits) compare(t *testing.T, prefix string) float64 {
 				h.atHalfLoad(t, asked[h.ours], p99, p99Bare)
 			}
 		}
-		for _, r := range ratios {
-			r.record(t)
-		}
+	}
+	for i, one := range measured[0] {
+		recordRow(t, one.goal, measured[1][i].goal)
 	}
 	if !quick() {
 		p99.record(t)

@@ -162,7 +162,7 @@ func TestRedisHits(t *testing.T) {
 		t.Fatalf("%d of %d tokens are in Redis", len(bare), len(ours))
 	}
 	throughput := &goal{
-		name: "redis", what: "Redis hit, requests a second, 64 callers", against: "bare go-redis GET",
+		name: "redis", what: "Redis hit, requests per second, 64 callers", against: "bare go-redis GET",
 		limit: 1.2,
 	}
 	latency := &goal{
@@ -205,7 +205,7 @@ func TestUsers(t *testing.T) {
 		stored += scaled(n)
 	}
 	memory := &goal{
-		name: "users-memory", what: "memory of Redis for a token, all told", limit: 1024, atMost: true,
+		name: "users-memory", what: "memory of Redis per token", limit: 1024, atMost: true,
 		unit: " B",
 	}
 	memory.add(infoNumber(t, server.Client(), "memory", "used_memory") / float64(stored))

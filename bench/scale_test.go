@@ -83,16 +83,16 @@ func (s scaleSeen) recordBreaks(t *testing.T) {
 			10_000 / s.conns,
 		},
 		{
-			"all", "the default REDIS_TIMEOUT, when all ask for the same new token at once",
+			"all", "the default REDIS_TIMEOUT, if all ask for one new token",
 			"Redis does nothing else", step / s.allCPU,
 		},
 		{
-			"forget", "one processor of Redis, for news of forgotten tokens",
-			"ten are forgotten each second, and each is told to all", 1 / (forgottenPerSecond * s.forgetCPU),
+			"forget", "one processor of Redis, for messages about forgotten tokens",
+			"ten tokens are forgotten per second, and all sidecars are told", 1 / (forgottenPerSecond * s.forgetCPU),
 		},
 		{
 			"hits", "one processor of Redis, for hits",
-			"each sidecar is asked for ten users a minute, each of whom its memory has let go", 1 / (hitsPerSecond * s.hitCPU),
+			"ten users per minute and sidecar whose token memory has evicted", 1 / (hitsPerSecond * s.hitCPU),
 		},
 	}
 	for _, l := range limits {
