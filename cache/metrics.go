@@ -20,16 +20,16 @@ func newMetrics(reg prometheus.Registerer, c *Cache, shared bool) *metrics {
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_memory_entries",
-		Help: "Tokens in memory, about.",
+		Help: "Approximate number of tokens in memory.",
 	}, func() float64 { return float64(c.memory.size()) })
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_memory_bytes",
-		Help: "Bytes that tokens and refusals in memory take, about; MEMORY_CACHE_SIZE bounds them.",
+		Help: "Approximate size of tokens and refusals in memory; MEMORY_CACHE_SIZE is the limit.",
 	}, func() float64 { return float64(c.memory.bytes()) })
 	if shared {
 		factory.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "token_sidecar_redis_up",
-			Help: "1 while Redis can be read and written, else 0. Without REDIS_URL it is not there.",
+			Help: "1 while Redis can be read and written, else 0. Absent without REDIS_URL.",
 		}, func() float64 { return oneIf(c.shared.up.readable() && c.shared.up.writable()) })
 		for operation, works := range map[string]func() bool{
 			"read":  func() bool { return c.shared.up.readable() },
@@ -37,13 +37,13 @@ func newMetrics(reg prometheus.Registerer, c *Cache, shared bool) *metrics {
 		} {
 			factory.NewGaugeFunc(prometheus.GaugeOpts{
 				Name:        "token_sidecar_redis_usable",
-				Help:        "1 while Redis can be read, or written, else 0. Without REDIS_URL it is not there.",
+				Help:        "1 while Redis can be read, or written, else 0. Absent without REDIS_URL.",
 				ConstLabels: prometheus.Labels{"operation": operation},
 			}, func() float64 { return oneIf(works()) })
 		}
 		factory.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "token_sidecar_forgets_pending",
-			Help: "Forgets that Redis is yet to be told of. Until then other sidecars may serve those tokens.",
+			Help: "Forgets that Redis could not be told yet. Until then other sidecars may serve those tokens.",
 		}, func() float64 { return float64(c.pending.len()) })
 	}
 	if reg != nil {
@@ -66,7 +66,7 @@ func newMetrics(reg prometheus.Registerer, c *Cache, shared bool) *metrics {
 		}),
 		forgets: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_forget_news_total",
-			Help: "Messages of other sidecars that a token was forgotten.",
+			Help: "Messages from other sidecars that a token was forgotten.",
 		}),
 		lostRefresh: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_refresh_tokens_lost_total",
@@ -74,7 +74,7 @@ func newMetrics(reg prometheus.Registerer, c *Cache, shared bool) *metrics {
 		}),
 		lostForgets: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_forgets_lost_total",
-			Help: "Tokens forgotten here that Redis could not be told of, because too many others waited.",
+			Help: "Tokens forgotten by this sidecar only, because too many other forgets were waiting for Redis.",
 		}),
 	}
 }

@@ -78,9 +78,9 @@ func newTokenCollector(c *Cache) *tokenCollector {
 	return &tokenCollector{
 		cache: c,
 		left: prometheus.NewDesc("token_sidecar_tokens",
-			"Tokens in memory by how long they can be served still: less than the label says, and not less than the next smaller one.", []string{"left"}, nil),
+			"Tokens in memory by the time for which they can still be served: less than the label, and not less than the next smaller one.", []string{"left"}, nil),
 		next: prometheus.NewDesc("token_sidecar_next_expiry_seconds",
-			"Seconds until the first token in memory cannot be served any more; 0 without tokens.", nil, nil),
+			"Seconds until the first token in memory is no longer served; 0 without tokens.", nil, nil),
 	}
 }
 

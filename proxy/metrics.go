@@ -101,7 +101,7 @@ func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
 	}, []string{"outcome"})
 	m := &metrics{errors: factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "token_sidecar_errors_total",
-		Help: "Errors that callers got by errorCode; other is one that the auth service's documentation does not name.",
+		Help: "Errors that callers got by errorCode; other: not in the auth service's documentation.",
 	}, []string{"code"})}
 	for o := range outcomes {
 		m.requests[o] = requests.WithLabelValues(o.String())
@@ -109,7 +109,7 @@ func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
 	}
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_requests_in_progress",
-		Help: "Requests on LISTEN_ADDR that are not answered yet.",
+		Help: "Requests on LISTEN_ADDR that have not been answered yet.",
 	}, func() float64 { return float64(h.InProgress()) })
 	return m
 }

@@ -21,37 +21,37 @@ type metrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	make := promauto.With(reg)
+	factory := promauto.With(reg)
 	m := &metrics{
-		calls: make.NewCounterVec(prometheus.CounterOpts{
+		calls: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "token_sidecar_upstream_calls_total",
 			Help: "Calls to the auth service by result; held_back ones did not go out.",
 		}, []string{"result"}),
-		attempts: make.NewHistogramVec(prometheus.HistogramOpts{
+		attempts: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "token_sidecar_upstream_attempt_duration_seconds",
 			Help:                        "Duration of single attempts at the auth service by result.",
 			Buckets:                     []float64{.025, .05, .1, .2, .4, .8, 1.6, 3.2, 6.4},
 			NativeHistogramBucketFactor: 1.1,
 		}, []string{"result"}),
-		clientRefusals: make.NewCounter(prometheus.CounterOpts{
+		clientRefusals: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_upstream_client_refusals_total",
-			Help: "Refusals of our own client_id or client_secret. Any is a reason to look.",
+			Help: "Refusals of our own client_id or client_secret. Each needs attention.",
 		}),
-		opened: make.NewCounterVec(prometheus.CounterOpts{
+		opened: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "token_sidecar_breaker_opened_total",
-			Help: "How often the circuit breaker of the path opened.",
+			Help: "How often the path's circuit breaker opened.",
 		}, []string{"path"}),
-		retriesForgone: make.NewCounter(prometheus.CounterOpts{
+		retriesForgone: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_upstream_retries_forgone_total",
-			Help: "Retries that were not made, because one attempt in five was one already.",
+			Help: "Retries that were not made, because at most one attempt in five may be a retry.",
 		}),
-		rateWaits: make.NewCounter(prometheus.CounterOpts{
+		rateWaits: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_upstream_rate_waits_total",
-			Help: "How often UPSTREAM_CALLS_PER_MINUTE made a call wait or put it off.",
+			Help: "How often UPSTREAM_CALLS_PER_MINUTE delayed a call or put off a renewal.",
 		}),
-		gateFailures: make.NewCounter(prometheus.CounterOpts{
+		gateFailures: factory.NewCounter(prometheus.CounterOpts{
 			Name: "token_sidecar_upstream_gate_failures_total",
-			Help: "Exchanges with the fleet about Retry-After and UPSTREAM_CALLS_PER_MINUTE that failed; each sidecar then keeps to them by itself.",
+			Help: "Failed exchanges with Redis about Retry-After and UPSTREAM_CALLS_PER_MINUTE; the sidecar then observes them on its own.",
 		}),
 	}
 	for _, result := range []string{"ok", "held_back", "cancelled"} {
@@ -65,19 +65,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 
 // watch registers the metrics that are read from the client's parts.
 func (m *metrics) watch(reg prometheus.Registerer, c *Client) {
-	make := promauto.With(reg)
+	factory := promauto.With(reg)
 	for name, path := range c.paths {
 		for state := gobreaker.StateClosed; state <= gobreaker.StateOpen; state++ {
-			make.NewGaugeFunc(prometheus.GaugeOpts{
+			factory.NewGaugeFunc(prometheus.GaugeOpts{
 				Name:        "token_sidecar_breaker_state",
-				Help:        "1 for the state the circuit breaker of the path is in, else 0.",
+				Help:        "1 for the current state of the path's circuit breaker, else 0.",
 				ConstLabels: prometheus.Labels{"path": name, "state": state.String()},
 			}, func() float64 {
 				current, _ := path.breaker.state(time.Now())
 				return oneIf(current == state)
 			})
 		}
-		make.NewGaugeFunc(prometheus.GaugeOpts{
+		factory.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "token_sidecar_upstream_paused",
 			Help:        "1 while calls to the path are held back by a Retry-After or a refusal of our credentials.",
 			ConstLabels: prometheus.Labels{"path": name},
@@ -86,11 +86,11 @@ func (m *metrics) watch(reg prometheus.Registerer, c *Client) {
 			return oneIf(c.credentials.peek(now) != nil || c.fleet.last(name, now).Held > 0)
 		})
 	}
-	make.NewGaugeFunc(prometheus.GaugeOpts{
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_upstream_failing_keys",
-		Help: "Tokens that are left alone for a while because their calls failed.",
+		Help: "Tokens that are not asked for at present because their calls failed.",
 	}, func() float64 { return float64(c.failing.count(time.Now())) })
-	make.NewGaugeFunc(prometheus.GaugeOpts{
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_upstream_waiting",
 		Help: "Calls that wait because UPSTREAM_MAX_CONCURRENT are in progress.",
 	}, func() float64 { return float64(c.permits.waiting.Load()) })

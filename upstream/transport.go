@@ -65,7 +65,7 @@ func NewTransport(opts TransportOptions) *Transport {
 	}
 	t.replaced = promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "token_sidecar_upstream_connections_replaced_total",
-		Help: "How often the connections to the auth service were replaced, by reason: timeout (no answer came on one), certificates (HUMANAPI_CA_FILE has changed).",
+		Help: "How often the connections to the auth service were replaced, by reason: timeout (a request timed out), certificates (HUMANAPI_CA_FILE changed).",
 	}, []string{"reason"})
 	t.replaced.WithLabelValues(replacedTimeout)
 	t.replaced.WithLabelValues(replacedRoots)

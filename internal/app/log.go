@@ -17,7 +17,7 @@ import (
 func NewLog(w io.Writer, s settings.Settings, reg prometheus.Registerer) (log *slog.Logger, closeLog func()) {
 	dropped := promauto.With(reg).NewCounter(prometheus.CounterOpts{
 		Name: "token_sidecar_log_lines_dropped_total",
-		Help: "Lines of the log that were dropped, because nobody read it or it could not be written.",
+		Help: "Log lines that were dropped because nobody read them or they could not be written.",
 	})
 	// The message has the format of the other lines, but does not queue behind them.
 	resume := func(lines int) error {

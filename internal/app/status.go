@@ -85,7 +85,7 @@ func (s *status) get() admin.Status {
 func newBuildInfo(s settings.Settings) prometheus.Collector {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "token_sidecar_build_info",
-		Help:        "Always 1. The labels tell the version, the commit, and a fingerprint of the settings, secrets aside.",
+		Help:        "Always 1. The labels are the version, the commit, and a fingerprint of the settings without secrets.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "settings": s.Fingerprint()},
 	})
 	info.Set(1)

@@ -274,11 +274,11 @@ func (t *Trail) register(to prometheus.Registerer) {
 	factory := promauto.With(to)
 	t.lines = factory.NewCounter(prometheus.CounterOpts{
 		Name: "token_sidecar_audit_lines_total",
-		Help: "Lines written to the audit log. Without AUDIT_LOG it is not there.",
+		Help: "Lines written to the audit log. Absent without AUDIT_LOG.",
 	})
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "token_sidecar_audit_writable",
-		Help: "1 while the audit log can be written, else 0: callers then get 503 AUDIT_UNAVAILABLE. Without AUDIT_LOG it is not there.",
+		Help: "1 while the audit log can be written, else 0: callers then get 503 AUDIT_UNAVAILABLE. Absent without AUDIT_LOG.",
 	}, func() float64 {
 		if t.hasFailed() {
 			return 0

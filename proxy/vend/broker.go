@@ -127,14 +127,12 @@ func (b *Broker) flightLimit() time.Duration { return b.opts.AuthService.Limit()
 // Longest is the longest that [Broker.Vend] and [Broker.VendSession] may take.
 func (b *Broker) Longest() time.Duration { return b.flightLimit() + answerBudget*3/4 }
 
-// Vend returns a token for req, which was parsed at now. With fresh, it returns another one than the caches hold.
+// Vend returns a token for req, which was parsed at now, and which Known could not answer. With fresh, it returns
+// another one than the caches hold.
 func (b *Broker) Vend(ctx context.Context, now time.Time, req upstream.Request, fresh bool) (Token, error) {
 	key := b.Key(req)
 	if fresh {
 		return b.vendFresh(ctx, key, req)
-	}
-	if t, ok := b.known(now, key, req); ok { //nolint:contextcheck // a renewal outlives the caller
-		return t, nil
 	}
 	defer func() { b.metrics.waits.Observe(time.Since(now).Seconds()) }()
 	t, err := b.look(ctx, key)
@@ -169,10 +167,7 @@ func (b *Broker) Refused(req upstream.Request) error { return b.refusal(b.Key(re
 
 // Known returns the token that memory holds for req, if any. It never waits.
 func (b *Broker) Known(now time.Time, req upstream.Request) (Token, bool) {
-	return b.known(now, b.Key(req), req)
-}
-
-func (b *Broker) known(now time.Time, key cache.Key, req upstream.Request) (Token, bool) {
+	key := b.Key(req)
 	entry := b.opts.Cache.Peek(key, now)
 	if entry == nil {
 		return Token{}, false
