@@ -20,10 +20,10 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// recorded has a file of each run that was recorded, for promtool: what Prometheus scraped, and the alerts that fired.
+// recorded has a file for each recorded run, for promtool: what Prometheus scraped, and the alerts that fired.
 const recorded = "test/e2e/testdata/alerts/"
 
-// A ruleFile is what is looked at of the alert rules.
+// A ruleFile is the tested part of the alert rules.
 type ruleFile struct {
 	Groups []struct {
 		Rules []struct {
@@ -37,8 +37,7 @@ type ruleFile struct {
 	}
 }
 
-// TestAlerts: each alert fires on what it is for, and on nothing else that was recorded; each leads to its section of
-// the runbook.
+// TestAlerts: each alert fires in its situation and in no other recorded one, and links to its section of the runbook.
 func TestAlerts(t *testing.T) {
 	testbed.Needs(t, "promtool")
 	promtool := func(args ...string) {
@@ -89,7 +88,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// lasting are runs that only alerts are interested in: what is done to the sidecar goes on while it is recorded.
+// lasting are runs for alerts only: what is done to the sidecar continues while the run is recorded.
 func lasting() []fault {
 	flap := 0
 	return []fault{
@@ -115,7 +114,7 @@ func lasting() []fault {
 	}
 }
 
-// TestRecordAlerts records the runs that TestAlerts plays; it takes ten minutes.
+// TestRecordAlerts records the runs that TestAlerts replays; it takes ten minutes.
 func TestRecordAlerts(t *testing.T) {
 	if *record != "alerts" {
 		t.Skip("go test -count 1 -timeout 0 -run TestRecordAlerts . -args -record alerts")
@@ -124,7 +123,7 @@ func TestRecordAlerts(t *testing.T) {
 	var scenes []*scene
 	targets := map[string]string{}
 	all := append(faults(), lasting()...)
-	repeated := len(faults()) // the first one of which inject is called again and again
+	repeated := len(faults()) // the first one whose inject is called repeatedly
 	for _, f := range all {
 		s := newScene(t, f)
 		scenes = append(scenes, s)
@@ -168,7 +167,7 @@ func TestRecordAlerts(t *testing.T) {
 	}
 }
 
-// write writes what Prometheus has of the run to its file.
+// write writes Prometheus' data about the run to its file.
 func (p *promServer) write(t *testing.T, name string, from, to time.Time, step time.Duration, firing []alert) {
 	t.Helper()
 	metrics := regexp.MustCompile(`\btoken_sidecar_\w+|\bup\b`).FindAllString(testbed.ReadFile(t, observability+"alerts.yaml"), -1)
@@ -215,18 +214,18 @@ func (p *promServer) write(t *testing.T, name string, from, to time.Time, step t
 	}
 }
 
-// selector is how promtool names a series.
+// selector returns a series in the notation of promtool.
 func selector(labels map[string]string) string {
 	var pairs []string
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		if name != "__name__" && name != "instance" { // which differs from run to run
+		if name != "__name__" && name != "instance" { // these differ from run to run
 			pairs = append(pairs, fmt.Sprintf("%s=%q", name, labels[name]))
 		}
 	}
 	return labels["__name__"] + "{" + strings.Join(pairs, ",") + "}"
 }
 
-// values are a series as promtool reads it: repeated values once, with their number.
+// values formats a series for promtool: repeated values once, with their number.
 func values(at map[int64]string, from, to time.Time, step time.Duration) string {
 	var all []string
 	there := false

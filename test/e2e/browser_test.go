@@ -16,7 +16,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// record is what is written anew: pictures (docs/images) or alerts (testdata/alerts).
+// record selects what is recorded anew: pictures (docs/images) or alerts (testdata/alerts).
 var record = flag.String("record", "", "write anew: pictures or alerts")
 
 // A browser shows the status page in one tab.
@@ -24,10 +24,10 @@ type browser struct {
 	tab context.Context //nolint:containedctx // chromedp keeps the tab in it
 
 	mu       sync.Mutex
-	problems []string // what the console says
+	problems []string // messages on the console
 }
 
-// newBrowser starts one. It ends with the test.
+// newBrowser starts a browser. It ends with the test.
 func newBrowser(t *testing.T) *browser {
 	t.Helper()
 	b := &browser{}
@@ -57,7 +57,7 @@ func newBrowser(t *testing.T) *browser {
 	return b
 }
 
-// isSilent reports what the browser's console said.
+// isSilent fails the test if there were messages on the console.
 func (b *browser) isSilent(t *testing.T) {
 	t.Helper()
 	b.mu.Lock()
@@ -86,13 +86,13 @@ func (b *browser) text(t *testing.T, id string) string {
 	return ask[string](t, b.tab, `document.getElementById("`+id+`")?.innerText || ""`)
 }
 
-// source is the page as it is now.
+// source returns the current HTML of the page.
 func (b *browser) source(t *testing.T) string {
 	t.Helper()
 	return ask[string](t, b.tab, "document.title + document.documentElement.outerHTML")
 }
 
-// shows waits until the element of that id shows part.
+// shows waits until the element with that id contains part.
 func (b *browser) shows(t *testing.T, id, part string) {
 	t.Helper()
 	testbed.Eventually(t, id+" shows "+part, func() error {
@@ -103,8 +103,8 @@ func (b *browser) shows(t *testing.T, id, part string) {
 	})
 }
 
-// findsNone waits until a script that lists what is wrong lists nothing. A page that has just changed, in size for
-// instance, is laid out and drawn again a little later.
+// findsNone waits until a script that lists problems lists none. After a change, such as a new size, the page is laid
+// out and drawn again a little later.
 func (b *browser) findsNone(t *testing.T, what, script string) {
 	t.Helper()
 	testbed.Eventually(t, "none of: "+what, func() error {
@@ -115,7 +115,7 @@ func (b *browser) findsNone(t *testing.T, what, script string) {
 	})
 }
 
-// scheme is light or dark.
+// scheme selects light or dark.
 func (b *browser) scheme(t *testing.T, scheme string) {
 	t.Helper()
 	if _, err := chromedp.Call(b.tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{

@@ -30,7 +30,7 @@ const (
 // A panel is one drawing: a figure in the first row, or a series over time.
 type panel struct {
 	title, about, unit string
-	// queries have %s where labels go, and yield series named by legends.
+	// queries have %s in place of labels, and yield series with the names in legends.
 	queries, legends []string
 	alert            string    // the section of the runbook
 	thresholds       []float64 // from which it is yellow, and red
@@ -43,7 +43,7 @@ const (
 	failing  = `sum(rate(token_sidecar_requests_total{%s,outcome=~"failed|shed"}[5m])) / sum(rate(token_sidecar_requests_total{%s}[5m]))`
 )
 
-// figures answer: are callers fine? If not, where is it?
+// figures answer: are callers well served? If not, where is the problem?
 func figures() []panel {
 	degraded := func(selector string) string {
 		return `count(max by (namespace, pod, instance) (token_sidecar_degraded{%s,` + selector + `})) or vector(0)`
@@ -77,7 +77,7 @@ func figures() []panel {
 	}
 }
 
-// courses tell what happened when.
+// courses show what happened when.
 func courses() []panel {
 	rate := func(by, metric string) []string {
 		return []string{`sum by (` + by + `) (rate(` + metric + `{%s}[` + window + `]))`}
@@ -242,7 +242,7 @@ func buildDashboard() (dashboard.Dashboard, error) {
 	return b.Build()
 }
 
-// TestDashboard: the chart's file is what is written here, and its links lead somewhere.
+// TestDashboard: the chart's file is up to date, and its links are valid.
 func TestDashboard(t *testing.T) {
 	built, err := buildDashboard()
 	if err != nil {
@@ -268,7 +268,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// hasSection reports whether the runbook has a section of that anchor.
+// hasSection reports whether the runbook has a section with that anchor.
 func hasSection(t *testing.T, anchor string) bool {
 	t.Helper()
 	heading := regexp.MustCompile(`(?mi)^## ` + regexp.QuoteMeta(anchor) + `$`)

@@ -20,19 +20,19 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// A fault is made on purpose, to see that everything that tells of it names the same cause.
+// A fault is caused on purpose, to check that everything that reports it names the same cause.
 type fault struct {
 	name    string
 	environ []string
 	inject  func(*scene)
-	tls     bool // the auth service speaks TLS, with a certificate that nobody trusts
+	tls     bool // the auth service uses TLS, with an untrusted certificate
 	part    string
 	state   string
 	cause   string
 	alert   string
 }
 
-// faults are those of which docs/runbook.md has pictures.
+// faults are those pictured in docs/runbook.md.
 func faults() []fault {
 	const breaker, unwritable = "TokenSidecarBreakerOpen", "TokenSidecarRedisReadOnly"
 	mood := func(m sandbox.Mood) func(*scene) { return func(s *scene) { s.auth.Set(m) } }
@@ -127,7 +127,7 @@ func faults() []fault {
 	}
 }
 
-// A scene is a sidecar that gets one fault, with an auth service and a Redis of its own.
+// A scene is a sidecar with one fault, and its own auth service and Redis.
 type scene struct {
 	*testbed.Sidecar
 	fault fault
@@ -171,7 +171,7 @@ func newScene(t testing.TB, f fault) *scene {
 	return s
 }
 
-// drive has five who are new ask for their tokens, and then one who has one.
+// drive makes five new users ask for their tokens, and then one whose token is cached.
 func (s *scene) drive() {
 	var callers sync.WaitGroup
 	for range 5 {
@@ -183,7 +183,7 @@ func (s *scene) drive() {
 	s.Get("policy-4711-1")
 }
 
-// status asks by the status command what it prints, and what its JSON says.
+// status returns what the status command prints, and its JSON.
 func (s *scene) status() (printed string, status admin.Status, err error) {
 	environ := []string{"ADMIN_ADDR=" + s.Admin}
 	out, err := testbed.Command(context.Background(), environ, "status").Output()
@@ -219,7 +219,7 @@ func (s *scene) says(c health.Condition, printed string) error {
 	return nil
 }
 
-// condition is that of the part which has the fault, and what the status command prints.
+// condition returns that of the part with the fault, and what the status command prints.
 func (s *scene) condition() (c health.Condition, printed string, err error) {
 	printed, status, err := s.status()
 	if err != nil {
@@ -298,7 +298,7 @@ func (b *browser) says(t *testing.T, f fault, c health.Condition) error {
 	return nil
 }
 
-// picture writes what is seen to path.
+// picture writes a screenshot to path.
 func (b *browser) picture(t *testing.T, path string) {
 	t.Helper()
 	png, err := chromedp.Run(b.tab, chromedp.CaptureScreenshot())

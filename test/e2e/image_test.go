@@ -14,14 +14,13 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A builder makes images for real, in a storage of its own.
+// A builder really makes images, in a storage of its own.
 type builder struct {
 	t    *testing.T
 	root string
 }
 
-// command returns a command that may do to the files of images what root may: who is not root becomes it in a user
-// namespace.
+// command returns a command that has root's rights over the files of images; other users get these in a user namespace.
 func (b builder) command(name string, args ...string) *exec.Cmd {
 	if os.Getuid() != 0 {
 		name, args = "buildah", append([]string{"unshare", name}, args...)
@@ -54,14 +53,14 @@ func (b builder) output(cmd *exec.Cmd) string {
 	return strings.TrimSpace(string(out))
 }
 
-// goEnv is what Go has for a variable.
+// goEnv returns one of Go's variables.
 func (b builder) goEnv(name string) string {
 	b.t.Helper()
 	return b.output(exec.CommandContext(b.t.Context(), "go", "env", name))
 }
 
-// standIn makes an image that, with the volumes of build, can do what the Dockerfile asks of the builder image: a
-// shell, this machine's Go and its certificates. Images cannot be pulled everywhere the tests run.
+// standIn makes an image that, with the volumes of build, can replace the builder image of the Dockerfile: a shell,
+// this machine's Go and its certificates. Not every machine that runs the tests can pull images.
 func (b builder) standIn() string {
 	b.t.Helper()
 	container := b.run("from", "scratch")
@@ -76,8 +75,8 @@ cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/`)
 	return "localhost/stand-in"
 }
 
-// build builds the Dockerfile on base. The container sees this machine's Go, modules and cache, and what it writes
-// there is dropped with it.
+// build builds the Dockerfile on base. The container sees this machine's Go, modules and cache; what it writes there is
+// discarded.
 func (b builder) build(base, tag string) string {
 	b.t.Helper()
 	args := []string{
@@ -93,8 +92,7 @@ func (b builder) build(base, tag string) string {
 	return b.run(append(args, ".")...)
 }
 
-// TestImage builds the Dockerfile for real, and runs what came of it the way a pod does: as its user, in its
-// own root.
+// TestImage really builds the Dockerfile, and runs the result as a pod does: as its user, in its own root.
 func TestImage(t *testing.T) {
 	testbed.Needs(t, "buildah", "busybox")
 	b := builder{t: t, root: t.TempDir()}
@@ -103,7 +101,7 @@ func TestImage(t *testing.T) {
 		b.sh("rm -rf " + b.root + "/*")
 	})
 	base := b.standIn()
-	b.output(exec.CommandContext(t.Context(), "make", "build")) // into the cache, for both builds
+	b.output(exec.CommandContext(t.Context(), "make", "build")) // fills the cache for both builds
 	first := b.build(base, "first")
 	if second := b.build(base, "second"); first != second {
 		t.Errorf("two builds of the same source are %s and %s", first, second)

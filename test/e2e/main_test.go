@@ -1,5 +1,5 @@
-// Package e2e tests the project from outside with what is too heavy for the module of the program: a browser,
-// Prometheus, images, and, in package charts, Helm.
+// Package e2e contains the outside tests that are too heavy for the program's module: a browser, Prometheus, images
+// and, in package charts, Helm.
 package e2e
 
 import (
@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testbed.BecomeProgram(cli.Main)
-	if err := os.Chdir("../.."); err != nil { // what is tested is the project as it is seen from its root
+	if err := os.Chdir("../.."); err != nil { // the tests use the paths of the project's root
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)

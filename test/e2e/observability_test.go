@@ -22,7 +22,7 @@ import (
 
 const observability = "charts/token-sidecar/files/"
 
-// queries are those of the dashboard, with its variables filled in.
+// queries are those of the dashboard, with its variables replaced.
 func queries(t *testing.T) (all []string) {
 	t.Helper()
 	var dashboard struct {
@@ -44,12 +44,12 @@ func queries(t *testing.T) (all []string) {
 	return all
 }
 
-// TestEveryOutcomeIsSeen drives each outcome and finds it in the metrics, the log, the trace and on the page,
-// finds data for each query of the dashboard, and nowhere a user id.
+// TestEveryOutcomeIsSeen produces each outcome and finds it in the metrics, the log, the trace and on the page, finds
+// data for each query of the dashboard, and finds no user id anywhere.
 func TestEveryOutcomeIsSeen(t *testing.T) {
 	testbed.Needs(t, "prometheus")
 	var mu sync.Mutex
-	var received bytes.Buffer // what the collector of traces got
+	var received bytes.Buffer // what the trace collector received
 	otlp := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -109,7 +109,7 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	}
 	n := 0
 	missing := outcomes
-	testbed.Until(t, "every outcome is counted", func() bool { // which of two callers is shed is up to the machine
+	testbed.Until(t, "every outcome is counted", func() bool { // the machine decides which of two callers is shed
 		drive(n)
 		n++
 		metrics := s.Metrics()

@@ -14,11 +14,11 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// screenshotsTo is a folder that takes pictures of the whole page in every state; empty: none.
+// screenshotsTo is a folder for pictures of the whole page in every state; empty: none.
 var screenshotsTo = flag.String("screenshots", "", "folder for pictures of the status page")
 
-// wholePage takes a picture of the page as it is, light and dark, on a screen and on a phone, and looks for what cannot
-// be read in it.
+// wholePage takes pictures of the page, light and dark, on a screen and on a phone, and checks that everything in it is
+// readable.
 func (b *browser) wholePage(t *testing.T, name string) {
 	t.Helper()
 	for _, width := range []int64{1200, 360} {
@@ -46,7 +46,7 @@ func (b *browser) wholePage(t *testing.T, name string) {
 	b.scheme(t, "light")
 }
 
-// TestPage opens the status page in a browser once, and sees it tell what happens.
+// TestPage opens the status page in a browser once, and checks that it follows what happens.
 func TestPage(t *testing.T) {
 	testbed.Needs(t, "chromium")
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
@@ -127,7 +127,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestPageOfFaults takes pictures of what TestPage does not meet, in all forms.
+// TestPageOfFaults takes pictures of the states that TestPage does not produce, in all forms.
 func TestPageOfFaults(t *testing.T) {
 	testbed.Needs(t, "chromium")
 	b := newBrowser(t)
@@ -151,7 +151,7 @@ func TestPageOfFaults(t *testing.T) {
 	}
 }
 
-// contrastScript names every text whose contrast to what is behind it is below 4.5.
+// contrastScript lists every text whose contrast with its background is below 4.5.
 const contrastScript = `(() => {
   const rgb = c => c.match(/[\d.]+/g).map(Number);
   const light = c => { const [r, g, b] = rgb(c).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
@@ -162,8 +162,8 @@ const contrastScript = `(() => {
   }).map(e => e.tagName + ": " + e.textContent.trim().slice(0, 40));
 })()`
 
-// smallScript names every label of a chart that is lower than twelve pixels or stands out of it, and says when the page
-// is wider than the screen.
+// smallScript lists every label in a chart that is less than twelve pixels high or extends beyond it, and reports when
+// the page is wider than the screen.
 const smallScript = `(() => {
   const bad = [...document.querySelectorAll("svg text")].filter(e => {
     const text = e.getBoundingClientRect(), svg = e.closest("svg").getBoundingClientRect();
@@ -173,8 +173,8 @@ const smallScript = `(() => {
   return bad;
 })()`
 
-// axisScript names every number at a vertical axis that is no multiple of the second one, and tells when that is not 1,
-// 2 or 5 times a power of ten.
+// axisScript lists every number at a vertical axis that is not a multiple of the second one, and reports when that is
+// not 1, 2 or 5 times a power of ten.
 const axisScript = `[...document.querySelectorAll("svg")].flatMap(svg => {
   const numbers = [...svg.querySelectorAll("text[text-anchor=end]")].map(e => Number(e.textContent.replaceAll(",", "")));
   const step = numbers[1], mantissa = step / 10 ** Math.floor(Math.log10(step));

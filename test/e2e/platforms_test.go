@@ -20,9 +20,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestPlatforms evaluates the Dockerfile as docker build does, by BuildKit's own frontend, and runs what it would run
-// in the
-// builder image. What that makes is a program for the platform that was asked for. (buildah, which builds the image in
+// TestPlatforms evaluates the Dockerfile as docker build does, with BuildKit's own frontend, and runs what it would run
+// in the builder image. The result is a program for the requested platform. (buildah, which builds the image in
 // TestImage, sets TARGETARCH whatever the Dockerfile says.)
 func TestPlatforms(t *testing.T) {
 	for platform, machine := range map[string]elf.Machine{"linux/amd64": elf.EM_X86_64, "linux/arm64": elf.EM_AARCH64} {
@@ -50,7 +49,7 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
-// checkProgram: the file is a program for that machine, and needs no other file.
+// checkProgram checks that the file is a program for that machine, and needs no other file.
 func checkProgram(t *testing.T, path string, machine elf.Machine) {
 	t.Helper()
 	file, err := elf.Open(path)
@@ -66,7 +65,7 @@ func checkProgram(t *testing.T, path string, machine elf.Machine) {
 	}
 }
 
-// evaluate returns what the Dockerfile runs for a platform on a builder of amd64.
+// evaluate returns what the Dockerfile runs for a platform when built on amd64.
 func evaluate(t *testing.T, platform string) (runs []*pb.Meta) {
 	t.Helper()
 	target, builder := platforms.MustParse(platform), platforms.MustParse("linux/amd64")
@@ -100,7 +99,7 @@ func evaluate(t *testing.T, platform string) (runs []*pb.Meta) {
 	return runs
 }
 
-// builderImage stands for the builder's image, of which only the platform matters.
+// builderImage replaces the builder's image, of which only the platform matters.
 type builderImage struct{}
 
 func (builderImage) ResolveImageConfig(

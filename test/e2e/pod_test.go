@@ -15,7 +15,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// A probe is that of a container in a manifest.
+// A probe is a container's probe in a manifest.
 type probe struct {
 	Get struct {
 		Path string `yaml:"path"`
@@ -26,7 +26,7 @@ type probe struct {
 	} `yaml:"exec"`
 }
 
-// A manifest is what is looked at of a rendered Deployment.
+// A manifest is the tested part of a rendered Deployment.
 type manifest struct {
 	Spec struct {
 		Template struct {
@@ -50,10 +50,9 @@ type manifest struct {
 	} `yaml:"spec"`
 }
 
-// podScript is a pod: a network of its own, in which the sidecar starts and has passed its start-up probe before the
-// app comes; at the end the app has gone when the sidecar is told to. HTTP probes come to the pod's address, as those
-// of
-// the kubelet do.
+// podScript is a pod: a network of its own, in which the sidecar starts, and passes its start-up probe before the app
+// starts. At the end the app has ended when the sidecar is told to. HTTP probes go to the pod's address, like the
+// kubelet's.
 const podScript = `
 ip link set lo up && ip addr add 10.9.9.9/32 dev lo
 program sandbox --addr 127.0.0.1:8090 >/dev/null & auth=$!
@@ -68,7 +67,7 @@ curl -s -o /dev/null http://10.9.9.9:8080/token?client_user_id=alice || echo tok
 kill -TERM $sidecar; wait $sidecar; echo the sidecar ended with $?
 `
 
-// TestPodInMiniature runs the sidecar and the app as the rendered manifests say: command, environment, files, probes.
+// TestPodInMiniature runs the sidecar and the app as in the rendered manifests: command, environment, files, probes.
 func TestPodInMiniature(t *testing.T) {
 	testbed.Needs(t, "unshare", "ip", "curl")
 	for _, name := range []string{"service-native", "service-shared"} {

@@ -19,7 +19,7 @@ import (
 // A promServer scrapes sidecars and evaluates the alert rules.
 type promServer struct{ url string }
 
-// startPrometheus scrapes the targets, by the names of their pods.
+// startPrometheus scrapes the targets, which are named by their pods.
 func startPrometheus(t *testing.T, targets map[string]string, interval time.Duration) *promServer {
 	t.Helper()
 	dir, addr := t.TempDir(), testbed.FreeAddr(t)
@@ -48,7 +48,7 @@ func startPrometheus(t *testing.T, targets map[string]string, interval time.Dura
 	return &promServer{url: "http://" + addr}
 }
 
-// get asks its API, and fills in data.
+// get queries its API, and parses the answer into data.
 func (p *promServer) get(path string, query url.Values, data any) error {
 	res, err := http.Get(p.url + "/api/v1/" + path + "?" + query.Encode())
 	if err != nil {

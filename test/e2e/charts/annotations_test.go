@@ -15,16 +15,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// A podCase is a pod that opts in, and what becomes of it.
+// A podCase is a pod that opts in, and the expected result.
 type podCase struct {
 	annotations map[string]string
 	change      func(*corev1.Pod)
-	refused     string            // what it is told, if it is refused
-	env         map[string]string // of the sidecar, where that is of interest
+	refused     string            // the message, if it is refused
+	env         map[string]string // expected values in the sidecar's environment
 	check       func(corev1.Pod) error
 }
 
-// service is a pod as a team writes it, admitted under Pod Security "restricted".
+// service is a pod as a team would write it, admitted under Pod Security "restricted".
 func service(namespace string, c podCase) corev1.Pod {
 	yes, no := true, false
 	secure := &corev1.SecurityContext{
@@ -54,7 +54,7 @@ func service(namespace string, c podCase) corev1.Pod {
 	return pod
 }
 
-// offer creates a pod without keeping it, and returns what was admitted, or why it was not.
+// offer creates a pod as a dry run, and returns the admitted pod, or why it was refused.
 func (c *cluster) offer(pod corev1.Pod) (admitted corev1.Pod, refused string) {
 	c.t.Helper()
 	manifest, err := json.Marshal(pod)
@@ -71,7 +71,7 @@ func (c *cluster) offer(pod corev1.Pod) (admitted corev1.Pod, refused string) {
 	return admitted, ""
 }
 
-// with returns the annotations of a pod that is in order, and others.
+// with returns the annotations of a valid pod, plus others.
 func with(more ...string) map[string]string {
 	all := map[string]string{"client-id": "my-client", "secret": "humanapi"}
 	for i := 0; i < len(more); i += 2 {
@@ -80,9 +80,8 @@ func with(more ...string) map[string]string {
 	return all
 }
 
-// TestOneInstallForTheCluster: a release serves the namespaces that carry a label, and each pod says by annotations
-// what is its
-// own. What cannot be is refused with a sentence.
+// TestOneInstallForTheCluster: one release serves all namespaces with a label, and annotations configure each pod. Pods
+// that cannot work are refused with a message.
 func TestOneInstallForTheCluster(t *testing.T) {
 	c := startCluster(t)
 	for _, namespace := range []string{"tokens", "one", "two", "outside"} {
@@ -239,7 +238,7 @@ func TestOneInstallForTheCluster(t *testing.T) {
 		t.Errorf("a pod of a namespace without the label: %s %+v", refused, pod.Spec.InitContainers)
 	}
 
-	// Ignore is for clusters in which pods have to start whatever happens.
+	// Ignore is for clusters in which pods must start whatever happens.
 	release.upgrade(sidecar, values, "injection.failurePolicy=Ignore,socket=true")
 	if out := c.must("", "kubectl", "get", "mutatingadmissionpolicies,validatingadmissionpolicies", "-o",
 		"jsonpath={.items[*].spec.failurePolicy}"); out != "Ignore Ignore" {
@@ -252,7 +251,7 @@ func TestOneInstallForTheCluster(t *testing.T) {
 	release.uninstall()
 }
 
-// environOf is the environment of the injected container.
+// environOf returns the environment of the injected container.
 func environOf(pod corev1.Pod) map[string]string {
 	environ := map[string]string{}
 	if len(pod.Spec.InitContainers) > 0 {
@@ -263,8 +262,8 @@ func environOf(pod corev1.Pod) map[string]string {
 	return environ
 }
 
-// inOrder: the sidecar comes first, runs on, has its secrets, shares its run folder with the app alone, and costs
-// what it should.
+// inOrder checks that the sidecar comes first, keeps running, has its secrets, shares its run folder with the app only,
+// and requests the expected resources.
 func inOrder(p corev1.Pod) error {
 	first := p.Spec.InitContainers[0]
 	half := first.Resources.Requests[corev1.ResourceCPU]

@@ -16,10 +16,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files and the chart's README anew")
 
-// folder is where the charts are.
+// folder contains the charts.
 const folder = "../../../charts"
 
-// sidecar is the chart.
+// sidecar is the path of the chart.
 var sidecar = filepath.Join(folder, "token-sidecar")
 
 // exampleService returns a copy of the example with the chart as its dependency.
@@ -41,7 +41,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// TestRendered compares what each set of values renders to with a golden file.
+// TestRendered compares the rendered chart with a golden file, for each set of values.
 func TestRendered(t *testing.T) {
 	service := exampleService(t)
 	for name, values := range map[string]string{
@@ -97,7 +97,7 @@ func golden(t *testing.T, name, chart string, r Rendering) {
 	compare(t, filepath.Join("testdata", name+".yaml"), got)
 }
 
-// compare fails the test unless a file holds what is wanted there.
+// compare fails the test unless the file has the wanted content.
 func compare(t *testing.T, path, want string) {
 	t.Helper()
 	if *update {
@@ -110,7 +110,7 @@ func compare(t *testing.T, path, want string) {
 	}
 }
 
-// documents are those of all golden files, but for the kinds that Kubernetes does not bring.
+// documents are those in all golden files, except for kinds that are not built into Kubernetes.
 func documents(t *testing.T) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob("testdata/*.yaml")
@@ -131,8 +131,8 @@ func documents(t *testing.T) (all []string) {
 	return all
 }
 
-// TestTypes: what is rendered are objects of Kubernetes, without a field that their types do not have. What a field may
-// hold is left to a real API server: TestGoldenFilesAreAdmitted.
+// TestTypes: rendered documents are Kubernetes objects, without unknown fields. TestGoldenFilesAreAdmitted lets a real
+// API server check the values of the fields.
 func TestTypes(t *testing.T) {
 	strict := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 	for _, document := range documents(t) {
@@ -142,7 +142,7 @@ func TestTypes(t *testing.T) {
 	}
 }
 
-// TestReadme: the chart's README tells of its values.
+// TestReadme: the chart's README describes its values.
 func TestReadme(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(sidecar)); err != nil {

@@ -127,7 +127,7 @@ func (c *cluster) until(what string, met func() bool) {
 	}
 }
 
-// A pod is what is looked at of an admitted pod.
+// A pod is the tested part of an admitted pod.
 type pod struct {
 	Metadata struct {
 		Annotations map[string]string `json:"annotations"`
@@ -162,7 +162,7 @@ func (p pod) names() (init, volumes []string) {
 	return init, volumes
 }
 
-// admit creates a pod and returns what was admitted; with dryRun the server keeps nothing.
+// admit creates a pod and returns the admitted one; with dryRun the server does not store it.
 func (c *cluster) admit(name, namespace, labels, more string, dryRun bool, as ...string) pod {
 	c.t.Helper()
 	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":%q,"labels":%s},"spec":{
@@ -179,8 +179,8 @@ func (c *cluster) admit(name, namespace, labels, more string, dryRun bool, as ..
 	return p
 }
 
-// TestInjection installs, upgrades, rolls back and uninstalls the chart on a real API server, and looks at the
-// pods it admits.
+// TestInjection installs, upgrades, rolls back and uninstalls the chart on a real API server, and checks the pods that
+// it admits.
 func TestInjection(t *testing.T) {
 	c := startCluster(t)
 	for _, namespace := range []string{"demo", "other"} {
@@ -219,7 +219,7 @@ func TestInjection(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, init, volumes)
 		}
 	}
-	// A pod that was admitted before is created again as it is: it is not injected twice.
+	// An admitted pod that is created again unchanged is not injected twice.
 	again := c.must("", "kubectl", "get", "pod", "bare", "-o", "json")
 	c.must("", "kubectl", "delete", "pod", "bare", "--grace-period=0", "--force")
 	var second pod
@@ -232,7 +232,7 @@ func TestInjection(t *testing.T) {
 	}
 	c.checkTemplates(injected)
 	c.checkReinvocation(injected)
-	// Who may create pods and nothing else gets the sidecar too, and no more rights.
+	// A user who may only create pods gets the sidecar too, and no more rights.
 	c.must("", "kubectl", "create", "role", "pods", "--verb", "create", "--resource", "pods")
 	c.must("", "kubectl", "create", "rolebinding", "pods", "--role", "pods", "--user", "dev")
 	if p := c.admit("of-dev", "demo", optedIn, "", false, "--as", "dev"); !injected(p) {
@@ -269,8 +269,8 @@ func TestInjection(t *testing.T) {
 	}
 }
 
-// checkTemplates creates what makes pods: that is left as it is, and the pods of its template are injected. Such a Job
-// can end, as the sidecar is no container that it waits for.
+// checkTemplates creates objects that make pods: these are not changed, but the pods of their templates are injected.
+// Such a Job can end, because it does not wait for the sidecar.
 func (c *cluster) checkTemplates(injected func(pod) bool) {
 	const template = `"template":{"metadata":{"labels":{"app":"made","token-sidecar/inject":"true"}},
 "spec":{"restartPolicy":%q,"automountServiceAccountToken":false,
@@ -322,7 +322,7 @@ func (c *cluster) podOf(kind, name string) string {
 	return string(manifest)
 }
 
-// checkReinvocation has another policy change pods after ours, so that ours is asked again: it injects once.
+// checkReinvocation lets another policy change pods after ours, so that ours is called again: it injects only once.
 func (c *cluster) checkReinvocation(injected func(pod) bool) {
 	c.must(`apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicy
@@ -375,7 +375,7 @@ func TestServiceIsAdmitted(t *testing.T) {
 	}
 }
 
-// TestGoldenFilesAreAdmitted: the server takes whatever the charts are expected to render to, and misses no field.
+// TestGoldenFilesAreAdmitted: the server accepts everything that the charts render, without dropping a field.
 func TestGoldenFilesAreAdmitted(t *testing.T) {
 	c := startCluster(t)
 	c.must("", "kubectl", "create", "namespace", "demo")

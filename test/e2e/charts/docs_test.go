@@ -10,8 +10,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestInstallPage: the chart that docs/install.md shows can be installed as it stands there, and so can the lines in
-// the README, in what they stand in.
+// TestInstallPage: the chart in docs/install.md can be installed as shown, and so can the lines in the README, in the
+// surroundings that they need.
 func TestInstallPage(t *testing.T) {
 	dir := t.TempDir()
 	archive, err := Package(sidecar, dir, Publication{Image: "registry.example/team/token-sidecar", Version: "0.1.0"})

@@ -9,8 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestFeatures renders every pair of features together. The program takes what the chart renders of them, and finds
-// each file.
+// TestFeatures renders every pair of features together. The program accepts the rendered settings, and finds each file.
 func TestFeatures(t *testing.T) {
 	t.Parallel()
 	p := newProgram(t)
@@ -51,7 +50,7 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// checkFiles: each file in the environment is in a volume that the container mounts.
+// checkFiles checks that each file in the environment is in a volume that the container mounts.
 func checkFiles(t *testing.T, pod *corev1.Pod, environ []string, name string) {
 	t.Helper()
 	files := map[string]bool{}
@@ -88,7 +87,7 @@ func checkFiles(t *testing.T, pod *corev1.Pod, environ []string, name string) {
 	}
 }
 
-// TestPodIsNamed: the status page says which pod it is of, in either mode. Whoever names the pod otherwise is heard.
+// TestPodIsNamed: the status page names its pod, in either mode, unless the user sets other names.
 func TestPodIsNamed(t *testing.T) {
 	t.Parallel()
 	name, namespace := "POD_NAME=metadata.name", "POD_NAMESPACE=metadata.namespace"
@@ -119,7 +118,7 @@ func TestPodIsNamed(t *testing.T) {
 	}
 }
 
-// TestAuditLog: with its values the program has its log and its key, in either mode, and finds no mistake in them.
+// TestAuditLog: with its values the program has its log and its key, in either mode, and finds no mistakes in them.
 func TestAuditLog(t *testing.T) {
 	t.Parallel()
 	p := newProgram(t)

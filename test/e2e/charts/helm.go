@@ -1,5 +1,4 @@
-// Package charts does with the Helm charts what the helm command does, by Helm's own library: copy, lint, render, and
-// install on a cluster.
+// Package charts does what the helm command does, with Helm's own library: copy, lint, render and install charts.
 package charts
 
 import (
@@ -22,11 +21,11 @@ import (
 	"helm.sh/helm/v4/pkg/strvals"
 )
 
-// Kubernetes is the version that charts are rendered for.
+// Kubernetes is the version for which charts are rendered by default.
 const Kubernetes = "1.36.0"
 
-// ExampleService copies the charts from folder charts into dir, gives the example its dependency, and returns where the
-// example is.
+// ExampleService copies the charts in folder charts to dir, adds the chart to the example as its dependency, and
+// returns the path of the example.
 func ExampleService(charts, dir string) (string, error) {
 	for _, chart := range []string{"token-sidecar", "example-service"} {
 		if err := os.CopyFS(filepath.Join(dir, chart), os.DirFS(filepath.Join(charts, chart))); err != nil {
@@ -41,7 +40,7 @@ func ExampleService(charts, dir string) (string, error) {
 	return service, dependencies.Build()
 }
 
-// Lint returns what there is to say against a chart, warnings included, with values in the form of --set.
+// Lint returns the problems and warnings about a chart with values in the form of --set.
 func Lint(chart string, values ...string) error {
 	vals, err := parse(values)
 	if err != nil {
@@ -56,22 +55,22 @@ func Lint(chart string, values ...string) error {
 	return errors.Join(lint.Run([]string{chart}, vals).Errors...)
 }
 
-// Rendering is how [Render] renders.
+// A Rendering says how [Render] renders.
 type Rendering struct {
-	// Namespace is that of the release. Default: default.
+	// Namespace is the release's. Default: default.
 	Namespace string
-	// Values are in the form of --set; Tree holds further ones as a values file does.
+	// Values are in the form of --set; Tree has further values, as a values file does.
 	Values []string
 	Tree   map[string]any
 	// Kubernetes is the version of the cluster. Default: [Kubernetes].
 	Kubernetes string
-	// APIs are those that the cluster offers beside the usual ones.
+	// APIs are what the cluster offers beyond the usual ones.
 	APIs []string
 	// SkipTests leaves the chart's tests out.
 	SkipTests bool
 }
 
-// Render returns what a chart makes of a release of that name, as helm template prints it.
+// Render returns a chart as helm template prints it, for a release of that name.
 func Render(name, chart string, r Rendering) (string, error) {
 	rel, err := render(name, chart, r)
 	if err != nil {
@@ -87,7 +86,7 @@ func Render(name, chart string, r Rendering) (string, error) {
 	return out.String(), nil
 }
 
-// Notes returns what a chart tells whoever installs it.
+// Notes returns the chart's notes for the user who installs it.
 func Notes(name, chart string, r Rendering) (string, error) {
 	rel, err := render(name, chart, r)
 	if err != nil {

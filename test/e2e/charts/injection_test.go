@@ -8,7 +8,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// TestInjectionNeedsTheCluster: it is rendered for what the cluster offers, and says so where that is not enough.
+// TestInjectionNeedsTheCluster: injection is rendered for what the cluster offers, or fails with a message if that is
+// not enough.
 func TestInjectionNeedsTheCluster(t *testing.T) {
 	values := []string{required, "injection.enabled=true"}
 	if _, err := Render("demo", sidecar, Rendering{Values: values}); err == nil || !strings.Contains(err.Error(),
@@ -24,7 +25,7 @@ func TestInjectionNeedsTheCluster(t *testing.T) {
 	}
 }
 
-// offers is what a cluster with MutatingAdmissionPolicy in that version adds to the usual APIs.
+// offers returns the APIs of a cluster with MutatingAdmissionPolicy in that version.
 func offers(version string) []string {
 	return []string{"admissionregistration.k8s.io/" + version + "/MutatingAdmissionPolicy"}
 }
@@ -41,7 +42,7 @@ func TestNativeSidecarsNeedANewerCluster(t *testing.T) {
 	}
 }
 
-// TestPodLabels: those that are given stand in place of the default, in the policy's binding and in the NetworkPolicy.
+// TestPodLabels: configured labels replace the default ones, in the policy's binding and in the NetworkPolicy.
 func TestPodLabels(t *testing.T) {
 	out, err := Render("demo", sidecar, Rendering{
 		Values: []string{required, "injection.enabled=true,injection.podLabels.team=a,networkPolicy.enabled=true"},
@@ -53,7 +54,7 @@ func TestPodLabels(t *testing.T) {
 	}
 }
 
-// TestNetworkPolicyOnlyRestricts: a rule is there for each peer that was named and nobody else, whatever the ports.
+// TestNetworkPolicyOnlyRestricts: there is a rule for each configured peer and no other, whatever the ports.
 func TestNetworkPolicyOnlyRestricts(t *testing.T) {
 	for _, port := range []string{"1024", "8081", "65535"} {
 		for values, want := range map[string]int{
@@ -86,7 +87,7 @@ func TestNetworkPolicyOnlyRestricts(t *testing.T) {
 	}
 }
 
-// TestNotes: whoever installs the chart is told of the ports that it takes.
+// TestNotes: users are told which ports the chart uses.
 func TestNotes(t *testing.T) {
 	for values, want := range map[string]string{
 		"":                                      "takes the ports 8080 and 8081 of the pod",

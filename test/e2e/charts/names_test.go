@@ -14,7 +14,7 @@ import (
 	"helm.sh/helm/v4/pkg/getter"
 )
 
-// rebuild puts a chart's dependencies into its folder charts, as helm dependency update does.
+// rebuild copies a chart's dependencies into its folder charts, as helm dependency update does.
 func rebuild(t *testing.T, chart string) {
 	t.Helper()
 	m := downloader.Manager{Out: io.Discard, ChartPath: chart, Getters: getter.All(cli.New()), SkipUpdate: true}
@@ -23,8 +23,7 @@ func rebuild(t *testing.T, chart string) {
 	}
 }
 
-// A layout is a way to have the sidecar in charts: files by their names, the charts in the order in which they are
-// built.
+// A layout is a way to include the sidecar in charts: files by their names, and the charts in build order.
 type layout struct {
 	files  map[string]string
 	build  []string
@@ -59,9 +58,8 @@ const secretOf = ".humanapi.clientId=a,%.humanapi.clientSecret=s,%.image.reposit
 
 func valuesAt(path string) string { return path + strings.ReplaceAll(secretOf, "%", path) }
 
-// TestWhereverTheChartIs: under an alias, twice, behind a library chart, and for several services of one umbrella,
-// each pod gets
-// the Secret that its own copy of the chart makes, and no two objects have the same name.
+// TestWhereverTheChartIs: under an alias, twice, behind a library chart, and for several services in one umbrella
+// chart, each pod gets the Secret of its own copy of the chart, and no two objects have the same name.
 func TestWhereverTheChartIs(t *testing.T) {
 	twice := strings.ReplaceAll(strings.ReplaceAll(deployment, `container" .`, `container" (list . "ALIAS")`),
 		`volumes" .`, `volumes" (list . "ALIAS")`)
@@ -165,7 +163,7 @@ func TestWhereverTheChartIs(t *testing.T) {
 	}
 }
 
-// TestWhichSidecar: what leaves open which one is meant is refused with a sentence.
+// TestWhichSidecar: if it is unclear which sidecar is meant, rendering fails with a message.
 func TestWhichSidecar(t *testing.T) {
 	for sentence, c := range map[string]layout{
 		`svc depends on it more than once; say which one is meant, as in: include "token-sidecar.container" (list . "a")`: {

@@ -48,7 +48,7 @@ func newProgram(t *testing.T) program {
 	return program{t: t, paths: strings.NewReplacer(append(replace, "/etc/token-sidecar", from)...)}
 }
 
-// mistakes are the names of the settings in which the program finds one, with what it says.
+// mistakes returns the settings in which the program finds mistakes, with its messages.
 func (p program) mistakes(environ []string) map[string]string {
 	p.t.Helper()
 	var here []string
@@ -83,10 +83,10 @@ func (p program) mistakes(environ []string) map[string]string {
 	return found
 }
 
-// errNoPod says that a chart without a client has nothing to test.
+// errNoPod means that a chart without a client has nothing to test.
 var errNoPod = errors.New("no pod")
 
-// sidecarOf renders the chart and returns the sidecar's container of its test pod, and the environment that it has.
+// sidecarOf renders the chart and returns the sidecar's container in its test pod, with its environment.
 func sidecarOf(t *testing.T, tree map[string]any, values ...string) (pod *corev1.Pod, environ []string, err error) {
 	t.Helper()
 	out, err := Render("demo", sidecar, Rendering{
@@ -118,7 +118,7 @@ func sidecarOf(t *testing.T, tree map[string]any, values ...string) (pod *corev1
 	return nil, nil, errNoPod
 }
 
-// settingsMistakes are the names of the settings that the chart refuses.
+// settingsMistakes returns the settings that the chart refuses.
 func settingsMistakes(err error) map[string]string {
 	found := map[string]string{}
 	lines := regexp.MustCompile(`(?m)^  settings\.([A-Z0-9_]+): (.*)$`)
@@ -139,8 +139,7 @@ func byName() map[string]bool {
 	return names
 }
 
-// TestSettings gives each text to all settings at once, and compares those that the chart refuses with those that the
-// program refuses.
+// TestSettings sets all settings to each text in turn, and compares which ones the chart and the program refuse.
 func TestSettings(t *testing.T) {
 	p := newProgram(t)
 	byName := byName()
@@ -183,7 +182,7 @@ func TestSettings(t *testing.T) {
 				}
 			}
 			if accepted["UPSTREAM_MAX_ATTEMPTS"] == nil {
-				accepted["UPSTREAM_MAX_ATTEMPTS"] = "1" // by the default, a good UPSTREAM_TIMEOUT would be too long
+				accepted["UPSTREAM_MAX_ATTEMPTS"] = "1" // with the default, a valid UPSTREAM_TIMEOUT would be too long
 			}
 			_, rendered, err := sidecarOf(t, map[string]any{"settings": accepted}, withRedis...)
 			if err != nil {
@@ -201,7 +200,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// spell writes a value as it is to stand in the environment.
+// spell formats a value for the environment.
 func spell(value any) string {
 	if number, ok := value.(float64); ok {
 		return strconv.FormatFloat(number, 'f', -1, 64)
@@ -209,17 +208,15 @@ func spell(value any) string {
 	return fmt.Sprint(value)
 }
 
-// stricter reports whether the chart refuses a text on purpose that the program takes: other spellings of a number or
-// of
-// true and false, more than any use has, and what has no sense in a pod.
+// stricter reports whether the chart intentionally refuses a text that the program accepts: other spellings of numbers,
+// true and false, excessive values, and values that make no sense in a pod.
 func stricter(name, text string) bool {
 	text = strings.TrimSpace(text)
 	return name == "ALLOW_REMOTE_CALLERS" || text == "+1" || text == "1" || text == "0"
 }
 
-// TestValues gives each value of the chart that ends up in a setting each of many texts. What the chart renders, the
-// program
-// takes; and what the chart refuses, it says by the value's name.
+// TestValues sets each chart value that becomes a setting to many texts. The program accepts everything that the chart
+// renders, and the chart's errors name the value.
 func TestValues(t *testing.T) {
 	t.Parallel()
 	p := newProgram(t)
@@ -291,7 +288,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// rareURL reports whether a URL is one that the program takes and the chart does not: spellings that nobody needs.
+// rareURL reports whether a URL is one that the program accepts and the chart does not, because nobody needs it.
 func rareURL(url string) bool {
 	return url == "" ||
 		regexp.MustCompile(`^REDIS:|//$|:$|#f|//\?|h//|h/0/1|h/x|dial_timeout|protocol|:65536|:999999|addr=(a|)$|db=|addr=a:1;|\[::g\]|%|::1$|h\?a$|unknown|master_name`).MatchString(url)

@@ -14,15 +14,15 @@ import (
 	"helm.sh/helm/v4/pkg/registry"
 )
 
-// A Publication is what a released chart says of itself.
+// A Publication is the metadata of a released chart.
 type Publication struct {
-	// Image is the image's name without a tag, its registry included; the tag is Version.
+	// Image is the image's name with its registry but without a tag; the tag is Version.
 	Image, Version string
-	// Home is the page of the project. Empty: none.
+	// Home is the project's web page, empty for none.
 	Home string
 }
 
-// Package writes the chart in folder from into folder to, as an archive that needs no value for the image, and returns
+// Package writes the chart in folder from to folder to, as an archive that needs no value for the image, and returns
 // its path.
 func Package(from, to string, p Publication) (string, error) {
 	c, err := loader.Load(from)
@@ -52,11 +52,10 @@ func Package(from, to string, p Publication) (string, error) {
 	return chartutil.Save(c, to)
 }
 
-// Push uploads an archive into a folder of an OCI registry, as in oci://registry.example/charts, with the credentials
-// of
-// helm or docker, and returns the chart's reference.
+// Push uploads an archive to a folder of an OCI registry, such as oci://registry.example/charts, with the credentials
+// of helm or docker, and returns the chart's reference.
 func Push(archive, folder string, options ...registry.ClientOption) (string, error) {
-	content, err := os.ReadFile(archive) //nolint:gosec // whoever runs it names the file
+	content, err := os.ReadFile(archive) //nolint:gosec // the user names the file
 	if err != nil {
 		return "", err
 	}

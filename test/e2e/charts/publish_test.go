@@ -16,9 +16,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestPublish pushes the chart into a registry and pulls it again. It then needs no value for the image, names where
-// it comes
-// from, and a service can depend on it.
+// TestPublish pushes the chart to a registry and pulls it again. The pulled chart needs no value for the image, names
+// its home page, and can be the dependency of a service.
 func TestPublish(t *testing.T) {
 	server := httptest.NewServer(ociregistry.New(ociregistry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
@@ -59,7 +58,7 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// TestVersionOfRelease: image and chart get one version from git's description of the commit, which both accept.
+// TestVersionOfRelease: image and chart get the same version, from git's description of the commit, and both accept it.
 func TestVersionOfRelease(t *testing.T) {
 	makefile := testbed.ReadFile(t, filepath.Join(folder, "../Makefile"))
 	if !strings.Contains(makefile, "$(IMAGE):$(RELEASE)") || !strings.Contains(makefile, "-version $(RELEASE)") {

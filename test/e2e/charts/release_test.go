@@ -13,19 +13,19 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// A release is one of a chart, in a namespace of the cluster.
+// A release is the release of a chart in a namespace of the cluster.
 type release struct {
 	t               *testing.T
 	config          string
 	name, namespace string
-	warnings        strings.Builder // what the API server warned of
+	warnings        strings.Builder // warnings from the API server
 }
 
 func (c *cluster) release(name, namespace string) *release {
 	return &release{t: c.t, config: c.config, name: name, namespace: namespace}
 }
 
-// connect returns what an action runs with. It is made anew for each, as Helm's command does.
+// connect returns the configuration for an action. A new one is made for each, as Helm's command does.
 func (r *release) connect() *action.Configuration {
 	r.t.Helper()
 	flags := genericclioptions.NewConfigFlags(false)

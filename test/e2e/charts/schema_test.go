@@ -12,8 +12,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestSchema: the chart's schema has the keys of values.yaml, with the types and descriptions that they have there. It
-// is for names and types; what a value may be is said by templates/_check.tpl, in sentences.
+// TestSchema: the chart's schema has the keys of values.yaml, with their types and descriptions. It checks names and
+// types only; the values are checked by templates/_check.tpl, which has better messages.
 func TestSchema(t *testing.T) {
 	var values yaml.Node
 	if err := yaml.Unmarshal([]byte(testbed.ReadFile(t, filepath.Join(sidecar, "values.yaml"))), &values); err != nil {
@@ -33,7 +33,8 @@ func TestSchema(t *testing.T) {
 	compare(t, filepath.Join(sidecar, "values.schema.json"), out.String())
 }
 
-// schemaOf describes a value: a map takes the keys it has by default, and any if it has none. null is for the default.
+// schemaOf describes a value: a map takes the keys it has by default, and any key if it has none. null means the
+// default.
 func schemaOf(t *testing.T, value *yaml.Node) map[string]any {
 	t.Helper()
 	switch {

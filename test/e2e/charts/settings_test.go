@@ -12,7 +12,7 @@ import (
 	"token-sidecar/internal/settings"
 )
 
-// byValue are the settings that have a value of their own in the chart, with its name.
+// byValue are the settings for which the chart has a value, with the names of the values.
 func byValue() map[string]string {
 	return map[string]string{
 		"ADMIN_ADDR": "ports.admin", "AUDIT_KEY_FILE": "audit.existingSecret", "AUDIT_LOG": "audit.log",
@@ -25,7 +25,7 @@ func byValue() map[string]string {
 	}
 }
 
-// TestSettingsFile: the chart knows the settings that the program has, and what each takes.
+// TestSettingsFile: the chart knows the program's settings and what each accepts.
 func TestSettingsFile(t *testing.T) {
 	want := "# The settings, as internal/settings has them; made by make golden. Those with a value of their own in the chart name it.\n"
 	for field := range reflect.TypeFor[settings.Settings]().Fields() {
@@ -51,7 +51,7 @@ func TestSettingsFile(t *testing.T) {
 	}
 }
 
-// ruleOf is what a setting takes.
+// ruleOf describes what a setting accepts.
 func ruleOf(t *testing.T, field reflect.StructField) string {
 	t.Helper()
 	bounds := ""

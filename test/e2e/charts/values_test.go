@@ -15,7 +15,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestWrongValues: each is refused with a sentence that names the value and the remedy, also as a dependency's.
+// TestWrongValues: each one is refused with a message that names the value and the remedy, even in a dependency.
 func TestWrongValues(t *testing.T) {
 	service := exampleService(t)
 	for values, sentence := range map[string]string{
@@ -90,7 +90,7 @@ func TestWrongValues(t *testing.T) {
 	}
 }
 
-// TestMistakesAreToldTogether: all of them, and in the same order each time.
+// TestMistakesAreToldTogether: all of them, in a stable order.
 func TestMistakesAreToldTogether(t *testing.T) {
 	tree := map[string]any{
 		"mode": "x", "redis": map[string]any{"url": "x", "mode": "y"}, "ports": map[string]any{"token": 1},
@@ -109,8 +109,8 @@ func TestMistakesAreToldTogether(t *testing.T) {
 	}
 }
 
-// TestNoValue: each value, each map of values too, can be null. What the chart makes of that is right, or is refused
-// by name.
+// TestNoValue: each value and each map of values can be null. Then the result is correct, or is refused with the
+// value's name.
 func TestNoValue(t *testing.T) {
 	p := newProgram(t)
 	var values yaml.Node
@@ -157,7 +157,7 @@ func paths(node *yaml.Node, prefix string) (all []string) {
 	return all
 }
 
-// TestNumbers: whatever number a value is, it is written as it was given.
+// TestNumbers: numbers are rendered as they were written.
 func TestNumbers(t *testing.T) {
 	values := []string{required, "injection.enabled=true", "settings.MEMORY_CACHE_SIZE=100000000"}
 	tree := map[string]any{"resources": map[string]any{"requests": map[string]any{
@@ -178,7 +178,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// TestTagIsTheVersion: the image's tag is the chart's appVersion, also where the service's chart has another one.
+// TestTagIsTheVersion: the image's tag is the chart's appVersion, even if the service's chart has another one.
 func TestTagIsTheVersion(t *testing.T) {
 	dir := t.TempDir()
 	service, err := ExampleService(folder, dir)
@@ -208,7 +208,7 @@ func TestTagIsTheVersion(t *testing.T) {
 	}
 }
 
-// TestImage: where it comes from, and what pulls it.
+// TestImage: its registry and its pull secrets.
 func TestImage(t *testing.T) {
 	for values, want := range map[string]string{
 		"image.repository=r": "r:0.1.0",
@@ -241,8 +241,8 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// TestTestEnds: the pod of helm test has no container that runs on, in either mode. One of them tries the auth service
-// and Redis with all that the sidecar has, unless the auth service is to be in the pod, as it is not in this one.
+// TestTestEnds: the pod of helm test has no container that keeps running, in either mode. One container tries the auth
+// service and Redis with the sidecar's settings, unless the auth service would have to be in the pod.
 func TestTestEnds(t *testing.T) {
 	for values, want := range map[string][]string{
 		"mode=native": {"healthcheck", "check"},
@@ -278,8 +278,8 @@ func TestTestEnds(t *testing.T) {
 	}
 }
 
-// TestProbesThatNoMeshRewrites: Istio without native sidecars sends HTTP probes of this container to a proxy that
-// starts after it.
+// TestProbesThatNoMeshRewrites: Istio without native sidecars would redirect this container's HTTP probes to a proxy
+// that starts after it.
 func TestProbesThatNoMeshRewrites(t *testing.T) {
 	pod, _, err := sidecarOf(t, nil)
 	if err != nil {
@@ -300,7 +300,7 @@ func TestProbesThatNoMeshRewrites(t *testing.T) {
 	}
 }
 
-// TestGracePeriod: in mode plain the pod has the time that the sidecar takes.
+// TestGracePeriod: in mode plain the pod's grace period covers the sidecar's shutdown.
 func TestGracePeriod(t *testing.T) {
 	service := exampleService(t)
 	for values, want := range map[string]string{

@@ -18,17 +18,17 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 )
 
-// A description is docs/openapi.yaml, and which of its parts the program was seen to have.
+// A description is docs/openapi.yaml, and which of its parts have been observed.
 type description struct {
 	doc   *openapi3.T
 	names map[*openapi3.Schema]string // of the schemas that have one
 	met   map[string]bool
 }
 
-// An exchange is a request and what was answered.
+// An exchange is a request and its answer.
 type exchange struct {
 	req  *http.Request
-	sent string // its body
+	sent string // the request's body
 	res  *http.Response
 	said []byte
 }
@@ -49,7 +49,7 @@ func loadDescription(t *testing.T) *description {
 	return d
 }
 
-// check compares x with the description. What is not in that is an error.
+// check compares x with the description. It fails if the description lacks something.
 func (d *description) check(ctx context.Context, x exchange) error {
 	where, response, route := d.find(x)
 	kind, _, _ := strings.Cut(x.res.Header.Get("Content-Type"), ";")
@@ -92,7 +92,7 @@ func (d *description) check(ctx context.Context, x exchange) error {
 	return d.checkContent(where, response, x)
 }
 
-// find returns what describes x. A call that there is not is described by a response that belongs to no operation.
+// find returns the description of x. Unknown calls are described by responses that belong to no operation.
 func (d *description) find(x exchange) (where string, response *openapi3.Response, route *routers.Route) {
 	item := d.doc.Paths.Value(x.req.URL.Path)
 	if item != nil && item.GetOperation(x.req.Method) != nil {
@@ -115,12 +115,12 @@ func (d *description) find(x exchange) (where string, response *openapi3.Respons
 	return x.req.Method + " " + x.req.URL.Path, nil, nil
 }
 
-// orphans are the responses to calls that there are not.
+// orphans are the responses to unknown calls.
 func orphans() map[int]string {
 	return map[int]string{http.StatusNotFound: "NotFound", http.StatusMethodNotAllowed: "MethodNotAllowed"}
 }
 
-// statusOf is the name under which status is described.
+// statusOf returns the name of a status in the description.
 func (d *description) statusOf(route *routers.Route, status int) string {
 	if route.Operation.Responses.Value(fmt.Sprint(status)) != nil {
 		return fmt.Sprint(" ", status)
@@ -128,13 +128,13 @@ func (d *description) statusOf(route *routers.Route, status int) string {
 	return fmt.Sprintf(" %dXX", status/100)
 }
 
-// checkRequest compares a request that was right.
+// checkRequest compares a valid request.
 func (d *description) checkRequest(ctx context.Context, where string, in *openapi3filter.RequestValidationInput,
 	x exchange,
 ) error {
 	kind := x.req.Header.Get("Content-Type")
 	in.Request.Body = io.NopCloser(strings.NewReader(x.sent))
-	in.Options.ExcludeRequestBody = kind == asForm // the library does not read one whose fields have several types
+	in.Options.ExcludeRequestBody = kind == asForm // the library cannot read forms whose fields have several types
 	if err := openapi3filter.ValidateRequest(ctx, in); err != nil {
 		return fmt.Errorf("%s: %w", where, err)
 	}
@@ -235,7 +235,7 @@ func (d *description) walk(where string, schema *openapi3.SchemaRef, value any) 
 	return nil
 }
 
-// owner names the schema that has the property of that name; where, if it has no name itself.
+// owner names the schema with the property of that name, or where if the schema has no name.
 func (d *description) owner(schema *openapi3.SchemaRef, name, where string) string {
 	if schema.Value.Properties[name] != nil && d.names[schema.Value] != "" {
 		return d.names[schema.Value]
@@ -254,7 +254,7 @@ func (d *description) owner(schema *openapi3.SchemaRef, name, where string) stri
 	return where
 }
 
-// properties are those of an object, whichever part of the schema has them.
+// properties returns those of an object, whichever part of the schema has them.
 func properties(schema *openapi3.SchemaRef) openapi3.Schemas {
 	all := maps.Clone(schema.Value.Properties)
 	if all == nil {
@@ -266,7 +266,7 @@ func properties(schema *openapi3.SchemaRef) openapi3.Schemas {
 	return all
 }
 
-// codes are the errorCodes that a schema names.
+// codes returns the errorCodes in a schema.
 func codes(schema *openapi3.SchemaRef) (all []string) {
 	property := properties(schema)["errorCode"]
 	if property == nil {
@@ -278,7 +278,7 @@ func codes(schema *openapi3.SchemaRef) (all []string) {
 	return all
 }
 
-// enumerated tells the values of an enumeration apart.
+// enumerated distinguishes the values of an enumeration.
 func enumerated(schema *openapi3.SchemaRef, value string) string {
 	if len(schema.Value.Enum) == 0 || value == "" {
 		return ""

@@ -15,7 +15,7 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// tools is the environment of those who follow the documentation: the program and a python3 with requests in PATH.
+// tools is an environment for following the documentation: the program, and a python3 with requests, are in PATH.
 func tools(t *testing.T) (environ []string) {
 	t.Helper()
 	testbed.Needs(t, "bash", "curl", "go", "node", "javac", debianPython, requestsFolder)
@@ -26,7 +26,7 @@ func tools(t *testing.T) (environ []string) {
 	return []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
 }
 
-// TestClientsPage runs every command of docs/clients.md, against what make run starts.
+// TestClientsPage runs every command in docs/clients.md with the sidecar that make run starts.
 func TestClientsPage(t *testing.T) {
 	environ := tools(t)
 	start(t)
@@ -38,7 +38,7 @@ func TestClientsPage(t *testing.T) {
 	}
 }
 
-// TestExamplesPage: the commands of examples/README.md are those that docs/clients.md has, and so are run.
+// TestExamplesPage: the commands in examples/README.md are in docs/clients.md too, and so are tested.
 func TestExamplesPage(t *testing.T) {
 	localhost(t, "127.0.0.1")
 	run := testbed.ReadFile(t, "docs/clients.md")
@@ -54,7 +54,7 @@ func TestExamplesPage(t *testing.T) {
 	}
 }
 
-// TestQuotes: what docs/clients.md quotes of the examples is what they say.
+// TestQuotes: docs/clients.md quotes the examples correctly.
 func TestQuotes(t *testing.T) {
 	localhost(t, "127.0.0.1")
 	quotes := regexp.MustCompile("(?s)\nOf \\[([^]]+)\\]\\(\\.\\./([^)]+)\\):\n\n```[a-z]+\n(.*?)```\n").FindAllStringSubmatch(
@@ -69,7 +69,7 @@ func TestQuotes(t *testing.T) {
 	}
 }
 
-// TestErrorsPage: docs/clients.md says what to do on each errorCode.
+// TestErrorsPage: docs/clients.md says what to do about each errorCode.
 func TestErrorsPage(t *testing.T) {
 	localhost(t, "127.0.0.1")
 	page := testbed.ReadFile(t, "docs/clients.md")
@@ -80,15 +80,15 @@ func TestErrorsPage(t *testing.T) {
 	}
 }
 
-// TestCompose runs what examples/compose.yaml says as far as it goes without containers: its commands with their
-// environment, in one network, as the app and the sidecar have it there.
+// TestCompose runs examples/compose.yaml as far as possible without containers: its commands with their environment, in
+// one network, like the app and the sidecar there.
 func TestCompose(t *testing.T) {
 	testbed.Needs(t, "redis-server", "node")
 	options, err := cli.NewProjectOptions([]string{"examples/compose.yaml"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	project, err := options.LoadProject(t.Context()) // compares it with the schema
+	project, err := options.LoadProject(t.Context()) // validates it with the schema
 	if err != nil {
 		t.Fatal(err)
 	}

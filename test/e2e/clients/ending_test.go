@@ -17,17 +17,17 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// An ending is how the sidecar's end showed itself to a caller that asked on and on.
+// An ending is what a busy caller saw of the sidecar's shutdown.
 type ending struct {
 	client string
-	since  time.Duration // the last token
-	before string        // the Connection header that came with it
+	since  time.Duration // time of the last token
+	before string        // the Connection header of that answer
 	status int           // of the first answer without a token; 0: there was none
-	said   string        // its Connection header, or the error
+	said   string        // the Connection header of that answer, or the error
 }
 
-// told reports whether the caller was told that the connection ends, before it did. Who let a connection rest was not
-// busy: it is closed at the end.
+// told reports whether the caller was told that the connection closes before it did. A caller that paused was not busy,
+// and its connection is closed in the end.
 func (e ending) told() bool {
 	refused := strings.Contains(strings.ToLower(e.said), "refused") || strings.Contains(e.said, "ConnectException")
 	switch {
@@ -40,8 +40,8 @@ func (e ending) told() bool {
 	}
 }
 
-// busy starts callers of all kinds, which ask on connections that they keep, and returns when they do. Their endings
-// come when the sidecar has ended.
+// busy starts callers of all kinds, which keep asking on open connections, and returns once they do. Their endings are
+// available after the sidecar has ended.
 func busy(t *testing.T) (endings <-chan ending) {
 	t.Helper()
 	const callers = 4 // in each language
@@ -125,7 +125,7 @@ func goBusy(begun chan<- bool) ending {
 	}
 }
 
-// connection is the Connection header, which net/http takes out of a response.
+// connection returns the Connection header, which net/http removes from a response.
 func connection(res *http.Response) string {
 	if res.Close {
 		return "close"
@@ -133,8 +133,7 @@ func connection(res *http.Response) string {
 	return ""
 }
 
-// TestBusyCallersAtTheEnd: callers that go on asking on connections that they keep are told that these end. None sees a
-// reset.
+// TestBusyCallersAtTheEnd: callers that keep asking on open connections are told that these close. None sees a reset.
 func TestBusyCallersAtTheEnd(t *testing.T) {
 	for name, environ := range map[string][]string{
 		"at once": nil, "after SHUTDOWN_DELAY": {"SHUTDOWN_DELAY=2s"},
@@ -157,8 +156,8 @@ func TestBusyCallersAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestAnAppThatDrainsBesideTheSidecar: in a plain container both get SIGTERM at once. Until SHUTDOWN_DELAY has passed
-// the app gets its tokens, on connections that it has and on new ones, while no new traffic is sent to the pod.
+// TestAnAppThatDrainsBesideTheSidecar: in a plain container both get SIGTERM at the same time. Until SHUTDOWN_DELAY has
+// passed the app still gets tokens, on open connections and on new ones, but the pod gets no new traffic.
 func TestAnAppThatDrainsBesideTheSidecar(t *testing.T) {
 	s := start(t, "SHUTDOWN_DELAY=1h")
 	kept := &http.Client{Transport: &http.Transport{}}

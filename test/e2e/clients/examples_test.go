@@ -38,15 +38,15 @@ func examples(t *testing.T) map[string][]string {
 	}
 }
 
-// A dataAPI is the data API, which takes tokens of one user, and refuses the first ones.
+// A dataAPI emulates the data API, which accepts tokens of one user, and refuses the first ones.
 type dataAPI struct {
 	*httptest.Server
 	user    string
 	refuse  int
-	replace func() string // what happens before the first token is refused; the token that replaces it
+	replace func() string // called before the first token is refused; returns its replacement
 
 	mu     sync.Mutex
-	tokens []string // as they came
+	tokens []string // in order of arrival
 	newer  string   // what replace returned
 }
 
@@ -75,20 +75,20 @@ func (d *dataAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{"data":"`+r.URL.RequestURI()+`"}`)
 }
 
-// seen are the tokens that came, and the one that replaced the first.
+// seen returns the received tokens, and the replacement of the first.
 func (d *dataAPI) seen() (tokens []string, newer string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.tokens, d.newer
 }
 
-// A running is an example that runs.
+// A running is a running example.
 type running struct {
 	cmd            *exec.Cmd
 	stdout, stderr strings.Builder
 }
 
-// run starts an example against the sidecar and the data API at url.
+// run starts an example with the sidecar and the data API at url.
 func run(t *testing.T, url string, command, environ []string, args ...string) *running {
 	t.Helper()
 	limit, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -96,7 +96,7 @@ func run(t *testing.T, url string, command, environ []string, args ...string) *r
 	r := &running{cmd: exec.CommandContext(limit, command[0], append(command[1:], args...)...)}
 	r.cmd.Env = append(os.Environ(), append([]string{
 		"DATA_API_URL=" + url, "HTTP_PROXY=http://127.0.0.1:1", "http_proxy=http://127.0.0.1:1",
-		"NO_PROXY=127.0.0.1", // the sidecar is asked at localhost
+		"NO_PROXY=127.0.0.1", // the sidecar is at localhost
 	}, environ...)...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
 	if err := r.cmd.Start(); err != nil {
@@ -111,7 +111,7 @@ func (r *running) wait() (out, errs string, ok bool) {
 	return strings.TrimSpace(r.stdout.String()), r.stderr.String(), err == nil
 }
 
-// silent is the address of somebody who accepts connections and says nothing.
+// silent returns the address of a server that accepts connections and says nothing.
 func silent(t *testing.T) string {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -122,7 +122,7 @@ func silent(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// TestExamples: each asks, uses, and on a 401 forgets by hash and asks once more.
+// TestExamples: each example asks for a token and uses it, and after a 401 forgets it by hash and asks once more.
 func TestExamples(t *testing.T) {
 	const user, path = "ann+b c&type=ü%2F", "/v1/human/activities?limit=2"
 	const want = `{"data":"` + path + `"}`
@@ -132,7 +132,7 @@ func TestExamples(t *testing.T) {
 	guarded := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL=http://127.0.0.1:8090", "HUMANAPI_CLIENT_ID=sandbox-client",
 		"HUMANAPI_CLIENT_SECRET=sandbox-secret", "CALLER_TOKEN_FILE="+callerToken)
 	guardedURL, nobody := "SIDECAR_URL=http://"+guarded.Addr, silent(t)
-	var patient []*running // they give up while the others run
+	var patient []*running // they time out while the others run
 	for _, command := range commands {
 		patient = append(patient, run(t, nobody, command, []string{"SIDECAR_URL=" + nobody}, user),
 			run(t, nobody, command, nil, user))
@@ -141,12 +141,12 @@ func TestExamples(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for name, c := range map[string]struct {
 				refuse  int  // how many tokens the data API refuses
-				replace bool // whether another caller has replaced the first one by then
+				replace bool // whether another caller has replaced the first one meanwhile
 				user    string
 				environ []string
 				errs    string // empty: it gets the data
 				tokens  int    // how many it tries
-				calls   int    // how many calls to the auth service that takes, where a token was there
+				calls   int    // how many calls to the auth service that takes, if a token was cached
 			}{
 				"a good token":                       {user: user, tokens: 1},
 				"a token that was revoked":           {user: user, refuse: 1, tokens: 2, calls: 1},
@@ -224,7 +224,7 @@ func askFor(t *testing.T, at, user, callerTokenFile, cacheControl string) string
 	return body.AccessToken
 }
 
-// TestEveryExampleIsTested: none is forgotten here.
+// TestEveryExampleIsTested: the list here is complete.
 func TestEveryExampleIsTested(t *testing.T) {
 	files, err := filepath.Glob("examples/*/*")
 	if err != nil {

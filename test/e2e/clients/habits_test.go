@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	// debianPython has the requests of Debian, which another python3 in PATH need not have.
+	// debianPython has Debian's requests package, which another python3 in PATH may lack.
 	debianPython   = "/usr/bin/python3"
 	requestsFolder = "/usr/lib/python3/dist-packages/requests"
-	// scripts has the clients in other languages.
+	// scripts contains the clients in other languages.
 	scripts = "test/e2e/clients/testdata/"
 )
 
-// compiled returns a command that runs the class Client in a file of Java.
+// compiled returns a command that runs the class Client in a Java file.
 func compiled(t testing.TB, file string) (command []string) {
 	t.Helper()
 	testbed.Needs(t, "javac")
@@ -40,7 +40,7 @@ func compiled(t testing.TB, file string) (command []string) {
 	return []string{"java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", dir, "Client"}
 }
 
-// A request is a POST. What is empty is not sent.
+// A request is a POST. Empty fields are not sent.
 type request struct{ path, contentType, cacheControl, body string }
 
 type answer struct {
@@ -48,13 +48,13 @@ type answer struct {
 	body   string
 }
 
-// A client makes requests, one after the other, with bodies whose length it does not tell before.
+// A client makes requests one after the other, with bodies whose length it does not announce.
 type client func(t testing.TB, base string, requests []request) []answer
 
-// clients are those that are known to send chunked bodies.
+// clients are those known to send chunked bodies.
 //
-// Spring and .NET are not to be had as Debian packages. Since 6.1 Spring writes through one of the JDK's two clients,
-// in the modes in which Client.java uses them. What .NET sends is written here as its HttpConnection writes it.
+// There are no Debian packages of Spring and .NET. Since 6.1 Spring writes through one of the JDK's two clients, in the
+// modes that Client.java uses. What .NET sends is written here as its HttpConnection writes it.
 func clients(t testing.TB) map[string]client {
 	t.Helper()
 	java := compiled(t, scripts+"Client.java")
@@ -70,8 +70,8 @@ func clients(t testing.TB) map[string]client {
 	}
 }
 
-// program is a client in another language. It reads a request a line, its fields separated by tabs, and writes an
-// answer a line.
+// program is a client in another language. It reads one request per line, with tabs between the fields, and writes one
+// answer per line.
 func program(command ...string) client {
 	return func(t testing.TB, base string, requests []request) []answer {
 		t.Helper()
@@ -134,7 +134,7 @@ func curl(t testing.TB, base string, requests []request) (answers []answer) {
 	testbed.Needs(t, "curl")
 	for _, r := range requests {
 		cmd := exec.CommandContext(t.Context(), "curl", "-sS", base+r.path, "-H", "Transfer-Encoding: chunked",
-			"-H", "Content-Type: "+r.contentType, "-H", "Cache-Control: "+r.cacheControl, // nothing behind it: not sent
+			"-H", "Content-Type: "+r.contentType, "-H", "Cache-Control: "+r.cacheControl, // empty: not sent
 			"--data-binary", "@-", "-w", `\n%{http_code}`)
 		cmd.Stdin = strings.NewReader(r.body)
 		out, err := cmd.Output()
@@ -169,7 +169,7 @@ func dotnet(t testing.TB, base string, requests []request) (answers []answer) {
 		if r.contentType != "" {
 			head += "Content-Type: " + r.contentType + "; charset=utf-8\r\n"
 		}
-		// Head, content and end are flushed each by itself.
+		// Head, content and end are flushed separately.
 		for _, part := range []string{head + "\r\n", fmt.Sprintf("%X\r\n%s\r\n", len(r.body), r.body), "0\r\n\r\n"} {
 			if _, err := io.WriteString(conn, part); err != nil {
 				t.Fatal(err)
@@ -190,7 +190,7 @@ func dotnet(t testing.TB, base string, requests []request) (answers []answer) {
 
 const asJSON = "application/json"
 
-// habits are what clients of the auth service send. The access tokens are all those of one user.
+// habits are what clients of the auth service send. The access tokens are all for one user.
 func habits() map[string]request {
 	const connect, adminToken = "/v1/connect/token", "/v1/admin/token"
 	return map[string]request{
@@ -205,8 +205,8 @@ func habits() map[string]request {
 	}
 }
 
-// TestEveryHabitOfEveryClient: whatever a client sends, and however localhost is spelt, it gets its token; the auth
-// service is asked once for each of the two.
+// TestEveryHabitOfEveryClient: whatever a client sends, and however localhost is spelt, it gets its token, and the auth
+// service is asked once for each of the two tokens.
 func TestEveryHabitOfEveryClient(t *testing.T) {
 	s := start(t)
 	all := habits()
@@ -225,7 +225,7 @@ func TestEveryHabitOfEveryClient(t *testing.T) {
 				}
 				for i, got := range answers {
 					if name == "Java, HttpURLConnection" && requests[i].contentType == "" {
-						// It says by itself that a body is a form.
+						// The client itself declares the body a form.
 						if got.status != 400 || !strings.Contains(got.body, "send Content-Type: application/json") {
 							t.Errorf("%s: %d %s", names[i], got.status, got.body)
 						}
@@ -248,7 +248,7 @@ func TestEveryHabitOfEveryClient(t *testing.T) {
 	}
 }
 
-// TestTheClientsSendChunked: the test above is about what it says.
+// TestTheClientsSendChunked: otherwise the test above would be about something else.
 func TestTheClientsSendChunked(t *testing.T) {
 	var mu sync.Mutex
 	var framing []string
@@ -278,7 +278,7 @@ func TestTheClientsSendChunked(t *testing.T) {
 	}
 }
 
-// TestJSONAsAForm: curl says that what follows -d is a form. The answer says what to do.
+// TestJSONAsAForm: curl declares what follows -d a form. The answer says what to do.
 func TestJSONAsAForm(t *testing.T) {
 	testbed.Needs(t, "curl")
 	start(t)
@@ -289,8 +289,8 @@ func TestJSONAsAForm(t *testing.T) {
 	}
 }
 
-// TestCurlOptions: other ways to send the same, each twice on its connection, are answered the same. curl asks whether
-// to go on with a long body, and offers HTTP/2, when it is told to; others do without being told.
+// TestCurlOptions: other ways to send the same, each twice on its connection, get the same answers. With an option,
+// curl asks before it sends a long body, or offers HTTP/2.
 func TestCurlOptions(t *testing.T) {
 	testbed.Needs(t, "curl")
 	s := start(t)
@@ -311,7 +311,7 @@ func TestCurlOptions(t *testing.T) {
 	}
 }
 
-// TestBareGetWithHIP: what today's customers need is the client's token.
+// TestBareGetWithHIP: today's customers need the client's token.
 func TestBareGetWithHIP(t *testing.T) {
 	testbed.Needs(t, "curl")
 	s := start(t, "HUMANAPI_PRODUCT=hip")

@@ -1,5 +1,5 @@
-// Package clients tests the program with the clients of other languages, as they really send, its OpenAPI description,
-// and what docs/clients.md and the examples show.
+// Package clients tests the program with real clients in other languages, its OpenAPI description, and what
+// docs/clients.md and the examples show.
 package clients
 
 import (
@@ -21,8 +21,8 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// ownNetwork says that the process has a network of its own, with a file in place of /etc/hosts, whose name it is. So
-// the tests can use the default ports, and localhost is what they say.
+// ownNetwork is set in a process with its own network and its own /etc/hosts, and names that file. The tests can thus
+// use the default ports, and define localhost.
 const ownNetwork = "TOKEN_SIDECAR_TEST_NETWORK"
 
 func TestMain(m *testing.M) {
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// enterNetwork starts this test binary again in a network of its own. Where that cannot be had, start skips the tests.
+// enterNetwork starts this test binary again in its own network. If that is not possible, start skips the tests.
 func enterNetwork() error {
 	unshare, _ := exec.LookPath("unshare")
 	if unshare == "" || os.Getenv(ownNetwork) != "" {
@@ -55,7 +55,7 @@ func enterNetwork() error {
 	return syscall.Exec(unshare, args, append(os.Environ(), ownNetwork+"="+hosts.Name()))
 }
 
-// localhost makes the name localhost those addresses.
+// localhost gives those addresses the name localhost.
 func localhost(t testing.TB, addresses ...string) {
 	t.Helper()
 	testbed.Needs(t, "unshare", "ip")
@@ -115,7 +115,7 @@ func (s *service) wait() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
-// calls is how many calls the auth service got.
+// calls returns how many calls the auth service got.
 func (s *service) calls() int {
 	s.t.Helper()
 	var state struct{ Counts sandbox.Counts }

@@ -23,7 +23,7 @@ import (
 	"token-sidecar/upstream/sandbox"
 )
 
-// A surface is one sidecar, of which every answer is compared with the description.
+// A surface is one sidecar, all of whose answers are compared with the description.
 type surface struct {
 	*testbed.Sidecar
 	*description
@@ -38,7 +38,7 @@ func (d *description) sidecar(t *testing.T, environ ...string) *surface {
 	return &surface{testbed.StartSidecar(t, environ...), d, t, &http.Client{Transport: transport}}
 }
 
-// An op is an operation on LISTEN_ADDR, asked with a body of that type; empty: with a query.
+// An op is an operation on LISTEN_ADDR, with a body of that type; empty: with a query.
 type op struct{ method, path, contentType string }
 
 const asForm = "application/x-www-form-urlencoded"
@@ -114,7 +114,7 @@ func (s *surface) send(method, target, body string, status int, code string, hea
 	}
 }
 
-// TestDescription: what docs/openapi.yaml describes is what the program does, and all of it.
+// TestDescription: docs/openapi.yaml describes what the program does, completely.
 func TestDescription(t *testing.T) {
 	localhost(t, "127.0.0.1", "::1")
 	d := loadDescription(t)
@@ -125,7 +125,7 @@ func TestDescription(t *testing.T) {
 		t.Run(name, func(t *testing.T) { run(t, d) })
 	}
 	for _, part := range d.all() {
-		// A defect is not to be had, and whether the auth service names its failures is up to it.
+		// A bug cannot be produced here, and whether the auth service names its failures is up to it.
 		if !d.met[part] && !strings.Contains(part, " 500") && !strings.HasSuffix(part, " X-Humanapi-Request-Id") {
 			t.Errorf("described, but never met: %s", part)
 		}
@@ -146,7 +146,7 @@ func tokens(t *testing.T, d *description) {
 				f["client_id"], f["client_secret"] = sandbox.DefaultClientID, "x"
 			}
 			if o.path == "/v1/admin/token" && (kind == "id" || kind == "id_token" || kind == "session") {
-				s.ask(o, f, 400, "INVALID_TOKEN_TYPE") // so says the auth service
+				s.ask(o, f, 400, "INVALID_TOKEN_TYPE") // the auth service says so
 				continue
 			}
 			s.ask(o, f, 200, "", "Cache-Control", "no-cache")
@@ -278,7 +278,7 @@ func forgetting(t *testing.T, d *description) {
 	s.ask(forget, fields{"client_user_id": "a"}, 202, "")
 }
 
-// hang has one caller wait for a token, and returns how to end that.
+// hang makes a caller wait for a token, and returns how to end that.
 func (s *surface) hang(auth *testbed.Auth) {
 	auth.Set(sandbox.Mood{Fault: "hang"})
 	before := auth.Counts().Calls
@@ -339,7 +339,7 @@ func adminPort(t *testing.T, d *description) {
 	s.send("GET", "http://"+s.Admin+"/metrics", "", 200, "", "Accept", "application/openmetrics-text")
 }
 
-// errorCodes are those in the source of package proxy, and those that the auth service's documentation names.
+// errorCodes returns those in the source of package proxy, and those in the auth service's documentation.
 func errorCodes(t *testing.T) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}
@@ -368,7 +368,7 @@ func errorCodes(t *testing.T) map[string]bool {
 	return all
 }
 
-// TestErrorCodes: the description has them all, and no others.
+// TestErrorCodes: the description has all of them, and no others.
 func TestErrorCodes(t *testing.T) {
 	localhost(t, "127.0.0.1")
 	written, described := errorCodes(t), map[string]bool{}

@@ -1,4 +1,4 @@
-// Manifest writes plain manifests of a service with the sidecar into a folder, for kubectl kustomize.
+// Command manifest writes plain manifests of a service with the sidecar into a folder, for kubectl kustomize.
 package main
 
 import (
@@ -34,14 +34,14 @@ func write(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(to, 0o750); err != nil { //nolint:gosec // whoever runs it names the folder
+	if err := os.MkdirAll(to, 0o750); err != nil { //nolint:gosec // the user names the folder
 		return err
 	}
 	for name, content := range map[string]string{
 		"service.yaml":       manifest,
 		"kustomization.yaml": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [service.yaml]\n",
 	} {
-		if err := os.WriteFile(filepath.Join(to, name), []byte(content), 0o600); err != nil { //nolint:gosec // the same folder
+		if err := os.WriteFile(filepath.Join(to, name), []byte(content), 0o600); err != nil { //nolint:gosec // as above
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-// Release packages the chart so that it names the image of its version, and pushes it into an OCI registry.
+// Command release packages the chart so that it names the image of its version, and pushes it to an OCI registry.
 package main
 
 import (
