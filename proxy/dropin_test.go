@@ -146,7 +146,7 @@ func TestWrongDropInCalls(t *testing.T) {
 		"null in a list":        {post(connectToken, asJSON, `{"client_user_id":"a","extra_scopes":[null]}`), 400, "INVALID_REQUEST", "extra_scopes"},
 		"empty in a list":       {post(connectToken, asJSON, `{"client_user_id":"a","extra_scopes":[""]}`), 400, "INVALID_REQUEST", "extra_scopes"},
 		"JSON as a form":        {post(connectToken, asForm, ` {"client_user_id":"a"}`), 400, "INVALID_REQUEST", "send Content-Type: application/json"},
-		"a form without a type": {post(connectToken, "", "client_user_id=a"), 400, "INVALID_REQUEST", "no complete JSON object"},
+		"a form without a type": {post(connectToken, "", "client_user_id=a"), 400, "INVALID_REQUEST", "not a complete JSON object"},
 		"compressed":            {post(connectToken, "", `{"client_user_id":"a"}`, "Content-Encoding: gzip"), 415, "UNSUPPORTED_MEDIA_TYPE", "compressed"},
 		"text":                  {post(connectToken, "text/plain", `{"client_user_id":"a"}`), 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type"},
 		"number on /token":      {post("/token", asJSON, `{"client_user_id":42}`), 400, "INVALID_REQUEST", "client_user_id is not a text"},

@@ -18,7 +18,7 @@ func (f *fields) parseJSON(body string) error {
 	case s.Err() == nil:
 		return nil
 	case s.Name() != "":
-		return invalid(s.Name(), "has a value that is no JSON")
+		return invalid(s.Name(), "has a value that is not JSON")
 	default:
 		return &apiError{http.StatusBadRequest, codeInvalid, "the body " + s.Err().Error()}
 	}

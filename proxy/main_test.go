@@ -107,7 +107,7 @@ func (w *world) do(r *http.Request) reply {
 	got := reply{status: rec.Code, header: rec.Header(), raw: rec.Body.String(), took: time.Since(began)}
 	if got.raw != "" {
 		if err := json.Unmarshal([]byte(got.raw), &got.fields); err != nil {
-			w.t.Errorf("the answer is no JSON: %q", got.raw)
+			w.t.Errorf("the answer is not JSON: %q", got.raw)
 		}
 	}
 	return got

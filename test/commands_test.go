@@ -45,7 +45,7 @@ func TestTools(t *testing.T) {
 		"get, on one line":    {at, []string{"get", "--user", "alice", "--json"}, 0, `{"access_token":"sbx.…","expires_in":`, ""},
 		"get, no such field":  {at, []string{"get", "--user", "alice", "--field", "x"}, 1, "", "it has access_token, expires_in,"},
 		"get, refused":        {at, []string{"get", "--user", "unknown-x"}, 1, "", "UNKNOWN_CLIENT_USER_ID (status 404): "},
-		"get, no sidecar":     {[]string{"LISTEN_ADDR=" + s.Admin}, []string{"get", "--user", "alice"}, 1, "", "is no sidecar"},
+		"get, no sidecar":     {[]string{"LISTEN_ADDR=" + s.Admin}, []string{"get", "--user", "alice"}, 1, "", "is not answered by a sidecar"},
 		"get, nobody there":   {nobody, []string{"get", "--user", "alice"}, 1, "", "is the sidecar running?"},
 		"get without user":    {at, []string{"get"}, 2, "", "--user"},
 		"healthcheck":         {at, []string{"healthcheck"}, 0, "", ""},

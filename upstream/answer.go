@@ -60,7 +60,7 @@ func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
 		case slices.Contains(tokenFields, name):
 			token, _ := value.Text()
 			if token == "" {
-				return name + " is no text or empty"
+				return name + " is not a text, or is empty"
 			}
 			answer.Tokens = append(answer.Tokens, secret.Hide(token))
 		case slices.Contains(lifetimeFields, name):
@@ -112,7 +112,7 @@ func parseLifetime(value jsonobject.Value) (Lifetime, string) {
 	seconds, err := strconv.ParseFloat(digits, 64)
 	switch {
 	case err != nil || math.IsNaN(seconds) || math.IsInf(seconds, 0):
-		return Lifetime{}, "is no number of seconds"
+		return Lifetime{}, "is not a number of seconds"
 	case seconds <= 0:
 		return Lifetime{}, "is zero or negative"
 	}

@@ -103,7 +103,7 @@ func askToken(ctx context.Context, p Process, query url.Values, fresh bool) (got
 		return nil, "", noAnswer("LISTEN_ADDR", s.ListenAddr, err)
 	}
 	if err := json.Unmarshal(body, &got); err != nil {
-		return nil, "", fmt.Errorf("what answers on LISTEN_ADDR %s is no sidecar: status %d, and no JSON", s.ListenAddr,
+		return nil, "", fmt.Errorf("LISTEN_ADDR %s is not answered by a sidecar: status %d, not JSON", s.ListenAddr,
 			res.StatusCode)
 	}
 	if res.StatusCode != http.StatusOK {

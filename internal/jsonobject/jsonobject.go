@@ -16,7 +16,7 @@ import (
 // The errors of a [Scanner]. Their texts say what is wrong, and quote nothing of the scanned text.
 var (
 	ErrUTF8   = errors.New("is not valid UTF-8")
-	ErrSyntax = errors.New("is no complete JSON object")
+	ErrSyntax = errors.New("is not a complete JSON object")
 	ErrDepth  = errors.New("is nested too deeply")
 )
 

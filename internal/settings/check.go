@@ -78,7 +78,7 @@ func (s Settings) redisMistakes(c *checker) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || (u.Scheme != "redis" && u.Scheme != "rediss") {
-		c.add("REDIS_URL", "is no Redis URL; use redis://host:6379/0, or rediss:// for TLS")
+		c.add("REDIS_URL", "is not a Redis URL; use redis://host:6379/0, or rediss:// for TLS")
 		return
 	}
 	c.check(s.RedisCAFile == "" || u.Scheme == "rediss", "REDIS_CA_FILE", "needs TLS; let REDIS_URL begin with rediss://")
@@ -125,7 +125,7 @@ func (c *checker) authURL(raw string) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "" || u.Opaque != "" || (u.Scheme != "https" && u.Scheme != "http"):
-		c.add(name, "is no URL of the form https://host; the auth service's is https://auth.humanapi.co")
+		c.add(name, "is not a URL of the form https://host; the auth service's is https://auth.humanapi.co")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		c.add(name, "has more than scheme, host and port; remove the rest, the paths are the sidecar's own")
 	case u.Scheme == "http" && !loopbackHost(u.Hostname()):
@@ -141,7 +141,7 @@ func (c *checker) hostPort(name, addr, remedy string) {
 	if err == nil && strings.ContainsAny(host, "/ @") {
 		err = errors.New("bad host")
 	}
-	c.check(err == nil, name, "is no host:port"+remedy)
+	c.check(err == nil, name, "is not a host:port"+remedy)
 }
 
 // overlap reports whether a and b cannot both be listened on.

@@ -26,7 +26,7 @@ func (s *Size) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n < 0 || n > (1<<40)/unit {
-		return errors.New("is no size; use bytes, or a number with KiB, MiB or GiB")
+		return errors.New("is not a size; use bytes, or a number with KiB, MiB or GiB")
 	}
 	*s = Size(n * unit)
 	return nil

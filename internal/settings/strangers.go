@@ -18,7 +18,7 @@ func (s Stranger) String() string {
 	if s.Name == "MEMORY_CACHE_ENTRIES" {
 		return s.Name + " has no effect any more; MEMORY_CACHE_SIZE bounds the cache, in bytes"
 	}
-	return fmt.Sprintf("%s is no setting and has no effect; %s is meant, most likely", s.Name, s.Meant)
+	return fmt.Sprintf("%s is not a setting and has no effect; probably %s is meant", s.Name, s.Meant)
 }
 
 // Strangers returns the variables in environ that look like a mistyped setting, or like one of the names in further,

@@ -86,7 +86,7 @@ func (m Mood) check(within string) error {
 	case m.Fault != "" && !known:
 		return wrong("fault", "%q is unknown; use one of %s", m.Fault, strings.Join(Faults(), ", "))
 	case m.Status != 0 && (m.Status < 200 || m.Status > 599):
-		return wrong("status", "%d is no status of an answer; use 200 to 599", m.Status)
+		return wrong("status", "%d is not an HTTP status of an answer; use 200 to 599", m.Status)
 	case m.Fault != "" && m.Status != 0:
 		return wrong("fault", "is set beside status; use one of them")
 	case m.ErrorCode != "" && m.Status == 0:
@@ -116,7 +116,7 @@ func (m Mood) checkInner() error {
 	}
 	for path, own := range m.Paths {
 		if !slices.Contains(tokenPaths, path) {
-			return fieldError{"paths", fmt.Sprintf("%q is no call; use %s", path, strings.Join(tokenPaths, " or "))}
+			return fieldError{"paths", fmt.Sprintf("%q is not a call; use %s", path, strings.Join(tokenPaths, " or "))}
 		}
 		if err := own.check("paths." + path + "."); err != nil {
 			return err
@@ -136,9 +136,9 @@ func readMood(body io.Reader) (mood Mood, err error) {
 		return mood, fieldError{wrongType.Field, fmt.Sprintf("takes %s, not %s", takes(wrongType.Type), wrongType.Value)}
 	case err != nil:
 		if name, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
-			return mood, fieldError{strings.Trim(name, `"`), "is no field of the sandbox; see GET /sandbox and docs/sandbox.md"}
+			return mood, fieldError{strings.Trim(name, `"`), "is not a field of the sandbox; see GET /sandbox and docs/sandbox.md"}
 		}
-		return mood, fieldError{"body", "is no JSON object: " + err.Error()}
+		return mood, fieldError{"body", "is not a JSON object: " + err.Error()}
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return mood, fieldError{"body", "goes on after the JSON object"}

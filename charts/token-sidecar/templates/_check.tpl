@@ -43,7 +43,7 @@ humanapi.csi: names no driver; it is a CSI volume as a pod has it
 {{- end -}}
 {{- $host := "(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?" -}}
 {{- if not (regexMatch (printf "^(https://%s/*|http://(localhost|127\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}|\\[::1\\])(:[0-9]{1,5})?/*)?$" $host) ($h.authUrl | default "")) }}
-humanapi.authUrl: is no URL of the form https://host, or http:// to loopback
+humanapi.authUrl: is not a URL of the form https://host, or http:// to loopback
 {{- end -}}
 {{- include "token-sidecar.redisMistakes" (dict "values" $v "env" $env "host" $host) -}}
 {{- range $name, $ca := dict "humanapi.ca" $h.ca "redis.ca" $v.redis.ca -}}
@@ -124,7 +124,7 @@ image.digest: is no digest; it is sha256: and 64 hexadecimal digits
 {{- if regexMatch "^[^@]*//[^@/]*:[^@/]*@" $url }}
 redis.url: holds a password; put that into a Secret, and its name into redis.existingSecret
 {{- else if not (regexMatch (printf "^(rediss?://([^:@/?#\\s%%]+@)?%s(/[0-9]{0,5})?(\\?[a-z_]+=[^&#\\s%%;]+(&[a-z_]+=[^&#\\s%%;]+)*)?)?$" .host) $url) }}
-redis.url: is no Redis URL; use redis://host:6379/0, or rediss:// for TLS
+redis.url: is not a Redis URL; use redis://host:6379/0, or rediss:// for TLS
 {{- else if $url -}}
 {{- $known := get (dict "single" (list "db" "pool_size") "cluster" (list "addr" "pool_size") "sentinel" (list "addr" "master_name" "db" "pool_size")) (toString $v.redis.mode) | default list -}}
 {{- range regexSplit "[?&]" $url -1 | rest -}}

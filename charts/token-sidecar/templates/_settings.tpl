@@ -38,7 +38,7 @@
   {{- end -}}
 {{- else if eq $rule.kind "size" -}}
   {{- if not (regexMatch "^[0-9]{1,13}((Ki|Mi|Gi)?B?)$" $text) -}}
-    is no size; use bytes, or a number with KiB, MiB or GiB
+    is not a size; use bytes, or a number with KiB, MiB or GiB
   {{- else -}}
     {{- $unit := get (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824) (regexFind "[KMG]i" $text) | default 1 -}}
     {{- $bytes := mulf (float64 (regexFind "^[0-9]+" $text)) $unit -}}

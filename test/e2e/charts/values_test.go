@@ -33,7 +33,7 @@ func TestWrongValues(t *testing.T) {
 			"humanapi.existingSecret; keep one of them",
 		"humanapi.existingSecret=,humanapi.csi.readOnly=true": "humanapi.csi: names no driver",
 		"humanapi.product=other":                              `humanapi.product: "other" is unknown; use connect or hip`,
-		"humanapi.authUrl=http://auth.example": "humanapi.authUrl: is no URL of the form " +
+		"humanapi.authUrl=http://auth.example": "humanapi.authUrl: is not a URL of the form " +
 			"https://host, or http:// to loopback",
 		"humanapi.ca.secret=a,humanapi.ca.configMap=b": "humanapi.ca: names a Secret and a ConfigMap; " +
 			"keep one of them",
@@ -42,7 +42,7 @@ func TestWrongValues(t *testing.T) {
 		"mode=sidecar":        `mode: "sidecar" is unknown; use native or plain`,
 		"redis.url=redis://:password@redis:6379": "redis.url: holds a password; put that into a " +
 			"Secret, and its name into redis.existingSecret",
-		"redis.url=localhost:6379": "redis.url: is no Redis URL; use " +
+		"redis.url=localhost:6379": "redis.url: is not a Redis URL; use " +
 			"redis://host:6379/0, or rediss:// for TLS",
 		"redis.mode=ring":        `redis.mode: "ring" is unknown; use single or cluster or sentinel`,
 		"redis.existingSecret=r": "redis.existingSecret: is set but redis.url is not",
