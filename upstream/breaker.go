@@ -104,12 +104,12 @@ func (b *breaker) enter(ctx context.Context, key tokenKey, wait bool) (*passage,
 		case p != nil:
 			return p, nil
 		case detour == nil || !wait:
-			return nil, b.refusal()
+			return nil, b.rejection()
 		}
 		select {
 		case <-detour:
 		case <-ctx.Done():
-			return nil, b.refusal()
+			return nil, b.rejection()
 		}
 	}
 }
@@ -152,7 +152,7 @@ func (b *breaker) peek(key tokenKey) *Error {
 	if free {
 		return nil
 	}
-	return b.refusal()
+	return b.rejection()
 }
 
 // overtaken returns why the call may not go out after all: the breaker has opened meanwhile.
@@ -164,7 +164,7 @@ func (p *passage) overtaken() *Error {
 	if free {
 		return nil
 	}
-	return b.refusal()
+	return b.rejection()
 }
 
 // settle tells the breaker the outcome of the call.
@@ -220,8 +220,8 @@ func (b *breaker) onStateChange(to gobreaker.State) {
 	}
 }
 
-// refusal returns the error of a call that is not let through.
-func (b *breaker) refusal() *Error {
+// rejection returns the error of a call that is not let through.
+func (b *breaker) rejection() *Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := &Error{
