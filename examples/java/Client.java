@@ -61,7 +61,7 @@ class Client {
         return field(callSidecar("GET", user).body(), "access_token");
     }
 
-    /** Forgets this very token. A newer one, for which another caller has asked by now, stays. */
+    /** Forgets this very token. A newer one, which another caller may have got meanwhile, stays. */
     void forget(String user, String token) throws IOException, InterruptedException, GeneralSecurityException {
         var hash = MessageDigest.getInstance("SHA-256").digest(token.getBytes(UTF_8));
         callSidecar("DELETE", user, "X-Rejected-Token-Hash", HexFormat.of().formatHex(hash));

@@ -32,7 +32,7 @@ async function ask(user) {
   return JSON.parse(await callSidecar("GET", user)).access_token;
 }
 
-/** Forgets this very token. A newer one, for which another caller has asked by now, stays. */
+/** Forgets this very token. A newer one, which another caller may have got meanwhile, stays. */
 async function forget(user, token) {
   const hash = createHash("sha256").update(token).digest("hex");
   await callSidecar("DELETE", user, { "X-Rejected-Token-Hash": hash });

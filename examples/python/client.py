@@ -43,7 +43,7 @@ def ask(user):
 
 
 def forget(user, token):
-    """Forget this very token. A newer one, for which another caller has asked by now, stays."""
+    """Forget this very token. A newer one, which another caller may have got meanwhile, stays."""
     call_sidecar("DELETE", user, {"X-Rejected-Token-Hash": hashlib.sha256(token.encode()).hexdigest()})
 
 
