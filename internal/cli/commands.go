@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,8 @@ type usageError struct{ error }
 
 // Main executes the command line of this process and returns the exit code; ctx ends at the first signal to stop.
 func Main(ctx context.Context) int {
+	// net/http quotes there what the auth service sends where no answer is expected, such as the end of a token.
+	log.SetOutput(io.Discard)
 	return Run(ctx, Process{
 		Name: os.Args[0], Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr,
 	})
