@@ -71,6 +71,7 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, cause: causeOurRequest, detail: "the request cannot be built", final: true}
 	}
+	post.GetBody = c.paths[req.Path].retries.rationed(post.GetBody, c.metrics.retriesForgone.Inc)
 	post.Header.Set("Content-Type", "application/json")
 	post.Header.Set("Accept", "application/json")
 	post.Header.Set("User-Agent", "token-sidecar")
