@@ -91,9 +91,29 @@ func newRoot(p Process) *cobra.Command {
 		return serve.RunE(cmd, args)
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p),
 		newCheck(p), newPseudonym(p), newVersion())
 	return root
+}
+
+// newHelp is the library's, but for what is no command.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			command, rest, err := root.Find(args)
+			if err == nil {
+				err = noArgs(command, rest)
+			}
+			if err != nil {
+				return err
+			}
+			command.InitDefaultHelpFlag() // it is listed as well
+			return command.Help()
+		},
+	}
 }
 
 // didYouMean suggests the name that was meant.
