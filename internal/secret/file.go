@@ -151,7 +151,7 @@ func (f *File) read() (string, error) {
 	}
 	defer func() { _ = file.Close() }()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() && !info.IsDir() {
-		return "", errors.New("it is a pipe or a device, which cannot be read again and again; write the value into a file")
+		return "", errors.New("it is a pipe or a device, which does not keep its content; write the value into a file")
 	}
 	raw, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
 	if err != nil {
