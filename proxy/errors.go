@@ -162,14 +162,15 @@ func explainUpstream(e *upstream.Error) errorResponse {
 	return r
 }
 
-// complete adds an errorCode and a message to a refusal that lacks them. It returns nil if body is not a JSON object.
+// complete adds an errorCode and a message to the fields of a refusal that lacks them, or leaves them empty. It returns
+// nil when body is no JSON object.
 func complete(body []byte, code, message string) []byte {
 	var all map[string]json.RawMessage
 	if json.Unmarshal(body, &all) != nil || all == nil {
 		return nil
 	}
 	for name, value := range map[string]string{"errorCode": code, "message": message} {
-		if raw, there := all[name]; !there || string(raw) == "null" {
+		if raw := string(all[name]); raw == "" || raw == "null" || raw == `""` {
 			all[name], _ = json.Marshal(value)
 		}
 	}

@@ -35,9 +35,14 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	} else {
 		listener, err = listenTCP(ctx, addr, (&net.ListenConfig{}).Listen)
 	}
+	var noAddr *net.AddrError
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s %w", addr, ErrInUse)
+	case errors.As(err, &noAddr):
+		return nil, errors.New("cannot listen: it is no host:port; use one such as localhost:8080")
+	case strings.HasPrefix(addr, "unix://") && errors.Is(err, syscall.EINVAL):
+		return nil, errors.New("cannot listen: the path is longer than the 107 bytes that a socket may have; choose a shorter one")
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen: %s; use an address of this machine, and a path that may be written",
 			reason.Of(err))

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -31,6 +32,10 @@ func TestTools(t *testing.T) {
 	at := []string{"LISTEN_ADDR=" + s.Addr, "ADMIN_ADDR=" + s.Admin}
 	token := mustGet(t, s, "alice").Token
 	nobody := []string{"LISTEN_ADDR=" + testbed.FreeAddr(t), "ADMIN_ADDR=" + testbed.FreeAddr(t)}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		environ []string
 		args    []string
@@ -57,6 +62,12 @@ func TestTools(t *testing.T) {
 		"help":                {nil, []string{"--help"}, 0, "healthcheck", ""},
 		"unknown command":     {nil, []string{"sevre"}, 2, "", `there is no command "sevre"; did you mean serve?`},
 		"strange command":     {nil, []string{"dance"}, 2, "", `there is no command "dance"` + "\n"},
+		"help of a command":   {nil, []string{"help", "get"}, 0, "token-sidecar get", ""},
+		"help of no command":  {nil, []string{"help", "sevre"}, 2, "", `there is no command "sevre"; did you mean serve?`},
+		"help of too much":    {nil, []string{"help", "get", "alice"}, 2, "", `get takes no argument "alice"`},
+		"sandbox, no address": {nil, []string{"sandbox", "--addr", "8090"}, 1, "", "--addr: cannot listen: it is no host:port"},
+		"socket, long path":   {auth.Environ("LISTEN_ADDR=unix:///" + strings.Repeat("a", 108)), nil, 1, "", "longer than the 107 bytes"},
+		"secret from a pipe":  {[]string{"HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET_FILE=" + pipe}, nil, 1, "", "write the value into a file"},
 		"unknown flag":        {nil, []string{"serve", "--sandbx"}, 2, "", "serve has no flag --sandbx; did you mean --sandbox?"},
 		"flag without value":  {nil, []string{"get", "--user"}, 2, "", "--user needs a value"},
 		"bad value of a flag": {nil, []string{"status", "--json=maybe"}, 2, "", "--json takes true or false"},

@@ -48,15 +48,14 @@ var (
 func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
 	// The buffer's spare capacity is not kept with the token.
 	answer := &Answer{Body: secret.Hide(bytes.Clone(body)), Sent: sent}
-	seen := make(map[string]bool)
+	has := make(map[string]bool) // false: null
 	problem := eachField(body, func(name string, value jsonobject.Value) string {
-		if seen[name] {
+		if _, repeated := has[name]; repeated {
 			return "a field is repeated"
 		}
-		seen[name] = true
+		has[name] = !value.IsNull()
 		switch {
 		case value.IsNull():
-			seen[name] = false
 		case slices.Contains(tokenFields, name):
 			token, _ := value.Text()
 			if token == "" {
@@ -75,13 +74,13 @@ func parseAnswer(status int, body []byte, sent time.Time) (*Answer, error) {
 		}
 		return ""
 	})
-	needsExpiresIn := seen["access_token"] || seen["session_token"] || seen["client_token"]
+	needsExpiresIn := has["access_token"] || has["session_token"] || has["client_token"]
 	switch {
 	case problem != "":
 		return nil, badResponse(status, problem)
 	case len(answer.Tokens) == 0:
 		return nil, badResponse(status, "no token in it")
-	case len(answer.Lifetimes) == 0, needsExpiresIn && !seen["expires_in"]:
+	case len(answer.Lifetimes) == 0, needsExpiresIn && !has["expires_in"]:
 		return nil, badResponse(status, "the token's lifetime is missing")
 	}
 	return answer, nil

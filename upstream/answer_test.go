@@ -42,6 +42,7 @@ func TestAnswers(t *testing.T) {
 		"not a number":                  {`{"access_token":"x","expires_in":"NaN"}`, 0, "", ""},
 		"words":                         {`{"access_token":"x","expires_in":"soon"}`, 0, "", ""},
 		"repeated":                      {`{"access_token":"x","access_token":"y","expires_in":60}`, 0, "", ""},
+		"repeated after null":           {`{"access_token":null,"access_token":"y","expires_in":60}`, 0, "", ""},
 		"list":                          {`[{"access_token":"x","expires_in":60}]`, 0, "", ""},
 		"trailing":                      {`{"access_token":"x","expires_in":60} x`, 0, "", ""},
 		"raw bytes":                     {"{\"access_token\":\"x\",\"expires_in\":60,\"a\":\"\xff\"}", 0, "", ""},

@@ -71,27 +71,37 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, cause: causeOurRequest, detail: "the request cannot be built", final: true}
 	}
+	post.GetBody = c.paths[req.Path].retries.rationed(post.GetBody, c.metrics.retriesForgone.Inc)
 	post.Header.Set("Content-Type", "application/json")
 	post.Header.Set("Accept", "application/json")
 	post.Header.Set("User-Agent", "token-sidecar")
 	sent := time.Now()
-	res, err := c.http.Do(post)
+	res, err := c.opts.Transport.RoundTrip(post)
 	if err != nil {
 		return nil, transportError(ctx, err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	content, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	var content []byte
+	if hasMeaning(res.StatusCode) {
+		content, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil, transportError(ctx, err)
 	}
 	return judge(res, content, err, sent, used)
 }
 
-// judge turns a response into an answer or an error. readErr says why body is incomplete; used is the client secret
-// with which the request was sent.
+// hasMeaning reports whether the body of an answer with that status is read: it may be a token or a refusal. No other
+// is waited for, least of all that of a 101 (Switching Protocols), which is the connection itself: no deadline ends it.
+func hasMeaning(status int) bool { return isSuccess(status) || status >= 400 }
+
+func isSuccess(status int) bool { return status >= 200 && status < 300 }
+
+// judge turns a response into an answer or an error. readErr tells why body is not all of it; used is the client secret
+// that the request was sent with.
 func judge(res *http.Response, body []byte, readErr error, sent time.Time, used secret.Text) (*Answer, error) {
 	status := res.StatusCode
-	if status >= 200 && status < 300 {
+	if isSuccess(status) {
 		switch {
 		case readErr != nil:
 			return nil, badResponse(status, "it was cut short")
@@ -123,6 +133,8 @@ func judge(res *http.Response, body []byte, readErr error, sent time.Time, used 
 func refusalOf(res *http.Response, body []byte, now time.Time) *Error {
 	status := res.StatusCode
 	switch {
+	case status < 200:
+		return badResponse(status, "its status is neither that of a token nor that of a refusal")
 	case status < 400:
 		e := badResponse(status, "it is a redirect, which is never followed; check HUMANAPI_AUTH_URL")
 		e.final, e.cause = true, causeRedirect

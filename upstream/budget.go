@@ -1,6 +1,10 @@
 package upstream
 
-import "sync"
+import (
+	"fmt"
+	"io"
+	"sync"
+)
 
 const (
 	// freeRetries is how many retries may be made before any were earned.
@@ -36,4 +40,20 @@ func (b *budget) retry() bool {
 	}
 	b.left -= callsPerRetry
 	return true
+}
+
+// errClosed is what becomes of a request that net/http would have sent again.
+var errClosed = fmt.Errorf("upstream: the connection was closed before the request was dealt with: %w", io.ErrUnexpectedEOF)
+
+// rationed makes getBody, of an [http.Request], a retry like any other. With it net/http sends a request again by
+// itself, on a new connection, when the server closes the first one without having dealt with it; if that closes them
+// all, as one that is being shut down may with HTTP/2's GOAWAY, it does so hundreds of times a second.
+func (b *budget) rationed(getBody func() (io.ReadCloser, error), forgone func()) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		if !b.retry() {
+			forgone()
+			return nil, errClosed
+		}
+		return getBody()
+	}
 }

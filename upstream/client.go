@@ -62,7 +62,8 @@ type Options struct {
 	CallsPerMinute int
 	// Gate is shared by the fleet. Default: none, and each client limits only itself.
 	Gate Gate
-	// Transport sends the requests. Default: [NewTransport] with its defaults.
+	// Transport sends the requests, each to one address: there is no client around it that would look at redirects.
+	// Default: [NewTransport] with its defaults.
 	Transport http.RoundTripper
 	// Registerer takes the metrics. Default: none.
 	Registerer prometheus.Registerer
@@ -95,7 +96,6 @@ func (r Request) key() tokenKey {
 // A Client asks one auth service with one client_id. Its methods may be called concurrently.
 type Client struct {
 	opts        Options
-	http        *http.Client
 	failing     *backoffs
 	credentials *credentials
 	paths       map[string]*path
@@ -123,10 +123,6 @@ func New(opts Options) *Client {
 		permits:     newPermits(opts.MaxConcurrent),
 		metrics:     newMetrics(opts.Registerer),
 	}
-	c.http = &http.Client{
-		Transport:     opts.Transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 	c.fleet = newFleet(opts.Gate, opts.BreakerOpenFor, c.metrics.gateFailures.Inc)
 	for _, name := range []string{ConnectPath, AdminPath} {
 		opened := c.metrics.opened.WithLabelValues(name).Inc
@@ -141,7 +137,7 @@ func New(opts Options) *Client {
 }
 
 // Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { (&http.Client{Transport: c.opts.Transport}).CloseIdleConnections() }
 
 func setDefault[T comparable](field *T, value T) {
 	var zero T

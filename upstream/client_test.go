@@ -58,7 +58,40 @@ func TestTheSecretGoesNowhereElse(t *testing.T) {
 	}
 }
 
-// TestRotationCostsNothing: a refusal of a secret whose file has changed meanwhile leads to another try at once.
+// TestAnswersThatAreNone: an answer that is neither a token nor a refusal is an error at once, whatever else it says or
+// goes on to send: its body is not waited for, which no deadline would end after 101.
+func TestAnswersThatAreNone(t *testing.T) {
+	for name, head := range map[string]string{
+		"another protocol":    "101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: a\r\n",
+		"no status":           "099 a\r\nContent-Length: 99\r\n",
+		"redirect":            "307 Temporary Redirect\r\nLocation: /\r\nContent-Length: 99\r\n",
+		"redirect to nowhere": "302 Found\r\nLocation: http://[\r\nContent-Length: 99\r\n",
+		"redirect without":    "308 Permanent Redirect\r\nContent-Length: 99\r\n",
+		"not modified":        "304 Not Modified\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer func() { _ = conn.Close() }()
+				_, _ = io.WriteString(conn, "HTTP/1.1 "+head+"\r\n")
+				_, _ = io.Copy(io.Discard, conn) // until the client closes
+			}))
+			defer auth.Close()
+			c := newClient(t, auth.URL, func(o *Options) { o.MaxAttempts, o.Timeout = 1, time.Minute })
+			_, err := c.Token(t.Context(), anyRequest)
+			if e, ok := errors.AsType[*Error](err); !ok || e.Kind != BadResponse {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestRotationCostsNothing: a refusal of a secret whose file has changed meanwhile is tried again at once.
 func TestRotationCostsNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	write := func(content string) {

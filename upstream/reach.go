@@ -15,7 +15,7 @@ func (c *Client) Reach(ctx context.Context) error {
 		return &Error{Kind: Unavailable, detail: "the request cannot be built", final: true}
 	}
 	head.Header.Set("User-Agent", "token-sidecar")
-	res, err := c.http.Do(head)
+	res, err := c.opts.Transport.RoundTrip(head)
 	if err != nil {
 		return transportError(ctx, err)
 	}

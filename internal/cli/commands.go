@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,8 @@ type usageError struct{ error }
 
 // Main executes the command line of this process and returns the exit code; ctx ends at the first signal to stop.
 func Main(ctx context.Context) int {
+	// net/http quotes there what the auth service sends where no answer is expected, such as the end of a token.
+	log.SetOutput(io.Discard)
 	return Run(ctx, Process{
 		Name: os.Args[0], Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr,
 	})
@@ -89,12 +92,32 @@ func newRoot(p Process) *cobra.Command {
 		return serve.RunE(cmd, args)
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(serve, newSandbox(p), newGet(p), newHealthcheck(p), newStatus(p), newConfig(p), newRefreshToken(p),
 		newCheck(p), newPseudonym(p), newVersion())
 	return root
 }
 
-// didYouMean suggests the name that was probably meant.
+// newHelp is the library's, but for what is no command.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			command, rest, err := root.Find(args)
+			if err == nil {
+				err = noArgs(command, rest)
+			}
+			if err != nil {
+				return err
+			}
+			command.InitDefaultHelpFlag() // it is listed as well
+			return command.Help()
+		},
+	}
+}
+
+// didYouMean suggests the name that was meant.
 func didYouMean(typed string, names []string) string {
 	if meant := spelling.Nearest(typed, names, max(1, len(typed)/3)); meant != "" {
 		return fmt.Sprintf("; did you mean %s?", meant)

@@ -143,11 +143,14 @@ func unreadable(err error) error {
 }
 
 func (f *File) read() (string, error) {
-	file, err := os.Open(f.path)
+	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would be waited for
 	if err != nil {
 		return "", unreadable(err)
 	}
 	defer func() { _ = file.Close() }()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() && !info.IsDir() {
+		return "", errors.New("it is a pipe or a device, which does not keep its content; write the value into a file")
+	}
 	raw, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
 	if err != nil {
 		return "", unreadable(err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -203,6 +204,20 @@ func TestFile(t *testing.T) {
 	mounted.Reload()
 	if got := mounted.Text().Reveal(); got != "second" {
 		t.Errorf("after the swap: %q", got)
+	}
+}
+
+// TestWhatIsReadOnce is refused at once: nobody waits for a pipe that nobody writes to, nor takes the value of one that
+// is empty the second time.
+func TestWhatIsReadOnce(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, "/dev/zero", "/dev/null"} {
+		if _, err := Open("A_FILE", path, nil, nil); err == nil || !strings.Contains(err.Error(), "into a file") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 
