@@ -120,7 +120,7 @@ sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, the program's bill of mat
 	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
 
 .PHONY: test-cluster
-test-cluster: $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and check the pods; 10 minutes the first time
+test-cluster: $(KUBERNETES)/kube-apiserver $(KUBERNETES)/helm ## Install the charts and run the docs' commands on a real API server; 15 minutes the first time
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED_CLUSTER)"
 	cd test/e2e && PATH="$(KUBERNETES):$$PATH" go test -tags cluster -count 1 ./charts
 
@@ -129,6 +129,11 @@ $(KUBERNETES)/kube-apiserver: test/cluster/go.mod
 	@mkdir -p $(KUBERNETES)
 	@echo "building kubectl and kube-apiserver $(notdir $(KUBERNETES))"
 	cd test/cluster && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(notdir $(KUBERNETES))' -o $(KUBERNETES)/ tool
+	@touch $@
+
+$(KUBERNETES)/helm: test/e2e/go.mod
+	@echo "building helm"
+	cd test/e2e && CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ helm.sh/helm/v4/cmd/helm
 	@touch $@
 
 .PHONY: manifest
