@@ -45,8 +45,8 @@ func TestCommands(t *testing.T) {
 	var asked atomic.Int32
 	shell := testbed.Shell{
 		Dir: root,
-		Environ: append(startRegistry(t), "KUBECONFIG="+c.config, "PATH="+tools+":"+os.Getenv("PATH"), "HELM_CACHE_HOME="+tools,
-			"HELM_CONFIG_HOME="+tools, "HELM_DATA_HOME="+tools, "MAKEFLAGS=--no-print-directory -- VERSION=v0.1.0"),
+		Environ: append(startRegistry(t), "KUBECONFIG="+c.config, "PATH="+tools+":"+os.Getenv("PATH"),
+			"HELM_CACHE_HOME="+tools, "HELM_CONFIG_HOME="+tools, "HELM_DATA_HOME="+tools, "MAKEFLAGS=--no-print-directory -- VERSION=v0.1.0"),
 		MayFail: func(output string) bool {
 			refused := strings.Contains(output, "dial tcp "+kubelet+": connect: connection refused")
 			if refused {
@@ -60,7 +60,8 @@ func TestCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pages, run []string
-	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "charts/token-sidecar/README.md")) {
+	paths = append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "charts/token-sidecar/README.md"))
+	for _, path := range paths {
 		page := regexp.MustCompile(`\bPOD\b`).ReplaceAllString(testbed.ReadFile(t, path), "my-service-0")
 		pages = append(pages, page)
 		commands := testbed.ConsoleCommands(page)
@@ -120,7 +121,7 @@ func write(t *testing.T, path, content string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(content), 0o700); err != nil { //nolint:gosec // some are run
+	if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -134,8 +135,8 @@ func startRegistry(t *testing.T) (environ []string) {
 		t.Fatal(err)
 	}
 	registry := httptest.NewUnstartedServer(ociregistry.New(ociregistry.Logger(log.New(io.Discard, "", 0))))
-	registry.Config.ErrorLog = log.New(io.Discard, "", 0)             // clients may go without a word
-	registry.TLS = &tls.Config{Certificates: []tls.Certificate{pair}} //nolint:gosec // its clients choose the version
+	registry.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may go without a word
+	registry.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	registry.StartTLS()
 	t.Cleanup(registry.Close)
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
