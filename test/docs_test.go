@@ -71,7 +71,8 @@ func TestAuditPage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "audit.key"), []byte(key), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	shell := testbed.Shell{Dir: dir, Environ: []string{"PATH=" + testbed.InPath(t, "token-sidecar") + ":" + os.Getenv("PATH")}}
+	path := testbed.InPath(t, "token-sidecar") + ":" + os.Getenv("PATH")
+	shell := testbed.Shell{Dir: dir, Environ: []string{"PATH=" + path}}
 	if n := shell.Console(t, testbed.ReadFile(t, "docs/audit.md")); n != 1 {
 		t.Errorf("%d commands", n)
 	}
@@ -84,7 +85,8 @@ func TestCommandsInText(t *testing.T) {
 	shell := testbed.Shell{Environ: []string{"PATH=" + testbed.InPath(t, "token-sidecar") + ":" + os.Getenv("PATH")}}
 	names := regexp.MustCompile(`func ((?:Test|Benchmark)\w+)\(`)
 	var tests []string
-	out, err := exec.CommandContext(t.Context(), "grep", "-rhE", "--include=*_test.go", `^func (Test|Benchmark)`, ".").Output()
+	grep := exec.CommandContext(t.Context(), "grep", "-rhE", "--include=*_test.go", `^func (Test|Benchmark)`, ".")
+	out, err := grep.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
