@@ -46,7 +46,8 @@ func TestCommands(t *testing.T) {
 	shell := testbed.Shell{
 		Dir: root,
 		Environ: append(startRegistry(t), "KUBECONFIG="+c.config, "PATH="+tools+":"+os.Getenv("PATH"),
-			"HELM_CACHE_HOME="+tools, "HELM_CONFIG_HOME="+tools, "HELM_DATA_HOME="+tools, "MAKEFLAGS=--no-print-directory -- VERSION=v0.1.0"),
+			"HELM_CACHE_HOME="+tools, "HELM_CONFIG_HOME="+tools, "HELM_DATA_HOME="+tools,
+			"MAKEFLAGS=--no-print-directory -- VERSION=v0.1.0"),
 		MayFail: func(output string) bool {
 			refused := strings.Contains(output, "dial tcp "+kubelet+": connect: connection refused")
 			if refused {
