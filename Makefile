@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X token-sidecar/internal/app.version=$(VERSION) -X token-sidec
 # gRPC, which the OTLP exporter links, has a trace page that nobody serves and that makes the program 10 MB larger.
 TAGS    := grpcnotrace
 
-# The modules: the program's, and those of what only its tests and benchmarks need. (test/cluster is built, not tested.)
+# The modules: the program's, and those of what only its tests and benchmarks need. (test/cluster and test/validate are built, not tested.)
 MODULES := . bench test/e2e
 
 # Development tools, at pinned versions.
@@ -45,11 +45,11 @@ build: ## Build bin/token-sidecar
 # The tests of modules other than the program's read files outside of them, which the cache of go test does not notice.
 .PHONY: test
 test: export SKIP_NO_TESTS = 1
-test: ## Run all tests, after installing what they need; 15 minutes, 30 the first time
+test: ## Run all tests, after installing what they need; 15 minutes, 35 the first time
 	@echo "make test runs these, with the race detector where the sidecar's own code runs:"
 	@echo "  1/3  the program's tests, unit tests and those from outside     5 minutes"
 	@echo "  2/3  the benchmarks, only to see that they work                 2 minutes"
-	@echo "  3/3  page, image, clients, dashboard and charts                 6 minutes; the first time 17, to build Helm's library"
+	@echo "  3/3  page, image, clients, dashboard and charts                 6 minutes; the first time 20, to build Helm's library and kubectl-validate"
 	@echo "Each first installs the Debian packages that it needs, with apt-get (and sudo, unless you are root)."
 	@echo "Each package prints a line when its tests have passed; the first take a minute or two to build."
 	@echo; echo "1/3 the program"
@@ -62,7 +62,8 @@ test: ## Run all tests, after installing what they need; 15 minutes, 30 the firs
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_E2E) $(NEEDED_CLIENTS)"
 	cd test/e2e && go test -race -count 1 .
 	cd test/e2e && go test -race -count 1 ./clients
-	cd test/e2e && go test -count 1 ./charts
+	@$(MAKE) --no-print-directory $(TOOLS)/kubectl-validate
+	cd test/e2e && PATH="$(TOOLS):$$PATH" go test -count 1 ./charts
 
 .PHONY: needed
 needed:
@@ -120,7 +121,7 @@ sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, the program's bill of mat
 	@mkdir -p bin && $(TOOLS)/cyclonedx-gomod app -json -licenses -output bin/sbom.json . && echo bin/sbom.json
 
 .PHONY: test-cluster
-test-cluster: $(KUBERNETES)/kube-apiserver ## Install the charts on a real API server and check the pods; 10 minutes the first time
+test-cluster: $(KUBERNETES)/kube-apiserver $(KUBERNETES)/helm ## Install the charts and run the docs' commands on a real API server; 15 minutes the first time
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED_CLUSTER)"
 	cd test/e2e && PATH="$(KUBERNETES):$$PATH" go test -tags cluster -count 1 ./charts
 
@@ -129,6 +130,17 @@ $(KUBERNETES)/kube-apiserver: test/cluster/go.mod
 	@mkdir -p $(KUBERNETES)
 	@echo "building kubectl and kube-apiserver $(notdir $(KUBERNETES))"
 	cd test/cluster && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(notdir $(KUBERNETES))' -o $(KUBERNETES)/ tool
+	@touch $@
+
+$(TOOLS)/kubectl-validate: test/validate/go.mod
+	@mkdir -p $(TOOLS)
+	@echo "building kubectl-validate"
+	cd test/validate && CGO_ENABLED=0 go build -ldflags '-s -w' -o $(TOOLS)/ tool
+	@touch $@
+
+$(KUBERNETES)/helm: test/e2e/go.mod
+	@echo "building helm"
+	cd test/e2e && CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ helm.sh/helm/v4/cmd/helm
 	@touch $@
 
 .PHONY: manifest

@@ -184,13 +184,10 @@ var (
 func (t *Trail) fail(err error, withheld int) {
 	now, cause := t.opts.Wall(), causeOf(err)
 	t.lapse = t.lapse.and(lapse{now, withheld})
-	if !t.state.Since.IsZero() {
-		t.state.Cause = cause
-		return
+	if t.state.Since.IsZero() {
+		t.state = State{Since: now, First: cause}
 	}
-	t.state = State{Since: now, Cause: cause, First: cause}
-	t.opts.Log.Error("the audit log cannot be written: callers get 503 AUDIT_UNAVAILABLE until it can; "+
-		"check the space and the rights at AUDIT_LOG, or who reads standard output", slog.String("cause", cause))
+	t.state.Cause = cause
 }
 
 // Reopen opens the file again after it was moved away, as log rotation does. The next line would notice that as well.
@@ -257,10 +254,7 @@ func (t *Trail) flush() {
 		return
 	}
 	t.lines.Add(float64(bytes.Count(lines, []byte{'\n'})))
-	if !t.state.Since.IsZero() {
-		t.state = State{}
-		t.opts.Log.Info("the audit log is written again", slog.Int("answers_withheld", over.withheld+t.lapse.withheld))
-	}
+	t.state = State{}
 }
 
 func notify(c chan struct{}) {

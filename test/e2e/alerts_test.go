@@ -72,6 +72,11 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("%s does not tell where, or how bad", rule.Alert)
 		}
 	}
+	for _, f := range faults() {
+		if !strings.Contains(testbed.ReadFile(t, "docs/runbook.md"), "(images/"+f.name+".png)") {
+			t.Errorf("the runbook has no picture of %s", f.name)
+		}
+	}
 	for _, section := range strings.Split(testbed.ReadFile(t, "docs/runbook.md"), "\n## ")[1:] {
 		name, text, _ := strings.Cut(section, "\n")
 		if !strings.HasPrefix(name, "TokenSidecar") {

@@ -124,6 +124,10 @@ func faults() []fault {
 			},
 			part: "redis", state: "write-only", cause: "NOPERM", alert: "TokenSidecarRedisWriteOnly",
 		},
+		{
+			name: "audit-full", environ: []string{"AUDIT_LOG=/dev/full", "AUDIT_KEY_FILE=" + keyFile},
+			part: "audit", state: "not written", cause: "no space left on device", alert: "TokenSidecarAuditUnavailable",
+		},
 	}
 }
 
@@ -142,8 +146,8 @@ type scene struct {
 	asked    int
 }
 
-// passwordFile stands for the file with the password of the scene's Redis.
-const passwordFile = "PASSWORD-FILE"
+// What stands for a file of the scene: with the password of its Redis, with the key of its audit log.
+const passwordFile, keyFile = "PASSWORD-FILE", "KEY-FILE"
 
 func newScene(t testing.TB, f fault) *scene {
 	t.Helper()
@@ -162,6 +166,9 @@ func newScene(t testing.TB, f fault) *scene {
 			s.password = "right"
 			redisArgs = []string{"--requirepass", s.password}
 			pair = strings.ReplaceAll(pair, passwordFile, testbed.WriteFile(t, "password", s.password))
+		}
+		if strings.HasSuffix(pair, keyFile) {
+			pair = strings.ReplaceAll(pair, keyFile, testbed.WriteFile(t, "key", strings.Repeat("A", 43)+"="))
 		}
 		environ = append(environ, pair)
 	}

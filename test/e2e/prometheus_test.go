@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,14 +79,18 @@ func (p *promServer) alerts() ([]alert, error) {
 	return data.Alerts, err
 }
 
-// says checks that the fault's alert is raised for its pod, and names the cause.
+// says checks that the fault's alert is raised for its pod, and names the cause: by its label, or in its summary.
 func (p *promServer) says(f fault) error {
 	raised, err := p.alerts()
 	if err != nil {
 		return err
 	}
 	for _, a := range raised {
-		if a.Labels["alertname"] == f.alert && a.Labels["pod"] == f.name && a.Labels["cause"] == f.cause {
+		cause, labelled := a.Labels["cause"]
+		if !labelled && strings.HasSuffix(a.Annotations["summary"], ": "+f.cause) {
+			cause = f.cause
+		}
+		if a.Labels["alertname"] == f.alert && a.Labels["pod"] == f.name && cause == f.cause {
 			return nil
 		}
 	}

@@ -2,7 +2,9 @@ package charts
 
 import (
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +14,8 @@ import (
 	"github.com/spf13/viper"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
+
+	"token-sidecar/internal/testbed"
 )
 
 var update = flag.Bool("update", false, "write the golden files and the chart's README anew")
@@ -142,7 +146,29 @@ func TestTypes(t *testing.T) {
 	}
 }
 
-// TestReadme: the chart's README describes its values.
+// TestKubectlValidate: names are right and required fields are there, which [TestTypes] does not look at; that finds
+// wrong quantities, and kubectl-validate does not. Its schemas are too old for MutatingAdmissionPolicy.
+func TestKubectlValidate(t *testing.T) {
+	testbed.Needs(t, "kubectl-validate")
+	dir := t.TempDir()
+	written := 0
+	for i, document := range documents(t) {
+		if strings.Contains(document, "\nkind: MutatingAdmissionPolicy") {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".yaml")), []byte(document), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		written++
+	}
+	cmd := exec.CommandContext(t.Context(), "kubectl-validate", dir)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+os.DevNull) // asks no cluster
+	if out, err := cmd.CombinedOutput(); err != nil || strings.Count(string(out), "OK") != written {
+		t.Errorf("%d documents: %v\n%s", written, err, out)
+	}
+}
+
+// TestReadme: the chart's README tells of its values.
 func TestReadme(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(sidecar)); err != nil {

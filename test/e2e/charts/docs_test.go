@@ -18,15 +18,7 @@ func TestInstallPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service := filepath.Join(dir, "my-service")
-	files := map[string]string{}
-	for _, block := range regexp.MustCompile("(?s)```yaml\n# (\\S+\\.yaml)\n(.*?)```").FindAllStringSubmatch(
-		testbed.ReadFile(t, filepath.Join(folder, "../docs/install.md")), -1) {
-		files[block[1]] = block[2]
-	}
-	if len(files) != 3 {
-		t.Fatalf("%d files", len(files))
-	}
+	service, files := filepath.Join(dir, "my-service"), installed(t)
 	files["Chart.yaml"] = strings.Replace(files["Chart.yaml"], "oci://registry.example/team/charts", "", 1)
 	for name, content := range files {
 		path := filepath.Join(service, name)
@@ -60,6 +52,20 @@ func TestInstallPage(t *testing.T) {
 			}
 		}
 	}
+}
+
+// installed are the files of the chart that docs/install.md shows, by their paths.
+func installed(t *testing.T) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for _, block := range regexp.MustCompile("(?s)```yaml\n# (\\S+\\.yaml)\n(.*?)```").FindAllStringSubmatch(
+		testbed.ReadFile(t, filepath.Join(folder, "../docs/install.md")), -1) {
+		files[block[1]] = block[2]
+	}
+	if len(files) != 3 {
+		t.Fatalf("%d files", len(files))
+	}
+	return files
 }
 
 // TestTemplatesAreNamed: the chart's README names each template that services include.

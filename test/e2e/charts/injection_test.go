@@ -13,7 +13,7 @@ import (
 func TestInjectionNeedsTheCluster(t *testing.T) {
 	values := []string{required, "injection.enabled=true"}
 	if _, err := Render("demo", sidecar, Rendering{Values: values}); err == nil || !strings.Contains(err.Error(),
-		"no MutatingAdmissionPolicy") {
+		"no MutatingAdmissionPolicy") || !strings.Contains(err.Error(), "--api-versions "+offers("v1")[0]) {
 		t.Error(err)
 	}
 	for _, version := range []string{"v1", "v1beta1"} {
@@ -94,6 +94,8 @@ func TestNotes(t *testing.T) {
 		"ports.token=9000":                      "takes the ports 9000 and 8081 of the pod",
 		"socket=true":                           "takes the port 8081 of the pod",
 		"networkPolicy.enabled=true":            "lets nothing reach the pods but the kubelet",
+		"mode=native":                           `beside containers initContainers: {{- include "token-sidecar.container"`,
+		"mode=plain":                            `its pod template containers: {{- include "token-sidecar.container"`,
 		"injection.enabled=true":                "token-sidecar/client-id, token-sidecar/secret",
 		"nameOverride=tokens":                   "exec POD -c tokens -- /token-sidecar check",
 		"mode=plain,settings.SHUTDOWN_DELAY=1m": "needs terminationGracePeriodSeconds: 80",
