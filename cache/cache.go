@@ -62,6 +62,7 @@ type Cache struct {
 	trust    time.Duration
 	lockLife time.Duration
 	poll     time.Duration // how often a waiting lease looks by itself
+	brief    time.Duration // how long at least it is remembered that a token was forgotten
 	// generation changes when news may have been lost: what was confirmed before is asked of Redis again.
 	generation atomic.Uint64
 	// epochs count forgets, each for the keys of one first byte.
@@ -95,6 +96,7 @@ func New(opts Options) *Cache {
 	}
 	c := &Cache{
 		memory: newMemory(opts.MemorySize), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, log: opts.Log,
+		brief:  max(briefLife, opts.FetchLimit, opts.Trust),
 		leases: map[Key]*Lease{}, refreshTokens: map[Key]refreshToken{}, unshared: map[Key]bool{},
 	}
 	c.generation.Store(1)
@@ -155,7 +157,7 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error)
 	if c.shared == nil {
 		return named(mine, FromMemory, nil)
 	}
-	epoch, generation := c.epoch(key), c.generation.Load()
+	epoch, generation := c.Epoch(key), c.generation.Load()
 	seen, err := c.shared.look(ctx, key)
 	if err != nil {
 		return named(mine, FromMemory, err)
@@ -193,18 +195,15 @@ func (c *Cache) Former(key Key) *Entry { return c.memory.former(key) }
 // Refusal returns the refusal that is remembered of key, if there is one.
 func (c *Cache) Refusal(key Key) (Refusal, bool) { return c.memory.refusal(key) }
 
-// epoch is to be read before Redis is asked for what keep then keeps.
-func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
+// Epoch changes whenever a token of key is forgotten, here or in the fleet: what began in an earlier one may yield that
+// token still, so whoever comes later must not share it.
+func (c *Cache) Epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
 
-// keep puts entry in memory, unless something was forgotten since epoch: what Redis told may be older than that. It
-// returns what memory holds then: when that is the same token already, that object stays, with the marks of its
-// renewal, and is trusted anew.
+// keep puts entry in memory, unless something was forgotten since epoch, which was read before Redis was asked: what
+// Redis told may be older than that. It returns what memory holds then: when that is the same token already, that
+// object stays, with the marks of its renewal, and is trusted anew.
 func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
-	kept := c.memory.put(key, entry, generation)
-	if c.epoch(key) != epoch {
-		c.memory.forget(key, nil)
-	}
-	return kept
+	return c.memory.put(key, entry, generation, func() bool { return c.Epoch(key) == epoch })
 }
 
 // distrust makes what memory holds be asked of Redis again.

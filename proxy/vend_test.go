@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"token-sidecar/cache"
 	"token-sidecar/proxy/vend"
 	"token-sidecar/upstream"
 	"token-sidecar/upstream/sandbox"
@@ -279,6 +280,68 @@ func TestForgottenWhileFetched(t *testing.T) {
 		}
 		if w.mustGet("alice").token() != fresh {
 			t.Error("the newer token was replaced by the older")
+		}
+	})
+}
+
+// TestForgottenElsewhereWhileFetched: what is under way when another sidecar forgets everything is for those who asked
+// before.
+func TestForgottenElsewhereWhileFetched(t *testing.T) {
+	inWorld(t, nil, func(t *testing.T, w *world) {
+		w.auth.Set(sandbox.Mood{LatencyMS: 1000})
+		stale := make(chan string)
+		go func() { stale <- w.mustGet("alice").token() }()
+		synctest.Wait()
+		w.tokens.Forget(t.Context(), w.broker.Key(mustParse(t, "alice")), nil) // as the news of it do
+		fresh := w.mustGet("alice").token()
+		if <-stale == fresh {
+			t.Error("what was asked for before the DELETE is served after it")
+		}
+	})
+}
+
+// lateLooks are caches whose looks hold what they found until they are told to go on.
+type lateLooks struct {
+	*cache.Cache
+	found, goOn chan struct{}
+}
+
+func (l lateLooks) Look(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source) {
+	entry, from := l.Cache.Look(ctx, key)
+	if entry == nil {
+		return entry, from
+	}
+	l.found <- struct{}{}
+	<-l.goOn
+	return entry, from
+}
+
+func (lateLooks) Peek(cache.Key, time.Time) *cache.Entry { return nil }
+
+// TestRejectedWhileLookedUp: a look that began before a token was rejected, and whose reply comes late, is for those
+// who asked before.
+func TestRejectedWhileLookedUp(t *testing.T) {
+	var late lateLooks
+	inWorld(t, func(s *settings) {
+		s.caches = func(c *cache.Cache) vend.Cache {
+			late = lateLooks{c, make(chan struct{}), make(chan struct{})}
+			return late
+		}
+	}, func(t *testing.T, w *world) {
+		rejected := w.mustGet("alice").token()
+		before := make(chan string)
+		go func() { before <- w.mustGet("alice").token() }()
+		<-late.found
+		if got := w.do(request("DELETE", "/token?client_user_id=alice", "", "X-Rejected-Token-Hash",
+			fmt.Sprintf("%x", hashOf(rejected)))); got.status != 204 {
+			t.Fatalf("%d %s", got.status, got.raw)
+		}
+		after := make(chan string)
+		go func() { after <- w.mustGet("alice").token() }()
+		synctest.Wait()
+		close(late.goOn)
+		if <-before != rejected || <-after == rejected {
+			t.Error("a rejected token is served to somebody who asked after that")
 		}
 	})
 }

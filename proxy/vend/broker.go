@@ -28,6 +28,7 @@ type Cache interface {
 	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source, error)
 	Former(key cache.Key) *cache.Entry
 	Refusal(key cache.Key) (cache.Refusal, bool)
+	Epoch(key cache.Key) uint64
 	Acquire(ctx context.Context, key cache.Key, want cache.Want) (cache.Offer, error)
 	Claim(ctx context.Context, key cache.Key, entry *cache.Entry, first, longest time.Duration) bool
 	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) (told bool)
@@ -75,7 +76,8 @@ type Options struct {
 // A Broker vends tokens. Its methods may be called from many goroutines.
 //
 // Callers of one key share one look in the caches, and then one flight, which fetches. A flight has a context and a
-// limit of its own, so that callers may leave, the first one too, without the others noticing.
+// limit of its own, so that callers may leave, the first one too, without the others noticing. Nobody shares what began
+// before a token of the key was forgotten: it may yield that token still.
 type Broker struct {
 	opts    Options
 	client  string // see clientKey
@@ -183,7 +185,7 @@ func (b *Broker) known(now time.Time, key cache.Key, req upstream.Request) (Toke
 // look looks in the caches, once for all who ask for key at the same time. It is done in the goroutine of the first of
 // them, being short, but not under its context.
 func (b *Broker) look(ctx context.Context, key cache.Key) (Token, error) {
-	found, err, _ := b.looks.Do(string(key[:]), func() (any, error) {
+	found, err, _ := b.looks.Do(b.shared(key), func() (any, error) {
 		return b.caught(func() (Token, error) {
 			entry, from := b.opts.Cache.Look(context.WithoutCancel(ctx), key)
 			return Token{Entry: entry, From: from}, nil
@@ -299,15 +301,9 @@ func (b *Broker) entryOf(answer *upstream.Answer, former *cache.Entry) *cache.En
 	return e
 }
 
-// Forget forgets the token of req, or only the one of that hash, and lets no flight under way be joined. told is false
-// while the fleet cannot be told.
+// Forget forgets the token of req, or only the one of that hash. told is false while the fleet cannot be told.
 func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.Hash) (told bool) {
-	key := b.Key(req)
-	if hash == nil {
-		b.looks.Forget(string(key[:]))
-		b.fetches.Forget(string(key[:]))
-	}
-	return b.opts.Cache.Forget(ctx, key, hash)
+	return b.opts.Cache.Forget(ctx, b.Key(req), hash)
 }
 
 // FailingRenewals are the renewals that failed of late.
