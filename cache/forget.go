@@ -15,9 +15,9 @@ const maxPending = 10_000
 // be told: this sidecar has forgotten already, and goes on telling until Redis has taken it. A fetch that is under way
 // is not kept, unless hash is given.
 func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
-	// Where nobody is known to have a token, what is remembered need only outlive a fetch that is under way: whoever
-	// forgets ever new users must not fill Redis.
-	life := briefLife
+	// Where nobody is known to have a token, what is remembered need only outlive a fetch that is under way, and what
+	// others trust their memory with: whoever forgets ever new users must not fill Redis.
+	life := c.brief
 	if c.memory.former(key) != nil {
 		life = tombstoneLife
 	}

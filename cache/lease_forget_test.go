@@ -71,7 +71,7 @@ func TestStaleSightsAreNotKept(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
 	key := NewKey("u")
 	e := fetchOnce(t, c, key, nil)
-	epoch := c.epoch(key)
+	epoch := c.Epoch(key)
 	c.Forget(t.Context(), key, nil)
 	c.keep(key, e, epoch, 1)
 	if c.Peek(key, time.Now()) != nil {
@@ -94,7 +94,7 @@ func TestLostNews(t *testing.T) {
 	key := NewKey("u")
 	e := fetchOnce(t, c, key, nil)
 	c.Forget(t.Context(), key, nil)
-	c.memory.put(key, e, c.generation.Load())
+	c.memory.put(key, e, c.generation.Load(), func() bool { return true })
 	if c.Peek(key, time.Now()) == nil {
 		t.Fatal("the test does not test anything")
 	}
@@ -130,4 +130,47 @@ func TestForgettingAFormerTokenLeavesTheNewOne(t *testing.T) {
 	}
 	close(stop)
 	forgetting.Wait()
+}
+
+// TestAForgottenTokenIsNotSharedAgain: a sidecar that did not hear that a token was forgotten, because it was frozen,
+// does not bring it back when the one that came after it is forgotten too.
+func TestAForgottenTokenIsNotSharedAgain(t *testing.T) {
+	server := testbed.StartRedis(t)
+	a, frozen := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
+	key := NewKey("u")
+	first := fetchOnce(t, frozen, key, nil)
+	a.Forget(t.Context(), key, &first.Hashes()[0])
+	second := fetchOnce(t, a, key, nil)
+	a.Forget(t.Context(), key, &second.Hashes()[0])
+	frozen.memory.put(key, first, frozen.generation.Load(), func() bool { return true })
+	frozen.distrust()
+	for _, c := range []*Cache{frozen, a, newCache(t, server.URL(), nil)} {
+		if e := get(t, c, key); e != nil {
+			t.Error("a forgotten token is served")
+		}
+	}
+}
+
+// TestATombstoneOutlivesWhatItForgets: where no token is known, a fetch under way in another sidecar, and what another
+// one trusts its memory with.
+func TestATombstoneOutlivesWhatItForgets(t *testing.T) {
+	server := testbed.StartRedis(t)
+	for name, c := range map[string]struct {
+		change func(*Options)
+		want   time.Duration
+	}{
+		"by default":            {func(*Options) {}, briefLife},
+		"fetches may take long": {func(o *Options) { o.FetchLimit = 10 * time.Minute }, 10 * time.Minute},
+		"memory may trust long": {func(o *Options) { o.Trust = time.Hour }, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forgetting := newCache(t, server.URL(), c.change)
+			key := NewKey(name)
+			forgetting.Forget(t.Context(), key, nil)
+			left := server.Client().PTTL(t.Context(), forgetting.shared.keys.names(key)[0].text).Val()
+			if left < c.want-time.Minute || left > c.want+time.Minute {
+				t.Errorf("remembered for %v, want %v", left, c.want)
+			}
+		})
+	}
 }

@@ -29,7 +29,8 @@ const (
 	// waitLife is how long it is remembered that somebody waits for a lease to end.
 	waitLife = time.Minute
 	// tombstoneLife is how long at least it is remembered that a token was forgotten: the life of tokens that
-	// may still lie in some sidecar's memory. Where none is known to exist, briefLife is enough for a fetch under way.
+	// may still lie in some sidecar's memory. Where none is known to exist, briefLife is enough, unless fetches or the
+	// trust in memory take longer.
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
 )
