@@ -222,7 +222,8 @@ return fence
 var claimScript = newScript(luaCommon + `
 local claims, until_, owner = string.match(get(KEYS[1]) or '', '^(%d+):(%d+):(.*)$')
 local time = math.floor(now() / 1000)
-if until_ and owner ~= ARGV[1] and time < tonumber(until_) then return {0, tonumber(until_) - time} end
+if owner == ARGV[1] then return {1, 0} end
+if until_ and time < tonumber(until_) then return {0, tonumber(until_) - time} end
 claims = tonumber(claims or 0)
 local hold = math.min(ARGV[2] * 2 ^ math.min(claims, 20), ARGV[3])
 local value = string.format('%d:%.0f:%s', claims + 1, time + hold, ARGV[1])
