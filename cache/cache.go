@@ -206,8 +206,14 @@ func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
 	return c.memory.put(key, entry, generation, func() bool { return c.Epoch(key) == epoch })
 }
 
-// distrust makes what memory holds be asked of Redis again.
-func (c *Cache) distrust() { c.generation.Add(1) }
+// distrust makes what memory holds be asked of Redis again. News may have been lost, and so may Redis itself have what
+// it was told, being another one now, or having started with an older copy of its data.
+func (c *Cache) distrust() {
+	c.generation.Add(1)
+	if c.pending.again() {
+		c.flush()
+	}
+}
 
 // Claim reports whether this sidecar may try to renew entry now. If so, nobody else in the fleet does for as long as
 // first, and twice that after each try that brought no token, but longest at most; if not, it has been put off.

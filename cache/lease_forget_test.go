@@ -228,7 +228,7 @@ func TestForgetsOfOneKeyWaitTogether(t *testing.T) {
 		}
 	}
 	// What was told meanwhile is not what was forgotten since.
-	c.pending.remove(pendingForget{key, first.Hashes()[0], 1})
+	c.pending.remove(pendingForget{key: key, token: first.Hashes()[0], number: 1}, "")
 	if n := c.PendingForgets(); n != 2 {
 		t.Errorf("%d wait", n)
 	}

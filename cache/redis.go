@@ -298,12 +298,13 @@ func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration
 	}
 }
 
-// forget buries the tokens of key, or the one of that hash, under all names, and tells the fleet; life is that of a
+// forget buries the tokens of a key, or the one of that hash, under all names, and tells the fleet; life is that of a
 // tombstone where nothing was. It returns the fence of what stands under the first name then.
-func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Duration) (fence string, err error) {
+func (s *shared) forget(ctx context.Context, f pendingForget, life time.Duration) (fence string, err error) {
 	if !s.up.writable() {
 		return "", errUnavailable
 	}
+	key, hash := f.key, f.hash()
 	commands, err := s.pipeline.twice(ctx, func() []*command {
 		var commands []*command
 		for _, n := range s.keys.names(key) {
@@ -315,7 +316,7 @@ func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Dura
 				step: "forget", script: forgetScript, keys: []string{n.text, n.text + refusalSuffix},
 				args: []any{
 					mark, tombstoneLife.Milliseconds(), life.Milliseconds(), newsChannel,
-					n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender),
+					n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender), formatFence(f.before),
 				},
 			})
 		}

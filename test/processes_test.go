@@ -201,4 +201,7 @@ func TestAProcessStopsAtEveryStep(t *testing.T) {
 		})
 	}
 	waiting.Wait()
+	testbed.Record(t, *recordTo, "processes",
+		fmt.Sprintf("| a real process, stopped at each step (SIGSTOP) and woken after the others have gone on, or killed | %d |",
+			users.Load()))
 }
