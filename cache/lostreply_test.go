@@ -2,8 +2,11 @@ package cache
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
@@ -198,5 +201,59 @@ func TestMemoryKeepsTheNewer(t *testing.T) {
 		if kept := m.put(key, comes, 1, good); (kept == comes) != c.replaced || m.entry(key, now) != kept {
 			t.Errorf("%s: replaced %v", name, kept == comes)
 		}
+	}
+}
+
+// TestARefreshTokenThatComesWhileAnOlderOneIsWritten is written next.
+func TestARefreshTokenThatComesWhileAnOlderOneIsWritten(t *testing.T) {
+	server := testbed.StartRedis(t)
+	proxy := testbed.StartRESPProxy(t, server.Addr)
+	c := newCache(t, "redis://"+proxy.Addr, nil)
+	key := NewKey("refresh", "u")
+	older, newer := refreshToken{secret.Hide("atrt-older"), 1}, refreshToken{secret.Hide("atrt-newer"), 2}
+	c.refreshTokens[key] = older
+	var once sync.Once
+	proxy.OnStep(func(s testbed.Step) testbed.Fault {
+		if len(s.Args) > 3 && strings.HasSuffix(s.Args[3], refreshSuffix) {
+			once.Do(func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.refreshTokens[key] = newer
+			})
+		}
+		return testbed.None
+	})
+	c.flush()
+	testbed.Until(t, "the newer one is kept", func() bool {
+		token, ok, err := c.RefreshToken(t.Context(), key)
+		return ok && err == nil && token.Reveal() == "atrt-newer"
+	})
+}
+
+// TestWhateverIsThereAtFirstIsNotWanted, when Redis did not say what that is; what another sidecar fetches meanwhile is.
+func TestWhateverIsThereAtFirstIsNotWanted(t *testing.T) {
+	server := testbed.StartRedis(t)
+	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
+	key := NewKey("u")
+	first := fetchOnce(t, a, key, nil)
+	offer, err := b.Acquire(t.Context(), key, Want{AvoidFirst: true, Anyway: true})
+	if err != nil || offer.Lease == nil {
+		t.Fatalf("%+v, %v", offer, err)
+	}
+	offer.Lease.Release(t.Context())
+	other, err := a.Acquire(t.Context(), key, Want{Avoid: first})
+	if err != nil || other.Lease == nil {
+		t.Fatalf("%+v, %v", other, err)
+	}
+	offered := make(chan Offer)
+	go func() {
+		offer, _ := b.Acquire(t.Context(), key, Want{AvoidFirst: true, Anyway: true})
+		offered <- offer
+	}()
+	testbed.Until(t, "b waits", func() bool { return testutil.ToFloat64(b.metrics.waits) > 0 })
+	second := newEntry("second", time.Hour)
+	other.Lease.Publish(t.Context(), second)
+	if offer := <-offered; offer.Entry == nil || offer.Entry.ID != second.ID {
+		t.Errorf("offered %+v", offer)
 	}
 }

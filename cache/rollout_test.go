@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -113,4 +114,23 @@ func TestNoCacheUnderTwoNames(t *testing.T) {
 // newCacheLike returns another sidecar with the keys of c.
 func newCacheLike(t *testing.T, server *testbed.Redis, c *Cache) *Cache {
 	return newCache(t, server.URL(), func(o *Options) { o.Keys = c.shared.keys })
+}
+
+// TestTheNewestRefreshTokenOfAllNames, whichever key is the first.
+func TestTheNewestRefreshTokenOfAllNames(t *testing.T) {
+	stages := rollout(t, testbed.StartRedis(t))
+	now := time.Now()
+	for what, c := range map[string]struct{ former, next time.Duration }{
+		"former key newer": {2, 1}, "next key newer": {1, 2},
+	} {
+		key := NewKey(what)
+		stages[0].KeepRefreshToken(t.Context(), key, secret.Hide(fmt.Sprint(c.former)), now.Add(c.former*time.Second))
+		stages[3].KeepRefreshToken(t.Context(), key, secret.Hide(fmt.Sprint(c.next)), now.Add(c.next*time.Second))
+		for i, both := range stages[1:3] {
+			token, ok, err := both.RefreshToken(t.Context(), key)
+			if want := fmt.Sprint(time.Duration(2)); !ok || err != nil || token.Reveal() != want {
+				t.Errorf("%s, stage %d: %v, %v", what, i+1, ok, err)
+			}
+		}
+	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -342,6 +343,36 @@ func TestRejectedWhileLookedUp(t *testing.T) {
 		close(late.goOn)
 		if <-before != rejected || <-after == rejected {
 			t.Error("a rejected token is served to somebody who asked after that")
+		}
+	})
+}
+
+// blindLooks are caches whose Redis cannot say which token there is; they note what is wanted of them.
+type blindLooks struct {
+	*cache.Cache
+	wanted *cache.Want
+}
+
+func (blindLooks) LookShared(context.Context, cache.Key) (*cache.Entry, cache.Source, error) {
+	return nil, cache.None, errors.New("not asked")
+}
+
+func (b blindLooks) Acquire(ctx context.Context, key cache.Key, want cache.Want) (cache.Offer, error) {
+	*b.wanted = want
+	return b.Cache.Acquire(ctx, key, want)
+}
+
+// TestNoCacheWhileRedisCannotSay: whatever Redis holds at first may be the token to avoid.
+func TestNoCacheWhileRedisCannotSay(t *testing.T) {
+	var want cache.Want
+	inWorld(t, func(s *settings) {
+		s.caches = func(c *cache.Cache) vend.Cache { return blindLooks{c, &want} }
+	}, func(t *testing.T, w *world) {
+		if w.mustGet("alice", "Cache-Control", "no-cache"); !want.AvoidFirst || !want.Anyway {
+			t.Errorf("wanted %+v", want)
+		}
+		if w.mustGet("bob"); want.AvoidFirst || want.Anyway {
+			t.Errorf("without no-cache wanted %+v", want)
 		}
 	})
 }
