@@ -17,7 +17,9 @@ func losing(t *testing.T, server *testbed.Redis, lost *script) (*Cache, *testbed
 	t.Helper()
 	proxy := testbed.StartRESPProxy(t, server.Addr)
 	c := newCache(t, "redis://"+proxy.Addr, nil)
-	fetchOnce(t, c, NewKey(t.Name()), nil) // Redis knows the scripts
+	if err := server.Client().ScriptLoad(t.Context(), lost.source).Err(); err != nil { // or that would be asked for first
+		t.Fatal(err)
+	}
 	done := false
 	proxy.OnStep(func(s testbed.Step) testbed.Fault {
 		if !done && strings.EqualFold(s.Args[0], "evalsha") && s.Args[1] == lost.hash {
