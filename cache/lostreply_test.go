@@ -125,7 +125,8 @@ func TestALostLockIsTakenAgain(t *testing.T) {
 	name := c.shared.keys.names(key)[0].text
 	lock := lease.fences[name] + lease.owner
 	client.Del(t.Context(), name+lockSuffix) // evicted, or gone with a master
-	testbed.Until(t, "the lock is taken again", func() bool { return client.Get(t.Context(), name+lockSuffix).Val() == lock })
+	testbed.Until(t, "the lock is taken again",
+		func() bool { return client.Get(t.Context(), name+lockSuffix).Val() == lock })
 	stops(c)
 	testbed.Until(t, "the lock has ended", func() bool { return client.Exists(t.Context(), name+lockSuffix).Val() == 0 })
 	other := newCache(t, server.URL(), nil)

@@ -112,7 +112,7 @@ func (m *memory) former(key Key) *Entry {
 }
 
 // put keeps entry, confirmed in that generation; 0 for not confirmed. A newer one that is there stays, and is returned.
-// Nothing is kept unless good, which is asked at a moment when nobody forgets: whoever forgets changes its answer first.
+// Nothing is kept unless good, which is asked when nobody can forget: whoever forgets changes its answer first.
 func (m *memory) put(key Key, entry *Entry, generation uint64, good func() bool) *Entry {
 	kept, _ := m.entries.Compute(key, func(old *item, found bool) (*item, otter.ComputeOp) {
 		switch {

@@ -119,7 +119,8 @@ func TestFencesGrow(t *testing.T) {
 	at := c.shared.keys.names(key)[0]
 	// As if the clock had been an hour ahead when it was stored.
 	ahead := Fence(time.Now().Add(time.Hour).UnixMicro())
-	server.Client().Set(t.Context(), at.text, string(tokenKind)+formatFence(ahead)+formatToken(first, at, time.Now()), time.Hour)
+	value := string(tokenKind) + formatFence(ahead) + formatToken(first, at, time.Now())
+	server.Client().Set(t.Context(), at.text, value, time.Hour)
 	second := fetchOnce(t, c, key, first)
 	if e := get(t, newCache(t, server.URL(), nil), key); e == nil || e.ID != second.ID || e.Fence <= ahead {
 		t.Errorf("Redis holds %v", e)
