@@ -73,3 +73,48 @@ func TestAForgetToldAgainHarmsNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestRedisLosesSomethingInTheMiddle of a fetch for which another sidecar waits: scripts, connections, all data. It
+// costs one more fetch at most, and afterwards tokens are shared and forgotten as before.
+func TestRedisLosesSomethingInTheMiddle(t *testing.T) {
+	server := testbed.StartRedis(t)
+	for name, command := range map[string][]any{
+		"scripts": {"SCRIPT", "FLUSH"}, "subscriptions": {"CLIENT", "KILL", "TYPE", "pubsub"},
+		"connections": {"CLIENT", "KILL", "TYPE", "normal"}, "data": {"FLUSHALL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			brief := func(o *Options) { o.LockLife = 400 * time.Millisecond }
+			a, b := newCache(t, server.URL(), brief), newCache(t, server.URL(), brief)
+			untilListening(t, a, b)
+			key, mine := NewKey(name), newEntry("mine", time.Hour)
+			lease := acquire(t, a, key)
+			done := make(chan bool)
+			go func() {
+				offer, err := b.Acquire(t.Context(), key, Want{})
+				if err != nil {
+					t.Error(err)
+				}
+				if offer.Lease != nil {
+					offer.Lease.Publish(t.Context(), newEntry("theirs", time.Hour))
+				}
+				done <- offer.Lease == nil
+			}()
+			testbed.Until(t, "b waits", func() bool { return testutil.ToFloat64(b.metrics.waits) > 0 })
+			if err := testbed.StartedClient(t, server.Addr).Do(t.Context(), command...).Err(); err != nil {
+				t.Fatal(err)
+			}
+			lease.Publish(t.Context(), mine)
+			if shared := <-done; !shared && name != "data" {
+				t.Error("it was fetched twice")
+			}
+			testbed.Until(t, "both serve one token", func() bool {
+				a.distrust()
+				b.distrust()
+				one, other := get(t, a, key), get(t, b, key)
+				return one != nil && other != nil && one.ID == other.ID
+			})
+			a.Forget(t.Context(), key, nil)
+			testbed.Until(t, "both have forgotten", func() bool { return get(t, a, key) == nil && get(t, b, key) == nil })
+		})
+	}
+}
