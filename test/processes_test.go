@@ -64,15 +64,23 @@ var crises = map[string]crisis{
 	},
 }
 
+// What happens to a victim at no step in Redis.
+const (
+	nothing  = -1
+	fetching = -2 // it happens while the auth service is asked
+)
+
 // A victim is a process to which something happens at one of its steps in Redis.
 type victim struct {
 	t        *testing.T
 	sidecar  *testbed.Sidecar
 	survivor *testbed.Sidecar
+	witness  *testbed.Sidecar // has nothing in memory
 	proxy    *testbed.Proxy
+	auth     *testbed.Auth
 	user     string
 	signal   syscall.Signal
-	step     int // -1: none
+	step     int
 	hit      chan struct{}
 	done     chan string // what came of what it was asked
 }
@@ -89,7 +97,27 @@ func (v *victim) does(what func() string) {
 		}
 		return testbed.None
 	})
-	go func() { v.done <- what() }()
+	finished := make(chan struct{})
+	if v.step == fetching {
+		before := v.auth.CallsOf(v.user)
+		go func() {
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for v.auth.CallsOf(v.user) == before {
+				select {
+				case <-tick.C:
+				case <-finished: // it had no need to
+					return
+				}
+			}
+			v.sidecar.Signal(v.signal)
+			close(v.hit)
+		}()
+	}
+	go func() {
+		defer close(finished)
+		v.done <- what()
+	}()
 }
 
 // met waits until it has happened, or the victim has done all that it does.
@@ -108,7 +136,7 @@ func (v *victim) goOn() string {
 	return <-v.done
 }
 
-func (v *victim) killed() bool { return v.step >= 0 && v.signal == syscall.SIGKILL }
+func (v *victim) killed() bool { return v.signal == syscall.SIGKILL }
 
 // ask returns the token that a process vends. Only the victim may fail to answer, once it was killed.
 func (v *victim) ask(s *testbed.Sidecar, header ...string) string {
@@ -129,7 +157,10 @@ func (v *victim) forget(s *testbed.Sidecar, header ...string) {
 
 // agree checks that in the end those who live serve one token, which is none of the forgotten ones, and still fetch new
 // ones. It returns how many calls all of it took beside the last.
-func (v *victim) agree(auth *testbed.Auth, forgotten []string) (calls int) {
+func (v *victim) agree(forgotten []string) (calls int) {
+	if slices.Contains(forgotten, v.ask(v.witness)) {
+		v.t.Error("Redis holds a token that nobody may serve any more")
+	}
 	living := []*testbed.Sidecar{v.sidecar, v.survivor}
 	if v.killed() {
 		living = living[1:]
@@ -142,7 +173,7 @@ func (v *victim) agree(auth *testbed.Auth, forgotten []string) (calls int) {
 		}
 		return len(tokens) == 1 && !slices.ContainsFunc(forgotten, func(token string) bool { return tokens[token] })
 	})
-	calls = auth.CallsOf(v.user)
+	calls = v.auth.CallsOf(v.user)
 	last := v.ask(v.survivor)
 	for _, s := range living {
 		next := v.ask(s, "Cache-Control", "no-cache")
@@ -154,25 +185,27 @@ func (v *victim) agree(auth *testbed.Auth, forgotten []string) (calls int) {
 	return calls
 }
 
-// TestAProcessStopsAtEveryStep: a real process is stopped by SIGSTOP at each step in Redis of what it does, and woken
-// when the others have gone on; or it is killed there.
+// TestAProcessStopsAtEveryStep: a real process is stopped by SIGSTOP at each step in Redis of what it does, or while it
+// asks the auth service, and woken when the others have gone on; or it is killed there.
 func TestAProcessStopsAtEveryStep(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	auth.Set(sandbox.Mood{LatencyMS: 30})
+	auth.Set(sandbox.Mood{LatencyMS: 100})
 	environ := auth.Environ("REDIS_TIMEOUT=2s", "MEMORY_CACHE_TTL="+memoryTTL.String(), "UPSTREAM_TIMEOUT=2s",
 		"UPSTREAM_MAX_ATTEMPTS=3")
-	survivor := testbed.StartSidecar(t, append(environ, "REDIS_URL="+redis.URL())...)
+	direct := append(environ, "REDIS_URL="+redis.URL())
+	survivor, witness := testbed.StartSidecar(t, direct...), testbed.StartSidecar(t, direct...)
 	var users atomic.Int32
 	through := func(t *testing.T, happens crisis, signal syscall.Signal, step int) (steps, calls int) {
 		t.Helper()
 		v := &victim{
-			t: t, survivor: survivor, signal: signal, step: step, user: fmt.Sprint("user-", users.Add(1)),
-			hit: make(chan struct{}), done: make(chan string, 1),
+			t: t, survivor: survivor, witness: witness, auth: auth, signal: signal, step: step,
+			user: fmt.Sprint("user-", users.Add(1)),
+			hit:  make(chan struct{}), done: make(chan string, 1),
 			proxy: testbed.StartRESPProxy(t, redis.Addr, withoutProbes),
 		}
 		v.sidecar = testbed.StartSidecar(t, append(environ, "REDIS_URL=redis://"+v.proxy.Addr)...)
 		forgotten := happens(v)
-		return len(v.proxy.Steps()), v.agree(auth, forgotten)
+		return len(v.proxy.Steps()), v.agree(forgotten)
 	}
 	var running errgroup.Group
 	running.SetLimit(8)
@@ -180,9 +213,12 @@ func TestAProcessStopsAtEveryStep(t *testing.T) {
 	for name, happens := range crises {
 		waiting.Go(func() {
 			t.Run(name, func(t *testing.T) {
-				steps, needed := through(t, happens, 0, -1)
+				steps, needed := through(t, happens, 0, nothing)
 				var runs sync.WaitGroup
-				for step := range steps {
+				for step := fetching; step < steps; step++ {
+					if step == nothing {
+						continue
+					}
 					for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 						runs.Add(1)
 						running.Go(func() error {
