@@ -21,8 +21,8 @@ import (
 //
 // The head is in the clear, for the scripts, which compare it. A mark is a keyed hash of a token's hash: with it a
 // script forgets by comparison without opening anything. A tombstone of scope * forgets every token with a smaller
-// fence than its own; one of scope - those whose marks it has, and those that are older than the token that it replaced,
-// whose fence it has. The sealed part is
+// fence than its own; one of scope - those whose marks it has, and those older than the token that it replaced, whose
+// fence it has. The sealed part is
 //
 //	key id (4 bytes) nonce (12) AES-256-GCM of header and body
 //
