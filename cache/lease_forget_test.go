@@ -71,11 +71,12 @@ func TestForgetFencesAFetchUnderWay(t *testing.T) {
 // nor what Redis still holds because it could not be told.
 func TestStaleSightsAreNotKept(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
+	untilListening(t, c) // what is confirmed before that is not trusted after it
 	key := NewKey("u")
 	e := fetchOnce(t, c, key, nil)
 	epoch := c.Epoch(key)
 	c.Forget(t.Context(), key, nil)
-	c.keep(key, e, epoch, 1)
+	c.keep(key, e, epoch, c.generation.Load())
 	if c.Peek(key, time.Now()) != nil {
 		t.Error("what was read before a forget is served after it")
 	}
