@@ -153,7 +153,7 @@ golden: ## Rewrite the charts' expected output and the chart's README; review th
 
 .PHONY: reliability
 reliability: needed ## Run the reliability tests, write the counts to docs/reliability.md
-	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover|TestEveryStepFailsOnce' ./test -args -record docs/reliability.md
+	go test -race -count 1 -run 'TestFleet|TestOutageLadder|TestFailover|TestEveryStepFailsOnce|TestAProcessStops' ./test -args -record docs/reliability.md
 	go test -count 1 -run TestTenMinutesOfOutage ./upstream -args -record $(CURDIR)/docs/reliability.md
 
 .PHONY: bench

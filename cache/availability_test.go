@@ -1,7 +1,11 @@
 package cache
 
 import (
+	"context"
+	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -35,4 +39,60 @@ func TestForbiddenReadingIsNoUnreadableValue(t *testing.T) {
 	if got := c.Redis(); got.State != RedisUp || got.Cause != "" || got.FirstCause != "" {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestWhenRedisIsLost: after several failures in a row, over a span of time; reading and writing apart.
+func TestWhenRedisIsLost(t *testing.T) {
+	const limit = 250 * time.Millisecond
+	fails := errors.New("no")
+	type exchange struct {
+		after time.Duration
+		write bool
+		err   error
+	}
+	for name, c := range map[string]struct {
+		seen []exchange
+		want string
+	}{
+		"many at once are one event": {slices.Repeat([]exchange{{0, true, fails}, {0, false, fails}}, 50), RedisUp},
+		"few over a long time":       {[]exchange{{0, true, fails}, {time.Hour, true, fails}}, RedisUp},
+		"several over a span":        {slices.Repeat([]exchange{{limit, true, fails}, {0, false, fails}}, 3), RedisDown},
+		"all but the span": {
+			append(slices.Repeat([]exchange{{limit / 2, true, fails}}, 4), exchange{limit/2 - 1, true, fails}), RedisUp,
+		},
+		"writes":               {slices.Repeat([]exchange{{limit, true, fails}, {0, false, nil}}, 3), RedisReadOnly},
+		"reads":                {slices.Repeat([]exchange{{limit, true, nil}, {0, false, fails}}, 3), RedisWriteOnly},
+		"a success in between": {slices.Repeat([]exchange{{limit, true, fails}, {limit, true, fails}, {limit, true, nil}}, 9), RedisUp},
+		"back again":           {append(slices.Repeat([]exchange{{limit, true, fails}}, 9), exchange{0, true, nil}), RedisUp},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAvailability(limit, time.Second)
+				for _, e := range c.seen {
+					time.Sleep(e.after)
+					a.record(e.write, e.err)
+				}
+				if got := a.describe(); got.State != c.want || (got.Cause != "") != (c.want != RedisUp) {
+					t.Errorf("%+v, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// TestOurOwnQueueIsNoEvidence: what waits behind other commands until it is given up says nothing about Redis.
+func TestOurOwnQueueIsNoEvidence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		judged := 0
+		p := newPipeline(nil, time.Second, func(bool, error) { judged++ }, nil)
+		p.running = manyLanes // all are under way
+		for range 10 {
+			if err := p.do(t.Context(), &command{step: "get"}); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error %v", err)
+			}
+		}
+		if judged != 0 {
+			t.Errorf("judged %d times", judged)
+		}
+	})
 }

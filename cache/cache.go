@@ -61,9 +61,9 @@ type Cache struct {
 	shared   *shared // nil: memory only
 	trust    time.Duration
 	lockLife time.Duration
-	poll     time.Duration // how often a waiting lease checks without being woken
-	// generation changes when a message may have been lost. Entries confirmed under an older one are checked with Redis
-	// again.
+	poll     time.Duration // how often a waiting lease looks by itself
+	brief    time.Duration // how long at least it is remembered that a token was forgotten
+	// generation changes when news may have been lost: what was confirmed before is asked of Redis again.
 	generation atomic.Uint64
 	// epochs count forgets; each counter covers the keys that share a first byte.
 	epochs  [256]atomic.Uint64
@@ -96,6 +96,7 @@ func New(opts Options) *Cache {
 	}
 	c := &Cache{
 		memory: newMemory(opts.MemorySize), trust: opts.Trust, lockLife: opts.LockLife, poll: pollInterval, log: opts.Log,
+		brief:  max(briefLife, opts.FetchLimit, opts.Trust),
 		leases: map[Key]*Lease{}, refreshTokens: map[Key]refreshToken{}, unshared: map[Key]bool{},
 	}
 	c.generation.Store(1)
@@ -156,7 +157,7 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error)
 	if c.shared == nil {
 		return named(mine, FromMemory, nil)
 	}
-	epoch, generation := c.epoch(key), c.generation.Load()
+	epoch, generation := c.Epoch(key), c.generation.Load()
 	seen, err := c.shared.look(ctx, key)
 	if err != nil {
 		return named(mine, FromMemory, err)
@@ -194,22 +195,25 @@ func (c *Cache) Former(key Key) *Entry { return c.memory.former(key) }
 // Refusal returns the cached refusal of key, if there is one.
 func (c *Cache) Refusal(key Key) (Refusal, bool) { return c.memory.refusal(key) }
 
-// epoch must be read before asking Redis for what keep is then given.
-func (c *Cache) epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
+// Epoch changes whenever a token of key is forgotten, here or in the fleet: what began in an earlier one may yield that
+// token still, so whoever comes later must not share it.
+func (c *Cache) Epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
 
-// keep puts entry into memory, unless something was forgotten since epoch: the entry may be older than that forget. It
-// returns what memory holds afterwards. If memory has the same token already, its object stays, with the state of its
-// renewal, and is trusted anew.
+// keep puts entry in memory, unless something was forgotten since epoch, which was read before Redis was asked: what
+// Redis told may be older than that. It returns what memory holds then: when that is the same token already, that
+// object stays, with the marks of its renewal, and is trusted anew.
 func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
-	kept := c.memory.put(key, entry, generation)
-	if c.epoch(key) != epoch {
-		c.memory.forget(key, nil)
-	}
-	return kept
+	return c.memory.put(key, entry, generation, func() bool { return c.Epoch(key) == epoch })
 }
 
-// distrust makes the next use of every entry in memory check with Redis.
-func (c *Cache) distrust() { c.generation.Add(1) }
+// distrust makes what memory holds be asked of Redis again. News may have been lost, and so may Redis itself have what
+// it was told, being another one now, or having started with an older copy of its data.
+func (c *Cache) distrust() {
+	c.generation.Add(1)
+	if c.pending.again() {
+		c.flush()
+	}
+}
 
 // Claim reports whether this sidecar may try to renew entry at now. If so, no other sidecar tries for the time first,
 // which doubles after each try without a new token, up to longest. If not, the renewal of entry is postponed.

@@ -19,9 +19,10 @@ import (
 //	T fence (16 decimal digits) id (16 hex digits) count of marks (2 decimal digits) marks (16 hex digits each) sealed
 //	F fence scope (* or -) marks
 //
-// The head is in the clear, so that scripts can compare it. A mark is a keyed hash of a token's hash; with it a script
-// can forget one particular token without decrypting anything. A tombstone of scope * forgets every token with a
-// smaller fence than its own, one of scope - only those whose marks it has. The sealed part is
+// The head is in the clear, for the scripts, which compare it. A mark is a keyed hash of a token's hash: with it a
+// script forgets by comparison without opening anything. A tombstone of scope * forgets every token with a smaller
+// fence than its own; one of scope - those whose marks it has, and those older than the token that it replaced, whose
+// fence it has. The sealed part is
 //
 //	key id (4 bytes) nonce (12) AES-256-GCM of header and body
 //
@@ -108,7 +109,7 @@ func (h head) forgets(e *Entry, key sealKey) bool {
 	if h.kind != tombstoneKind {
 		return false
 	}
-	if h.all && e.Fence <= h.fence {
+	if h.all && e.Fence <= h.fence || e.Fence != 0 && e.Fence < h.fence { // older than the token that was there
 		return true
 	}
 	return slices.ContainsFunc(e.Hashes(), func(hash Hash) bool { return slices.Contains(h.marks, key.mark(hash)) })

@@ -62,6 +62,7 @@ func TestMemoryByTheGreaterOfBothClocks(t *testing.T) {
 	server := testbed.StartRedis(t)
 	alone := newCache(t, "", nil)
 	shared := newCache(t, server.URL(), func(o *Options) { o.Trust = 30 * time.Minute })
+	untilListening(t, shared) // what is confirmed before that is not trusted after it
 	clocks(func(mono, wall time.Duration) {
 		for name, c := range map[string]*Cache{"memory alone": alone, "with Redis": shared} {
 			key := NewKey(fmt.Sprint(mono, wall, name))

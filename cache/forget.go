@@ -3,21 +3,30 @@ package cache
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// maxPending bounds how many forgets may wait for Redis, and likewise how many refresh tokens and tokens.
-const maxPending = 10_000
+const (
+	// maxPending bounds how many forgets wait for Redis, and how many refresh tokens and tokens.
+	maxPending = 10_000
+	// maxTold bounds how many forgets are told again to a Redis that may have lost them, toldLife how old those are: a
+	// replica that takes over lags by less, and Redis' own default writes a copy of its data once an hour.
+	maxTold  = 1_000
+	toldLife = time.Hour
+)
 
 // Forget forgets the tokens of key in the whole fleet, or only the token with that hash. told is false if Redis could
 // not be told: this sidecar has forgotten the token, and keeps trying until Redis has taken the forget. Without a hash,
 // the result of a fetch in progress is not kept either.
 func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
-	// If no sidecar is known to have a token, the tombstone only has to outlive a fetch in progress. A caller who
-	// forgets one new user after another must not fill Redis.
-	life := briefLife
+	// Where nobody is known to have a token, what is remembered need only outlive a fetch that is under way, and what
+	// others trust their memory with: whoever forgets ever new users must not fill Redis.
+	life := c.brief
 	if c.memory.former(key) != nil {
 		life = tombstoneLife
 	}
@@ -50,15 +59,15 @@ func (c *Cache) drop(key Key, hash *Hash) {
 
 // tell writes a forget to Redis. life is how long the tombstone lasts if Redis has no token.
 func (c *Cache) tell(ctx context.Context, f pendingForget, life time.Duration) bool {
-	fence, err := c.shared.forget(context.WithoutCancel(ctx), f.key, f.hash(), life)
+	fence, err := c.shared.forget(context.WithoutCancel(ctx), f, life)
 	if err != nil {
 		return false
 	}
-	// A token that was fetched after the forget is newer than the tombstone.
-	if entry := c.memory.entry(f.key, time.Now()); entry != nil && f.hash() == nil {
-		_ = c.shared.seed(ctx, f.key, entry, fence) // on failure it is fetched again
+	// What was fetched after the forgetting is newer than the tombstone.
+	if entry := c.memory.entry(f.key, time.Now()); entry != nil && f.hash() == nil && f.before == 0 {
+		_ = c.shared.seed(ctx, f.key, entry, fence) // if not, it is fetched again
 	}
-	c.pending.remove(f)
+	c.pending.remove(f, fence)
 	return true
 }
 
@@ -69,16 +78,20 @@ type pendingForgets struct {
 	any  atomic.Bool
 
 	mu    sync.Mutex
-	keys  map[Key]map[Hash]uint64 // for each key the hashes, each with the number of its last forget
+	keys  map[Key]map[Hash]pendingForget
 	count int
 	last  uint64
+	told  []pendingForget // what Redis was told of late, the newest last
 }
 
 // A pendingForget is one such forget. Without a token it covers every token of the key.
 type pendingForget struct {
 	key    Key
 	token  Hash
-	number uint64
+	number uint64 // of the last forget of the same
+	// before is the fence that it had when Redis was told of it before, 0 for never, and at when that was.
+	before Fence
+	at     time.Time
 }
 
 func (f pendingForget) hash() *Hash {
@@ -89,18 +102,24 @@ func (f pendingForget) hash() *Hash {
 }
 
 func newPendingForgets(log *slog.Logger, lost func()) *pendingForgets {
-	return &pendingForgets{log: log, lost: lost, keys: map[Key]map[Hash]uint64{}}
+	return &pendingForgets{log: log, lost: lost, keys: map[Key]map[Hash]pendingForget{}}
 }
 
 func (p *pendingForgets) add(key Key, hash *Hash) pendingForget {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last++
-	f := pendingForget{key: key, number: p.last}
+	f := pendingForget{key: key}
 	if hash != nil {
 		f.token = *hash
 	}
-	hashes := p.keys[key]
+	return p.put(f)
+}
+
+// put makes f wait. p.mu is held.
+func (p *pendingForgets) put(f pendingForget) pendingForget {
+	p.last++
+	f.number = p.last
+	hashes := p.keys[f.key]
 	if _, known := hashes[f.token]; !known {
 		if p.count >= maxPending {
 			p.lost()
@@ -110,22 +129,28 @@ func (p *pendingForgets) add(key Key, hash *Hash) pendingForget {
 		p.count++
 	}
 	if hashes == nil {
-		hashes = map[Hash]uint64{}
-		p.keys[key] = hashes
+		hashes = map[Hash]pendingForget{}
+		p.keys[f.key] = hashes
 	}
-	hashes[f.token] = f.number
+	hashes[f.token] = f
 	p.any.Store(true)
 	return f
 }
 
-// remove notes that Redis was told of f, unless the same was forgotten again meanwhile.
-func (p *pendingForgets) remove(f pendingForget) {
+// remove takes note that Redis was told of f, and what it said, unless the same was forgotten again since.
+func (p *pendingForgets) remove(f pendingForget, fence string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	hashes := p.keys[f.key]
-	if number, known := hashes[f.token]; !known || number > f.number {
+	if last, known := hashes[f.token]; !known || last.number > f.number {
 		return
 	}
+	if f.before == 0 {
+		number, _ := strconv.ParseUint(fence, 10, 64)
+		f.before, f.at = Fence(max(1, number)), time.Now()
+	}
+	p.told = slices.DeleteFunc(p.told, func(t pendingForget) bool { return t.key == f.key && t.token == f.token })
+	p.told = append(p.told[max(0, len(p.told)-maxTold+1):], f)
 	delete(hashes, f.token)
 	if p.count--; len(hashes) == 0 {
 		delete(p.keys, f.key)
@@ -133,15 +158,29 @@ func (p *pendingForgets) remove(f pendingForget) {
 	p.any.Store(p.count > 0)
 }
 
-// forgets reports whether e was forgotten although Redis may still hold it.
+// again makes what Redis was told of late wait to be told once more, and reports whether there is any.
+func (p *pendingForgets) again() (found bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.told {
+		if _, waits := p.keys[f.key][f.token]; !waits && since(f.at, time.Now()) < toldLife && p.count < maxPending {
+			p.put(f)
+			found = true
+		}
+	}
+	p.told = nil
+	return found
+}
+
+// forgets reports whether e was forgotten, though Redis may still hold it.
 func (p *pendingForgets) forgets(key Key, e *Entry) bool {
 	if !p.any.Load() {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for token := range p.keys[key] {
-		if e.Has((pendingForget{token: token}).hash()) {
+	for _, f := range p.keys[key] {
+		if e.Has(f.hash()) && (f.token != Hash{} || f.before == 0 || e.Fence <= f.before) {
 			return true
 		}
 	}
@@ -151,10 +190,8 @@ func (p *pendingForgets) forgets(key Key, e *Entry) bool {
 func (p *pendingForgets) list() (all []pendingForget) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key, hashes := range p.keys {
-		for token, number := range hashes {
-			all = append(all, pendingForget{key, token, number})
-		}
+	for _, hashes := range p.keys {
+		all = slices.AppendSeq(all, maps.Values(hashes))
 	}
 	return all
 }

@@ -61,12 +61,18 @@ type Offer struct {
 // with a refusal, that is returned instead. The error is ctx's. Without Redis, or when Redis fails, the lease is held
 // in this process only.
 func (c *Cache) Acquire(ctx context.Context, key Key, want Want) (Offer, error) {
-	lease, err := c.acquireLocal(ctx, key)
+	lease, waited, err := c.acquireLocal(ctx, key)
 	if err != nil {
 		return Offer{}, err
 	}
 	lease.want = want
 	lease.avoid(want.Avoid)
+	if waited { // what came of the other lease is here already
+		if held := c.Peek(key, time.Now()); held != nil && lease.wants(held) {
+			lease.end()
+			return Offer{Entry: held}, nil
+		}
+	}
 	offer, err := lease.acquireShared(ctx)
 	if err == nil && offer.Lease != nil && len(lease.fences) == 0 {
 		if held := c.memory.entry(key, time.Now()); held != nil && lease.wants(held) {
@@ -79,25 +85,26 @@ func (c *Cache) Acquire(ctx context.Context, key Key, want Want) (Offer, error) 
 	return offer, err
 }
 
-// acquireLocal waits until no other lease of key is held in this process.
-func (c *Cache) acquireLocal(ctx context.Context, key Key) (*Lease, error) {
+// acquireLocal waits until no other lease of key is held in this process, and tells whether it had to.
+func (c *Cache) acquireLocal(ctx context.Context, key Key) (lease *Lease, waited bool, err error) {
 	for {
 		c.mu.Lock()
 		other := c.leases[key]
 		if other == nil {
-			lease := &Lease{
+			lease = &Lease{
 				cache: c, key: key, ended: make(chan struct{}), woken: make(chan struct{}, 1),
 				owner: strconv.FormatUint(NewID(), 36), fences: map[string]string{},
 			}
 			c.leases[key] = lease
 			c.mu.Unlock()
-			return lease, nil
+			return lease, waited, nil
 		}
 		c.mu.Unlock()
+		waited = true
 		select {
 		case <-other.ended:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, waited, context.Cause(ctx)
 		}
 	}
 }
@@ -148,8 +155,8 @@ func (l *Lease) wants(e *Entry) bool {
 // try asks for the lock of one name. If another sidecar has it, try waits until it is worth asking again.
 func (l *Lease) try(ctx context.Context, n name) (offer Offer, got bool, err error) {
 	c := l.cache
-	epoch, generation := c.epoch(l.key), c.generation.Load()
-	select { // drop a wake-up from before this request
+	epoch, generation := c.Epoch(l.key), c.generation.Load()
+	select { // what was heard before asking is old
 	case <-l.woken:
 	default:
 	}
@@ -210,7 +217,7 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		l.giveBack(ctx)
 		return
 	}
-	epoch, generation := c.epoch(l.key), uint64(0)
+	epoch, generation := c.Epoch(l.key), uint64(0)
 	if c.shared != nil {
 		generation = c.generation.Load()
 		stored, fence, err := c.shared.end(context.WithoutCancel(ctx), l, ending{entry: entry})
@@ -226,15 +233,12 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	if generation != 0 {
 		c.keep(l.key, entry, epoch, generation)
 	} else {
-		// No other sidecar can have seen this token and had it forgotten, and memory is the only place where it is
-		// stored: a concurrent forget of a former token must not drop it.
-		c.memory.put(l.key, entry, 0)
+		// Nobody else can have seen it and had it forgotten, and memory is the only place it has: a former token that
+		// is forgotten at this moment must not take it along.
+		c.memory.put(l.key, entry, 0, func() bool { return !l.voided.Load() })
 		if c.shared != nil {
 			c.shareLater(l.key)
 		}
-	}
-	if l.voided.Load() {
-		c.memory.forget(l.key, nil)
 	}
 }
 

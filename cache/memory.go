@@ -112,10 +112,17 @@ func (m *memory) former(key Key) *Entry {
 	return i.entry
 }
 
-// put stores entry, confirmed in that generation, or unconfirmed if it is 0. It returns what is stored afterwards: a
-// newer entry stays.
-func (m *memory) put(key Key, entry *Entry, generation uint64) *Entry {
+// put keeps entry, confirmed in that generation; 0 for not confirmed. A newer one that is there stays, and is returned.
+// Nothing is kept unless good, which is asked when nobody can forget: whoever forgets changes its answer first.
+func (m *memory) put(key Key, entry *Entry, generation uint64, good func() bool) *Entry {
 	kept, _ := m.entries.Compute(key, func(old *item, found bool) (*item, otter.ComputeOp) {
+		switch {
+		case good():
+		case found:
+			return nil, otter.InvalidateOp
+		default:
+			return nil, otter.CancelOp
+		}
 		if found && old.entry.ID == entry.ID {
 			old.confirm(generation)
 			return old, otter.CancelOp
@@ -127,6 +134,9 @@ func (m *memory) put(key Key, entry *Entry, generation uint64) *Entry {
 		fresh.confirm(generation)
 		return fresh, otter.WriteOp
 	})
+	if kept == nil {
+		return entry
+	}
 	return kept.entry
 }
 

@@ -12,7 +12,7 @@ func TestAFormerTokenIsKnownBeyondItsEnd(t *testing.T) {
 		m := newMemory(1 << 20)
 		defer m.close()
 		key := NewKey("u")
-		m.put(key, newEntry("x", time.Minute), 1) // with a life of two minutes
+		m.put(key, newEntry("x", time.Minute), 1, func() bool { return true }) // with a life of two minutes
 		for _, c := range []struct {
 			pause         time.Duration
 			usable, known bool

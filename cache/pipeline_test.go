@@ -105,6 +105,46 @@ func TestHeartbeatsOvertake(t *testing.T) {
 	if !slices.Equal(order, []string{"extend", "a", "b", "c"}) {
 		t.Error(order)
 	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	p.submit(t.Context(), []*command{{step: "a"}})
+	s := &shared{pipeline: p, up: newAvailability(time.Second, time.Second)}
+	s.extend(gone, []*Lease{{fences: map[string]string{"name": "1"}}}, time.Second)
+	if first := p.take()[0].commands[0].step; first != "extend" {
+		t.Errorf("%s comes before heartbeats", first)
+	}
+}
+
+// TestASetUpThatFailsFailsEachCommand: the library leaves those that were sent together without an error when AUTH or
+// SELECT was refused; none may be taken for an answer.
+func TestASetUpThatFailsFailsEachCommand(t *testing.T) {
+	server := testbed.StartRedis(t, "--requirepass", "right")
+	for url, cause := range map[string]string{
+		"redis://:wrong@" + server.Addr:         "WRONGPASS",
+		"redis://nobody:right@" + server.Addr:   "WRONGPASS",
+		"redis://" + server.Addr:                "NOAUTH",
+		"redis://:right@" + server.Addr + "/99": causeUnknown, // there is no such database
+	} {
+		t.Run(cause, func(t *testing.T) {
+			c := newCache(t, url, nil)
+			crowd := []*command{
+				{step: "get", keys: []string{keyPrefix + "a"}},
+				{step: "probe", script: probeScript, keys: []string{keyPrefix + "b"}, args: []any{1000}},
+				{step: "get", keys: []string{keyPrefix + "c"}},
+				{step: "probe", script: probeScript, keys: []string{keyPrefix + "d"}, args: []any{1000}},
+			}
+			_ = c.shared.pipeline.do(t.Context(), crowd...)
+			for i, command := range crowd {
+				if command.err == nil {
+					t.Errorf("command %d is said to be answered: %v", i, command.reply)
+				}
+			}
+			testbed.Until(t, "Redis is not used", c.redisGone)
+			if got := c.Redis(); got.Cause != cause {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
 }
 
 // TestBatchesGrowAndShrink: batches grow as long as larger ones take no longer.

@@ -28,8 +28,9 @@ const (
 
 	// waitLife is how long Redis remembers that a sidecar waits for a lease to end.
 	waitLife = time.Minute
-	// tombstoneLife is the minimum life of a tombstone: the longest that a token may stay in some sidecar's memory. If
-	// no sidecar is known to have the token, briefLife suffices, which covers a fetch in progress.
+	// tombstoneLife is how long at least it is remembered that a token was forgotten: the life of tokens that
+	// may still lie in some sidecar's memory. Where none is known to exist, briefLife is enough, unless fetches or the
+	// trust in memory take longer.
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
 )
@@ -296,13 +297,13 @@ func (s *shared) extend(ctx context.Context, leases []*Lease, life time.Duration
 	}
 }
 
-// forget puts tombstones for the tokens of key, or for the one with that hash, under all names, and tells the fleet.
-// life is that of a tombstone where there was no value. It returns the fence of what is stored under the first name
-// afterwards.
-func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Duration) (fence string, err error) {
+// forget buries the tokens of a key, or the one of that hash, under all names, and tells the fleet; life is that of a
+// tombstone where nothing was. It returns the fence of what stands under the first name then.
+func (s *shared) forget(ctx context.Context, f pendingForget, life time.Duration) (fence string, err error) {
 	if !s.up.writable() {
 		return "", errUnavailable
 	}
+	key, hash := f.key, f.hash()
 	commands, err := s.pipeline.twice(ctx, func() []*command {
 		var commands []*command
 		for _, n := range s.keys.names(key) {
@@ -314,7 +315,7 @@ func (s *shared) forget(ctx context.Context, key Key, hash *Hash, life time.Dura
 				step: "forget", script: forgetScript, keys: []string{n.text, n.text + refusalSuffix},
 				args: []any{
 					mark, tombstoneLife.Milliseconds(), life.Milliseconds(), newsChannel,
-					n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender),
+					n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender), formatFence(f.before),
 				},
 			})
 		}

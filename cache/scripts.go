@@ -169,11 +169,12 @@ return 0
 `)
 
 // forgetScript puts a tombstone in the place of a token, and tells the fleet. A forget of one token leaves a newer one
-// alone.
+// alone; so does one of every token that is told again, and it tells the fleet only if it was lost.
 //
-// KEYS token, refusal
-// ARGV mark (or empty: every token), life of the tombstone in ms, the same where there is no value, channel, news
-// returns the fence of what is stored afterwards, 0 for nothing
+//	KEYS token, refusal
+//	ARGV mark (or empty: every token), life of the tombstone in ms, the same where nothing is there, channel, news, the
+//	     fence it had when it was told before (or empty)
+//	returns the fence of what is there now, 0 for nothing
 var forgetScript = newScript(luaCommon + `
 local value = get(KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
@@ -181,8 +182,10 @@ local bury, scope, marks, fence = false, SOME, {}, fenceOf(value)
 if isKind(value, TOMBSTONE) then
   scope, marks = string.sub(value, FENCE_END + 1, SCOPE_END), marksOf(value, SCOPE_END)
 end
+local before = tonumber(ARGV[6])
 if ARGV[1] == '' then
-  bury, scope, marks, fence = true, ALL, {}, math.max(now(), fence + 1)
+  bury = not before or fence < before or fence == before and not isKind(value, TOMBSTONE)
+  if bury then scope, marks, fence = ALL, {}, before or math.max(now(), fence + 1) end
 elseif isKind(value, TOKEN) then
   bury, marks = has(marksOf(value, ID_END), ARGV[1]), {ARGV[1]}
 elseif not has(marks, ARGV[1]) then
@@ -196,8 +199,10 @@ if bury then
   if not value then life = ARGV[3] end
   redis.call('SET', KEYS[1], tombstone, 'PX', math.max(life, left))
 end
-redis.call('DEL', KEYS[2])
-redis.call('PUBLISH', ARGV[4], ARGV[5])
+if bury or not before then
+  redis.call('DEL', KEYS[2])
+  redis.call('PUBLISH', ARGV[4], ARGV[5])
+end
 return format(fence)
 `)
 
@@ -223,7 +228,8 @@ return fence
 var claimScript = newScript(luaCommon + `
 local claims, until_, owner = string.match(get(KEYS[1]) or '', '^(%d+):(%d+):(.*)$')
 local time = math.floor(now() / 1000)
-if until_ and owner ~= ARGV[1] and time < tonumber(until_) then return {0, tonumber(until_) - time} end
+if owner == ARGV[1] then return {1, 0} end
+if until_ and time < tonumber(until_) then return {0, tonumber(until_) - time} end
 claims = tonumber(claims or 0)
 local hold = math.min(ARGV[2] * 2 ^ math.min(claims, 20), ARGV[3])
 local value = string.format('%d:%.0f:%s', claims + 1, time + hold, ARGV[1])

@@ -42,6 +42,7 @@ type settings struct {
 	proxy    Options
 	metrics  *prometheus.Registry
 	wrap     func(vend.AuthService) vend.AuthService
+	caches   func(*cache.Cache) vend.Cache
 }
 
 // inWorld runs test in a bubble of virtual time.
@@ -70,7 +71,10 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	}
 	w.source = upstream.New(s.upstream)
 	w.tokens = cache.New(cache.Options{MemorySize: 32 << 20, Trust: time.Minute})
-	s.broker.Cache, s.broker.AuthService = w.tokens, vend.AuthService(w.source)
+	s.broker.Cache, s.broker.AuthService = vend.Cache(w.tokens), vend.AuthService(w.source)
+	if s.caches != nil {
+		s.broker.Cache = s.caches(w.tokens)
+	}
 	if s.wrap != nil {
 		s.broker.AuthService = s.wrap(w.source)
 	}

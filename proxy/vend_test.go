@@ -281,3 +281,19 @@ func TestForgottenWhileFetched(t *testing.T) {
 		}
 	})
 }
+
+// TestForgottenElsewhereWhileFetched: what is under way when another sidecar forgets everything is for those who asked
+// before.
+func TestForgottenElsewhereWhileFetched(t *testing.T) {
+	inWorld(t, nil, func(t *testing.T, w *world) {
+		w.auth.Set(sandbox.Mood{LatencyMS: 1000})
+		stale := make(chan string)
+		go func() { stale <- w.mustGet("alice").token() }()
+		synctest.Wait()
+		w.tokens.Forget(t.Context(), w.broker.Key(mustParse(t, "alice")), nil) // as the news of it do
+		fresh := w.mustGet("alice").token()
+		if <-stale == fresh {
+			t.Error("what was asked for before the DELETE is served after it")
+		}
+	})
+}

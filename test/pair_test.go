@@ -39,10 +39,7 @@ func newPair(t *testing.T, redis *testbed.Redis, environ func(i int) []string) *
 	p.auth.Set(sandbox.Mood{LatencyMS: 30})
 	p.proxy = testbed.StartRESPProxy(t, redis.Addr, func(proxy *testbed.Proxy) {
 		proxy.Late = stepLimit * 3 / 2
-		counts := proxy.Counts
-		proxy.Counts = func(args []string) bool {
-			return counts(args) && !slices.ContainsFunc(args, func(arg string) bool { return strings.HasSuffix(arg, "{probe}") })
-		}
+		withoutProbes(proxy)
 	})
 	for i, addr := range []string{p.proxy.Addr, redis.Addr} {
 		conf, err := settings.Load(p.auth.Environ(append([]string{
@@ -67,7 +64,15 @@ func newPair(t *testing.T, redis *testbed.Redis, environ func(i int) []string) *
 	return p
 }
 
-// An answer is what a caller of a pair received.
+// withoutProbes makes probes be no steps: they come whenever they like.
+func withoutProbes(proxy *testbed.Proxy) {
+	counts := proxy.Counts
+	proxy.Counts = func(args []string) bool {
+		return counts(args) && !slices.ContainsFunc(args, func(arg string) bool { return strings.HasSuffix(arg, "{probe}") })
+	}
+}
+
+// An answer is what a caller of a pair got.
 type answer struct {
 	status              int
 	token, refreshToken string

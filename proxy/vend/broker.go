@@ -28,6 +28,7 @@ type Cache interface {
 	LookShared(ctx context.Context, key cache.Key) (*cache.Entry, cache.Source, error)
 	Former(key cache.Key) *cache.Entry
 	Refusal(key cache.Key) (cache.Refusal, bool)
+	Epoch(key cache.Key) uint64
 	Acquire(ctx context.Context, key cache.Key, want cache.Want) (cache.Offer, error)
 	Claim(ctx context.Context, key cache.Key, entry *cache.Entry, first, longest time.Duration) bool
 	Forget(ctx context.Context, key cache.Key, hash *cache.Hash) (told bool)
@@ -74,8 +75,9 @@ type Options struct {
 
 // A Broker vends tokens. Its methods may be called concurrently.
 //
-// Callers of one key share one lookup in the caches, and then one flight, which fetches. A flight has its own context
-// and deadline, so that callers, including the first, may leave without affecting the others.
+// Callers of one key share one look in the caches, and then one flight, which fetches. A flight has a context and a
+// limit of its own, so that callers may leave, the first one too, without the others noticing. Nobody shares what began
+// before a token of the key was forgotten: it may yield that token still.
 type Broker struct {
 	opts    Options
 	client  string // see clientKey
@@ -179,7 +181,7 @@ func (b *Broker) Known(now time.Time, req upstream.Request) (Token, bool) {
 // look looks in the caches, once for all concurrent callers of key. It runs in the goroutine of the first caller,
 // because it is short, but not under that caller's context.
 func (b *Broker) look(ctx context.Context, key cache.Key) (Token, error) {
-	found, err, _ := b.looks.Do(string(key[:]), func() (any, error) {
+	found, err, _ := b.looks.Do(b.shared(key), func() (any, error) {
 		return b.caught(func() (Token, error) {
 			entry, from := b.opts.Cache.Look(context.WithoutCancel(ctx), key)
 			return Token{Entry: entry, From: from}, nil
@@ -295,15 +297,9 @@ func (b *Broker) entryOf(answer *upstream.Answer, former *cache.Entry) *cache.En
 	return e
 }
 
-// Forget forgets the token of req, or only the one with that hash. Later callers do not join a flight in progress. told
-// is false if the fleet could not be told yet.
+// Forget forgets the token of req, or only the one of that hash. told is false while the fleet cannot be told.
 func (b *Broker) Forget(ctx context.Context, req upstream.Request, hash *cache.Hash) (told bool) {
-	key := b.Key(req)
-	if hash == nil {
-		b.looks.Forget(string(key[:]))
-		b.fetches.Forget(string(key[:]))
-	}
-	return b.opts.Cache.Forget(ctx, key, hash)
+	return b.opts.Cache.Forget(ctx, b.Key(req), hash)
 }
 
 // FailingRenewals returns the recent renewals that failed.

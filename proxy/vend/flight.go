@@ -2,6 +2,7 @@ package vend
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,11 +43,16 @@ func notAsked(req upstream.Request, err error) error {
 	return err
 }
 
-// share runs do once for all concurrent callers of key, and returns its outcome to each. A caller whose own context
-// ends first gets that context's error.
+// shared names what callers of key may share who come now.
+func (b *Broker) shared(key cache.Key) string {
+	return string(binary.BigEndian.AppendUint64(key[:], b.opts.Cache.Epoch(key)))
+}
+
+// share runs do once for all who ask for key at the same time, and returns its outcome to each of them, or
+// the error of a caller's own context, which also bounds how long it waits.
 func (b *Broker) share(ctx context.Context, key cache.Key, do func(context.Context) (Token, error)) (Token, error) {
 	led := false
-	result := b.fetches.DoChan(string(key[:]), func() (any, error) {
+	result := b.fetches.DoChan(b.shared(key), func() (any, error) {
 		led = true
 		return b.fly(ctx, do)
 	})
