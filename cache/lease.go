@@ -224,6 +224,9 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		switch {
 		case err != nil:
 			generation = 0 // to be confirmed as soon as Redis can be asked
+		case stored == 0 && l.want.AvoidFirst && len(l.avoided) == 0:
+			// Redis never said which token there was to replace; the next look tells which is newer.
+			generation = 0
 		case stored < 1:
 			return // a newer token is there, or this one was forgotten
 		default:

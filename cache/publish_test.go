@@ -49,6 +49,29 @@ func TestPublishWithoutALock(t *testing.T) {
 	}
 }
 
+// TestPublishOverWhatRedisDidNotTell: a token that was fetched in place of whatever Redis held replaces that, though
+// Redis could not be asked what it was before the token came.
+func TestPublishOverWhatRedisDidNotTell(t *testing.T) {
+	server := testbed.StartRedis(t)
+	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
+	key := NewKey("u")
+	offer, err := a.Acquire(t.Context(), key, Want{AvoidFirst: true, Anyway: true})
+	if err != nil || offer.Lease == nil {
+		t.Fatalf("%+v, %v", offer, err)
+	}
+	clear(offer.Lease.fences) // Redis got none of it
+	server.Client().Del(t.Context(), a.shared.keys.names(key)[0].text+lockSuffix)
+	fetchOnce(t, b, key, nil)
+	e := newEntry("mine", time.Hour)
+	offer.Lease.Publish(t.Context(), e)
+	for name, c := range map[string]*Cache{"here": a, "elsewhere": newCache(t, server.URL(), nil)} {
+		testbed.Until(t, "the new token is served "+name, func() bool {
+			got := get(t, c, key)
+			return got != nil && got.ID == e.ID
+		})
+	}
+}
+
 // TestPublishAfterTheLongestFetch: a process that was frozen for longer than any fetch takes has missed what is not
 // remembered any more.
 func TestPublishAfterTheLongestFetch(t *testing.T) {
