@@ -25,8 +25,8 @@ func (r repeated) Read(b []byte) (int, error) {
 
 func (repeated) Close() error { return nil }
 
-// TestAllocations: hits do not allocate more than they used to. net/http's allocations do not count, and on the fast
-// path there are none.
+// TestAllocations: hits do not allocate more than they used to. net/http's allocations do not count; the fast
+// path does not run net/http.
 func TestAllocations(t *testing.T) {
 	l := newLocal(t, testbed.StartAuth(t), "", time.Hour)
 	body := `{"client_user_id":"user","type":"access"}`

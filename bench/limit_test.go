@@ -94,11 +94,11 @@ func limited(t *testing.T, mebi int, path string) []string {
 		group, file = "/sys/fs/cgroup/token-sidecar-test", "memory.max"
 	}
 	if err := os.Mkdir(group, 0o755); err != nil && !os.IsExist(err) {
-		t.Skipf("control groups cannot be made here: %v", err)
+		t.Skipf("the memory of one program can be limited only with control groups, which need root rights: %v", err)
 	}
 	t.Cleanup(func() { testbed.Until(t, "the control group is empty", func() bool { return os.Remove(group) == nil }) })
 	if err := os.WriteFile(filepath.Join(group, file), []byte(strconv.Itoa(mebi<<20)), 0o600); err != nil {
-		t.Skipf("memory cannot be limited here: %v", err)
+		t.Skipf("the memory of one program can be limited only where the memory controller is on: %v", err)
 	}
 	return []string{"sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$1"`, group, path}
 }

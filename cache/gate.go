@@ -62,7 +62,7 @@ type GatePass struct {
 	Held   time.Duration
 	Status int // the status that caused the hold
 	Wait   time.Duration
-	Trial  string // name of the trial that the attempt is; empty if it is none
+	Trial  string // name of the trial if the attempt is one, else empty
 }
 
 // Enter asks whether an attempt may go out.

@@ -34,7 +34,7 @@ func (c *Cache) beat() {
 	})
 }
 
-// held returns copies of the leases that have locks. If there are none, the heartbeats end.
+// held returns copies of the leases that have locks. Without such leases, the heartbeats end.
 func (c *Cache) held() (leases []*Lease) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -144,7 +144,7 @@ func (s *shared) take(seen *sight, raw string, n name, left time.Duration) {
 	}
 }
 
-// fenceIn returns the fence of a value as it is stored, empty if there is none.
+// fenceIn returns the fence in a stored value, as text. It is empty if the value is neither a token nor a tombstone.
 func fenceIn(raw string) string {
 	if len(raw) < fenceEnd || raw[0] != tokenKind && raw[0] != tombstoneKind {
 		return ""

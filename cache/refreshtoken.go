@@ -64,8 +64,8 @@ func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
 	}
 }
 
-// RefreshToken returns the newest refresh token kept for key. ok is false if there is none. It fails if Redis cannot be
-// read, or if the value was sealed with a key that is not in use.
+// RefreshToken returns the newest refresh token kept for key. ok is false if no refresh token is kept. It fails if Redis
+// cannot be read, or if the value was sealed with a key that is not in use.
 func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
 	if c.shared == nil {
 		return token, false, errors.New("cache: there is no Redis to keep refresh tokens in")

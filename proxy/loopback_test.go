@@ -18,7 +18,7 @@ func TestLocalhostIsBothLoopbacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, both := listener.(*pair); !both {
-		t.Skip("there is no IPv6 here")
+		t.Skip("localhost is both loopbacks only on a machine with IPv6, which this one is not")
 	}
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	var serving sync.WaitGroup

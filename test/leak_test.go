@@ -7,10 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -269,31 +266,19 @@ func TestSecretRotationUnderLoad(t *testing.T) {
 func TestTheRestOfAnAnswerLeaksNothing(t *testing.T) {
 	const token = "token-4711"
 	answer := fmt.Sprintf(`{"access_token":%q,"expires_in":60}`, token)
-	closed := make(chan struct{}, 1)
-	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		conn, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer func() { _ = conn.Close() }()
-		_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s%s", len(answer), answer, answer)
-		_, _ = io.Copy(io.Discard, conn) // until the sidecar notices
-		closed <- struct{}{}
-	}))
-	defer auth.Close()
-	s := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL="+auth.URL, "HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b")
+	url, left := testbed.StartRawAuth(t,
+		fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s%s", len(answer), answer, answer))
+	s := testbed.StartSidecar(t, "HUMANAPI_AUTH_URL="+url, "HUMANAPI_CLIENT_ID=a", "HUMANAPI_CLIENT_SECRET=b")
 	if r := s.Get("alice"); r.Token != token {
 		t.Errorf("status %d: %s", r.Status, r.Body)
 	}
-	<-closed
+	<-left
 	if strings.Contains(s.Log(), token) {
 		t.Errorf("the log has the token:\n%s", s.Log())
 	}
 	for line := range strings.Lines(s.Log()) {
 		if !json.Valid([]byte(line)) {
-			t.Errorf("no line of the log's: %s", line)
+			t.Errorf("not a line of the log: %s", line)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"token-sidecar/internal/secret"
+	"token-sidecar/internal/testbed"
 )
 
 var anyRequest = Request{Path: ConnectPath, Type: "access", UserID: secret.Hide("alice")}
@@ -70,19 +71,8 @@ func TestAnswersThatAreNone(t *testing.T) {
 		"not modified":        "304 Not Modified\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				_, _ = io.Copy(io.Discard, r.Body)
-				conn, _, err := http.NewResponseController(w).Hijack()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer func() { _ = conn.Close() }()
-				_, _ = io.WriteString(conn, "HTTP/1.1 "+head+"\r\n")
-				_, _ = io.Copy(io.Discard, conn) // until the client closes
-			}))
-			defer auth.Close()
-			c := newClient(t, auth.URL, func(o *Options) { o.MaxAttempts, o.Timeout = 1, time.Minute })
+			url, _ := testbed.StartRawAuth(t, "HTTP/1.1 "+head+"\r\n")
+			c := newClient(t, url, func(o *Options) { o.MaxAttempts, o.Timeout = 1, time.Minute })
 			_, err := c.Token(t.Context(), anyRequest)
 			if e, ok := errors.AsType[*Error](err); !ok || e.Kind != BadResponse {
 				t.Error(err)

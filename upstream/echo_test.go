@@ -97,7 +97,7 @@ func FuzzEchoes(f *testing.F) {
 	f.Add(`a"b\c`, `%4`, `\`)
 	f.Fuzz(func(t *testing.T, s, before, after string) {
 		if len(s) < minEncoded || strings.ToValidUTF8(s, "") != s || strings.ContainsAny(before, `\%&+`) {
-			t.Skip("what stands before could be the beginning of an escape")
+			t.Skip("the secret is too short or not UTF-8, or what stands before it could be the beginning of an escape")
 		}
 		for _, name := range []string{"as it is", "JSON", "JSON, all \\u", "form", "all percent"} {
 			if body := before + forms[name](s) + after; !echoes([]byte(body), secret.Hide(s)) {

@@ -39,7 +39,8 @@ func dial(t *testing.T, pipe *testbed.Pipe) net.Conn {
 	return conn
 }
 
-// ask sends a request for path with these header lines, and returns the status of the answer, 0 if there is none.
+// ask sends a request for path with these header lines, and returns the status of the answer, or 0 if the
+// connection ends without an answer.
 func ask(t *testing.T, conn net.Conn, path string, lines ...string) int {
 	t.Helper()
 	go func() {

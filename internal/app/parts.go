@@ -16,7 +16,8 @@ import (
 	"token-sidecar/upstream"
 )
 
-// RefreshToken reads the refresh token of user that KEEP_REFRESH_TOKENS kept in Redis; ok is false if there is none.
+// RefreshToken reads the refresh token of user that KEEP_REFRESH_TOKENS kept in Redis. ok is false if Redis holds no
+// refresh token of that user.
 func RefreshToken(ctx context.Context, s settings.Settings, user secret.Text) (token secret.Text, ok bool, err error) {
 	log := slog.New(slog.DiscardHandler)
 	files, err := openFiles(s, log)

@@ -75,3 +75,27 @@ func (a *Auth) Environ(more ...string) []string {
 		"HUMANAPI_CLIENT_SECRET=" + sandbox.DefaultClientSecret, "HUMANAPI_CA_FILE=" + a.CAFile,
 	}, more...)
 }
+
+// StartRawAuth starts an auth service that answers each call with these bytes as they are, and returns its URL. It ends
+// with the test. left receives each time that the client has closed the connection.
+func StartRawAuth(t testing.TB, answer string) (url string, left <-chan struct{}) {
+	t.Helper()
+	closed := make(chan struct{}, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = io.WriteString(conn, answer)
+		_, _ = io.Copy(io.Discard, conn) // until the client closes
+		select {
+		case closed <- struct{}{}:
+		default: // nobody has taken note of the one before
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, closed
+}

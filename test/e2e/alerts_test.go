@@ -122,7 +122,8 @@ func lasting() []fault {
 // TestRecordAlerts records the runs that TestAlerts replays; it takes ten minutes.
 func TestRecordAlerts(t *testing.T) {
 	if *record != "alerts" {
-		t.Skip("go test -count 1 -timeout 0 -run TestRecordAlerts . -args -record alerts")
+		t.Skip("it writes testdata, and takes ten minutes; run go test -count 1 -timeout 0 -run TestRecordAlerts . -args " +
+			"-record alerts")
 	}
 	const well, ill, step = time.Minute, 8 * time.Minute, 15 * time.Second
 	var scenes []*scene
