@@ -27,9 +27,9 @@ type pair struct {
 	auth   *testbed.Auth
 	proxy  *testbed.Proxy
 	parts  [2]*app.Parts
-	lost   atomic.Bool    // the first sidecar was killed
-	frozen sync.WaitGroup // while the first sidecar is frozen
-	count  *int           // if not nil, counts the steps of the scenario
+	lost   atomic.Bool // the first sidecar was killed
+	frozen sync.Mutex  // locked while the first sidecar is frozen
+	count  *int        // if not nil, counts the steps of the scenario
 	// broken is closed when the step that should fail arrives.
 	broken chan struct{}
 }

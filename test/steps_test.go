@@ -137,7 +137,8 @@ func (p *pair) settled() {
 	p.t.Helper()
 	p.proxy.OnStep(nil)
 	p.proxy.AfterStep(nil)
-	p.frozen.Wait()
+	p.frozen.Lock()   // once it is thawed
+	p.frozen.Unlock() //nolint:staticcheck // what happens later is not waited for
 	p.auth.Set(sandbox.Mood{})
 	for i, parts := range p.parts {
 		if i == 0 && p.lost.Load() {
@@ -169,10 +170,11 @@ func breakages() (all []breakage) {
 		all = append(all, breakage{name: fault.String(), before: func(*pair) testbed.Fault { return fault }})
 	}
 	freeze := func(p *pair) {
+		p.frozen.Lock()
 		p.proxy.Freeze()
-		p.frozen.Go(func() {
-			<-time.After(5 * lockLife / 2) // the lock has expired and others went on
+		time.AfterFunc(5*lockLife/2, func() { // the lock has expired and others went on
 			p.proxy.Thaw()
+			p.frozen.Unlock()
 		})
 	}
 	kill := func(p *pair) {
