@@ -31,6 +31,7 @@ type Lease struct {
 	want    Want
 	avoided []*Entry // tokens that must not be returned
 	waited  bool     // for another sidecar's lease
+	told    bool     // Redis has said which token it holds
 	owner   string
 	// replaces is the ID of the token that the new one replaces, empty for none.
 	replaces string
@@ -161,6 +162,7 @@ func (l *Lease) try(ctx context.Context, n name) (offer Offer, got bool, err err
 	default:
 	}
 	g, err := c.shared.acquire(ctx, n, l)
+	l.told = l.told || err == nil
 	if found := g.seen.entry; err == nil && !g.got && found != nil && (l.want.AvoidFirst && !l.waited || !l.wants(found)) {
 		// It is to be avoided, or is forgotten and Redis has not been told yet.
 		l.avoid(found)
@@ -224,7 +226,7 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 		switch {
 		case err != nil:
 			generation = 0 // to be confirmed as soon as Redis can be asked
-		case stored == 0 && l.want.AvoidFirst && len(l.avoided) == 0:
+		case stored == 0 && l.want.AvoidFirst && !l.told:
 			// Redis never said which token there was to replace; the next look tells which is newer.
 			generation = 0
 		case stored < 1:

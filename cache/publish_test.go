@@ -50,24 +50,35 @@ func TestPublishWithoutALock(t *testing.T) {
 }
 
 // TestPublishOverWhatRedisDidNotTell: a token that was fetched in place of whatever Redis held replaces that, though
-// Redis could not be asked what it was before the token came.
+// Redis could not be asked what it was before the token came. Memory may have held another one.
 func TestPublishOverWhatRedisDidNotTell(t *testing.T) {
-	server := testbed.StartRedis(t)
-	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
-	key := NewKey("u")
-	offer, err := a.Acquire(t.Context(), key, Want{AvoidFirst: true, Anyway: true})
-	if err != nil || offer.Lease == nil {
-		t.Fatalf("%+v, %v", offer, err)
-	}
-	clear(offer.Lease.fences) // Redis got none of it
-	server.Client().Del(t.Context(), a.shared.keys.names(key)[0].text+lockSuffix)
-	fetchOnce(t, b, key, nil)
-	e := newEntry("mine", time.Hour)
-	offer.Lease.Publish(t.Context(), e)
-	for name, c := range map[string]*Cache{"here": a, "elsewhere": newCache(t, server.URL(), nil)} {
-		testbed.Until(t, "the new token is served "+name, func() bool {
-			got := get(t, c, key)
-			return got != nil && got.ID == e.ID
+	for name, avoid := range map[string]*Entry{
+		"memory held none": nil, "memory held another": newEntry("rejected", time.Hour),
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := testbed.StartRedis(t)
+			proxy := testbed.StartProxy(t, server.Addr)
+			a, b := newCache(t, "redis://"+proxy.Addr, nil), newCache(t, server.URL(), nil)
+			key := NewKey("u")
+			if avoid != nil {
+				a.memory.put(key, avoid, 0, func() bool { return true })
+			}
+			fetchOnce(t, b, key, nil)
+			proxy.Down()
+			offer, err := a.Acquire(t.Context(), key, Want{Avoid: avoid, AvoidFirst: true, Anyway: true})
+			if err != nil || offer.Lease == nil {
+				t.Fatalf("%+v, %v", offer, err)
+			}
+			proxy.Up()
+			testbed.Until(t, "Redis is in use", func() bool { return a.Redis().State == RedisUp })
+			e := newEntry("mine", time.Hour)
+			offer.Lease.Publish(t.Context(), e)
+			for name, c := range map[string]*Cache{"here": a, "elsewhere": newCache(t, server.URL(), nil)} {
+				testbed.Until(t, "the new token is served "+name, func() bool {
+					got := get(t, c, key)
+					return got != nil && got.ID == e.ID
+				})
+			}
 		})
 	}
 }
