@@ -104,10 +104,12 @@ func (p *Proxy) Up() {
 	if p.listener != nil {
 		return
 	}
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", p.Addr)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	// A process that is being started has the sockets of this one for a moment, closed listeners included.
+	var listener net.Listener
+	Eventually(p.t, "the proxy listens", func() (err error) {
+		listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", p.Addr)
+		return err
+	})
 	p.listener = listener
 	p.running.Go(func() {
 		for {

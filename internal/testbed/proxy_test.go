@@ -90,6 +90,19 @@ func TestDownEndsAndRefusesConnections(t *testing.T) {
 	echoed(t, dial(t, p.Addr), "after")
 }
 
+// TestUpWaitsForItsPort: a process that is being started may hold a listener that was closed here for a moment longer.
+func TestUpWaitsForItsPort(t *testing.T) {
+	p := StartProxy(t, startEcho(t))
+	p.Down()
+	other, err := net.Listen("tcp", p.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { _ = other.Close() })
+	p.Up()
+	echoed(t, dial(t, p.Addr), "hello")
+}
+
 func TestAClosedConnectionIsClosedOnTheOtherSide(t *testing.T) {
 	p := StartProxy(t, startEcho(t))
 	conn := dial(t, p.Addr)
