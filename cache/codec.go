@@ -115,6 +115,15 @@ func (h head) forgets(e *Entry, key sealKey) bool {
 	return slices.ContainsFunc(e.Hashes(), func(hash Hash) bool { return slices.Contains(h.marks, key.mark(hash)) })
 }
 
+// parseFence reads a fence as Redis stores it, 0 if text is not a fence.
+func parseFence(text string) Fence {
+	fence, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return Fence(fence)
+}
+
 // formatFence formats a fence as Redis stores it, empty for none.
 func formatFence(fence Fence) string {
 	if fence == 0 {

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,8 +145,7 @@ func (p *pendingForgets) remove(f pendingForget, fence string) {
 		return
 	}
 	if f.before == 0 {
-		number, _ := strconv.ParseUint(fence, 10, 64)
-		f.before, f.at = Fence(max(1, number)), time.Now()
+		f.before, f.at = max(1, parseFence(fence)), time.Now()
 	}
 	p.told = slices.DeleteFunc(p.told, func(t pendingForget) bool { return t.key == f.key && t.token == f.token })
 	p.told = append(p.told[max(0, len(p.told)-maxTold+1):], f)

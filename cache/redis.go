@@ -253,9 +253,7 @@ func (s *shared) end(ctx context.Context, l *Lease, how ending) (stored int64, f
 		result, _ := reply[0].(int64)
 		stored = min(stored, result)
 		text, _ := reply[1].(string)
-		if number, err := strconv.ParseUint(text, 10, 64); err == nil {
-			fence = max(fence, Fence(number))
-		}
+		fence = max(fence, parseFence(text))
 	}
 	return stored, fence, nil
 }
