@@ -24,8 +24,8 @@ const (
 	formerHead    = formerKeyEnd + 8
 )
 
-// formerRefreshToken reads the refresh token of key in the first format. ok is false if no such token is kept, or if the
-// ACL does not allow reading it.
+// formerRefreshToken reads the refresh token of key in the first format. ok is false if Redis holds no such token, or
+// if the ACL does not allow reading it.
 func (s *shared) formerRefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
 	for _, n := range s.keys.names(key) {
 		name := formerPrefix + strings.TrimPrefix(n.text, keyPrefix) + refreshSuffix
