@@ -64,7 +64,7 @@ func (c *Cache) writePendingRefreshTokens(ctx context.Context) {
 	}
 }
 
-// RefreshToken returns the newest refresh token kept for key; ok is false if none was ever kept. It fails if Redis
+// RefreshToken returns the newest refresh token kept for key; ok is false if Redis holds none. It fails if Redis
 // cannot be read, or if the value was sealed with a key that is not in use.
 func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, ok bool, err error) {
 	if c.shared == nil {
