@@ -68,6 +68,7 @@ type group struct {
 	ctx      context.Context //nolint:containedctx // for its trace
 	since    time.Time
 	commands []*command
+	sent     chan struct{} // closed when they leave our own queue
 	done     chan struct{}
 }
 
@@ -85,13 +86,19 @@ func (p *pipeline) do(ctx context.Context, commands ...*command) error {
 	}
 }
 
-// twice is do for steps on which others depend. If the first try fails, or is not answered within half the limit, the
-// same commands are sent again on another connection. build makes the commands of each try; twice returns those of the
-// try that was answered.
+// twice is do for steps on which others depend. If the first try fails, or is not answered within half the limit after
+// it was sent, the same commands are sent again on another connection. While they wait in our own queue they are not:
+// that would only make the queue longer. build makes the commands of each try; twice returns those of the try that was
+// answered.
 func (p *pipeline) twice(ctx context.Context, build func() []*command) ([]*command, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
 	first := p.submit(ctx, build())
+	select {
+	case <-first.sent:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	half := time.NewTimer(p.limit / 2)
 	defer half.Stop()
 	select {
@@ -129,8 +136,21 @@ func (g *group) err() error {
 	return nil
 }
 
+// drop fails a group of looks that nobody waits for any more, and reports whether it did. Scripts are sent all the same:
+// others depend on what they change.
+func (g *group) drop() bool {
+	if g.ctx.Err() == nil || slices.ContainsFunc(g.commands, func(c *command) bool { return c.script != nil }) {
+		return false
+	}
+	for _, c := range g.commands {
+		c.err = context.Cause(g.ctx)
+	}
+	close(g.done)
+	return true
+}
+
 func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
-	g := &group{ctx: ctx, since: time.Now(), commands: commands, done: make(chan struct{})}
+	g := &group{ctx: ctx, since: time.Now(), commands: commands, sent: make(chan struct{}), done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if commands[0].first {
@@ -220,13 +240,18 @@ func (p *pipeline) close() {
 
 // take takes the groups that go out next. p.mu is held.
 func (p *pipeline) take() []*group {
-	count, commands := 0, 0
-	for count < len(p.waiting) && (count == 0 || commands+len(p.waiting[count].commands) <= p.most) {
-		commands += len(p.waiting[count].commands)
-		count++
+	batch, passed, commands := p.waiting[:0], 0, 0
+	for _, g := range p.waiting {
+		if commands > 0 && commands+len(g.commands) > p.most {
+			break
+		}
+		passed++
+		if !g.drop() {
+			batch = append(batch, g)
+			commands += len(g.commands)
+		}
 	}
-	batch := p.waiting[:count:count]
-	p.waiting = p.waiting[count:]
+	p.waiting = p.waiting[passed:]
 	if len(p.waiting) == 0 {
 		p.waiting = nil
 	}
@@ -266,6 +291,7 @@ func (p *pipeline) exchange(batch []*group) {
 	var all []*command
 	for _, g := range batch {
 		all = append(all, g.commands...)
+		close(g.sent)
 	}
 	p.send(ctx, all, func(pipe redis.Pipeliner, c *command) *redis.Cmd {
 		return pipe.EvalSha(ctx, c.script.hash, c.keys, c.args...)

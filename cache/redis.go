@@ -78,6 +78,22 @@ func (s *shared) probe(ctx context.Context) {
 		&command{step: "probe", keys: []string{key}})
 }
 
+// insist is [pipeline.twice] for steps whose failure costs another fetch. While Redis does not answer in time and does not
+// count as down either, it tries again: a burst on a busy machine delays many steps. If Redis is down, that is known
+// after about as many tries.
+func (s *shared) insist(ctx context.Context, build func() []*command) (commands []*command, err error) {
+	for range failuresUntilDown {
+		if !s.up.writable() {
+			return nil, errUnavailable
+		}
+		commands, err = s.pipeline.twice(ctx, build)
+		if err == nil || ctx.Err() != nil || causeOf(err) != noAnswer {
+			break
+		}
+	}
+	return commands, err
+}
+
 // A sight is the result of a look at the names of one key.
 type sight struct {
 	entry      *Entry // nil: nothing usable
@@ -164,15 +180,12 @@ type grant struct {
 
 // acquire asks for the lock of one name; see acquireScript.
 func (s *shared) acquire(ctx context.Context, n name, l *Lease) (grant, error) {
-	if !s.up.writable() {
-		return grant{}, errUnavailable
-	}
 	avoid, anyway, lockLife := l.replaces, "0", l.cache.lockLife
 	if l.want.Anyway {
 		anyway = "1"
 	}
 	for range 2 {
-		commands, err := s.pipeline.twice(ctx, func() []*command {
+		commands, err := s.insist(ctx, func() []*command {
 			return []*command{{
 				step: "acquire", script: acquireScript,
 				keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix},
@@ -229,11 +242,8 @@ type ending struct {
 
 // end ends a lease under all its names; see endScript. stored is the worst outcome of storing the token under them.
 func (s *shared) end(ctx context.Context, l *Lease, how ending) (stored int64, fence Fence, err error) {
-	if !s.up.writable() {
-		return 0, 0, errUnavailable
-	}
 	names := s.keys.names(l.key)
-	commands, err := s.pipeline.twice(ctx, func() []*command {
+	commands, err := s.insist(ctx, func() []*command {
 		commands := make([]*command, len(names))
 		for i, n := range names {
 			commands[i] = s.endCommand(l, n, how)

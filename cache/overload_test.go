@@ -1,0 +1,100 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"token-sidecar/internal/testbed"
+)
+
+// crowded returns a pipeline that sends nothing: all its lanes are in use.
+func crowded(limit time.Duration) *pipeline {
+	return &pipeline{limit: limit, running: manyLanes, most: firstBatch}
+}
+
+// TestWhatWaitsIsNotSentAgain: repeating a command that is still in our own queue would only make the queue longer.
+func TestWhatWaitsIsNotSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, built := crowded(time.Second), 0
+		_, err := p.twice(t.Context(), func() []*command {
+			built++
+			return []*command{{step: "acquire", script: acquireScript}}
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || built != 1 || len(p.waiting) != 1 {
+			t.Errorf("%v, built %d times, %d wait", err, built, len(p.waiting))
+		}
+	})
+}
+
+// TestLooksThatNobodyWaitsForAreDropped: they are the first thing to save on when there is too much to do. Scripts are
+// not dropped, because they change what others see.
+func TestLooksThatNobodyWaitsForAreDropped(t *testing.T) {
+	p := crowded(time.Second)
+	gone, leave := context.WithCancel(t.Context())
+	abandoned := p.submit(gone, []*command{{step: "abandoned"}})
+	for _, g := range []struct {
+		ctx     context.Context
+		command *command
+	}{
+		{gone, &command{step: "script", script: endScript}}, {t.Context(), &command{step: "a"}},
+		{gone, &command{step: "another"}}, {t.Context(), &command{step: "b"}}, {t.Context(), &command{step: "c"}},
+	} {
+		p.submit(g.ctx, []*command{g.command})
+	}
+	leave()
+	p.most = 2
+	var sent [][]string
+	for range 2 {
+		var steps []string
+		for _, g := range p.take() {
+			steps = append(steps, g.commands[0].step)
+		}
+		sent = append(sent, steps)
+	}
+	if !slices.EqualFunc(sent, [][]string{{"script", "a"}, {"b", "c"}}, slices.Equal[[]string]) || p.waiting != nil {
+		t.Error(sent, p.waiting)
+	}
+	select {
+	case <-abandoned.done:
+		if err := abandoned.err(); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	default:
+		t.Error("it was not ended")
+	}
+}
+
+// TestWhatCostsAFetchIsTriedAgain: as long as Redis does not count as down, who does not get the lock in time asks again
+// instead of fetching without it, and who
+// cannot share its token in time tries again before others fetch theirs.
+func TestWhatCostsAFetchIsTriedAgain(t *testing.T) {
+	for name, late := range map[string]*script{"acquire": acquireScript, "publish": endScript} {
+		t.Run(name, func(t *testing.T) {
+			server := testbed.StartRedis(t)
+			proxy := testbed.StartRESPProxy(t, server.Addr)
+			c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 400 * time.Millisecond })
+			const most = 4 // of two steps, each sent twice
+			lost := 0
+			proxy.OnStep(func(s testbed.Step) testbed.Fault {
+				if s.Args[0] == "EVALSHA" && s.Args[1] == late.hash && lost < most {
+					lost++
+					return testbed.ReplyLost
+				}
+				return testbed.None
+			})
+			offer, err := c.Acquire(t.Context(), NewKey("late"), Want{})
+			if err != nil || offer.Lease == nil || len(offer.Lease.fences) != 1 {
+				t.Fatalf("%+v, %v, %d lost", offer, err, lost)
+			}
+			e := newEntry("late", time.Hour)
+			offer.Lease.Publish(t.Context(), e)
+			if e.Fence == 0 || lost != most {
+				t.Errorf("fence %d after %d lost replies: it is not known to be shared", e.Fence, lost)
+			}
+		})
+	}
+}
