@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -260,8 +259,8 @@ func (p *pipeline) take() []*group {
 
 // adapt learns from an exchange how many commands to send at once, like TCP with its window: the number doubles as long
 // as exchanges take no longer. Where each command takes its time, as behind a proxy that serves one after the other,
-// the number falls until they are answered well in time, and more lanes open. An exchange that took far longer than
-// that was slow for another reason.
+// the number falls until they are answered well in time, and more lanes open. If all were answered, but took far longer
+// than that, there was another reason, such as a busy machine.
 func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -270,7 +269,7 @@ func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 	}
 	inTime, eachTakesItsTime := max(p.limit/4, 2*p.base), 2*time.Duration(sent)*p.base >= took
 	switch {
-	case (answered < sent || took > inTime) && (answered == 0 || !eachTakesItsTime):
+	case answered == 0 || answered == sent && took > inTime && !eachTakesItsTime:
 	case answered < sent:
 		p.most = answered
 	case took > inTime:
@@ -279,118 +278,4 @@ func (p *pipeline) adapt(sent, answered int, took time.Duration) {
 		p.most = min(2*p.most, largestBatch)
 	}
 	p.base += min((took-p.base)/16, p.base/8) // the network path may have become longer
-}
-
-// exchange sends a batch and receives the replies. Its time limit starts here: time spent in our own queue says nothing
-// about Redis.
-func (p *pipeline) exchange(batch []*group) {
-	// The first group's trace is continued, but its cancellation is not.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), p.limit)
-	defer cancel()
-	began := time.Now()
-	var all []*command
-	for _, g := range batch {
-		all = append(all, g.commands...)
-		close(g.sent)
-	}
-	p.send(ctx, all, func(pipe redis.Pipeliner, c *command) *redis.Cmd {
-		return pipe.EvalSha(ctx, c.script.hash, c.keys, c.args...)
-	})
-	var unknown []*command // scripts that Redis does not know yet, or lost in a restart
-	for _, c := range all {
-		if redis.HasErrorPrefix(c.err, "NOSCRIPT") {
-			unknown = append(unknown, c)
-		}
-	}
-	if len(unknown) > 0 {
-		p.send(ctx, unknown, func(pipe redis.Pipeliner, c *command) *redis.Cmd {
-			return pipe.Eval(ctx, c.script.source, c.keys, c.args...)
-		})
-	}
-	took := time.Since(began)
-	answered := 0
-	for _, c := range all {
-		if c.err == nil {
-			answered++
-		}
-	}
-	p.adapt(len(all), answered, took)
-	p.account(all, took)
-}
-
-// send sends commands in one pipeline.
-func (p *pipeline) send(ctx context.Context, commands []*command, script func(redis.Pipeliner, *command) *redis.Cmd) {
-	pipe := p.client.Pipeline()
-	replies, lefts := make([]redis.Cmder, len(commands)), make([]*redis.DurationCmd, len(commands))
-	for i, c := range commands {
-		if c.script != nil {
-			replies[i] = script(pipe, c)
-			continue
-		}
-		replies[i], lefts[i] = pipe.Get(ctx, c.keys[0]), pipe.PTTL(ctx, c.keys[0])
-	}
-	_, failed := pipe.Exec(ctx)
-	for i, c := range commands {
-		c.err = replies[i].Err()
-		switch reply := replies[i].(type) {
-		case *redis.Cmd:
-			c.reply = reply.Val()
-			// When the set-up of a connection fails, the library leaves commands that were never sent without an error.
-			if c.reply == nil && c.err == nil {
-				c.err = errors.Join(failed, errNoReply)
-			}
-		case *redis.StringCmd:
-			c.takeLook(reply.Val(), lefts[i], failed)
-		}
-	}
-}
-
-var errNoReply = errors.New("cache: Redis was not asked: the connection could not be set up")
-
-func (c *command) takeLook(value string, left *redis.DurationCmd, failed error) {
-	c.reply, c.left = value, left.Val()
-	switch {
-	case errors.Is(c.err, redis.Nil):
-		c.err = nil
-	case redis.HasErrorPrefix(c.err, "WRONGTYPE"):
-		c.reply, c.err = "?", nil
-	case c.err == nil && left.Err() != nil:
-		c.err = left.Err()
-	case c.err == nil && value == "" && c.left == 0:
-		c.err = errors.Join(failed, errNoReply)
-	}
-}
-
-// account judges Redis by the outcome of a batch, once for looks and once for scripts, and measures its steps. If Redis
-// answered some commands in time and others not, that is no evidence against it: the batch was too large.
-func (p *pipeline) account(commands []*command, took time.Duration) {
-	var verdict [2]error
-	var seen, answered [2]bool
-	steps := map[string]error{}
-	for _, c := range commands {
-		kind := 0
-		if c.script != nil {
-			kind = 1
-		}
-		seen[kind] = true
-		if c.err == nil {
-			answered[kind] = true
-		} else {
-			verdict[kind] = c.err
-		}
-		if steps[c.step] == nil {
-			steps[c.step] = c.err
-		}
-	}
-	for kind, write := range []bool{false, true} {
-		switch {
-		case answered[kind]:
-			p.judge(write, nil)
-		case seen[kind] && (!answered[1-kind] || isReply(verdict[kind])):
-			p.judge(write, verdict[kind])
-		}
-	}
-	for step, err := range steps {
-		p.metrics.step(step, took, err)
-	}
 }

@@ -166,7 +166,7 @@ func TestBatchesGrowAndShrink(t *testing.T) {
 		"Redis far away":                {[]exchange{{1, 1, 70 * time.Millisecond}, {16, 16, 71 * time.Millisecond}}, 32},
 		"the machine was busy":          {[]exchange{{1, 1, far / 100}, {16, 16, limit / 2}}, 16},
 		"none was answered":             {[]exchange{{1, 1, far}, {16, 0, limit}}, 16},
-		"a time-out on a busy machine":  {[]exchange{{1, 1, far / 100}, {16, 3, limit}}, 16},
+		"the path is longer of late":    {[]exchange{{1, 1, far / 100}, {16, 3, limit}}, 3},
 		"one at a time, and each takes": {slices.Repeat([]exchange{{1, 1, 70 * time.Millisecond}, {2, 1, limit}}, 3), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
