@@ -84,7 +84,8 @@ func (c *command) takeReply(reply any, failed error) {
 	}
 }
 
-// readWhole reports whether a reply was certainly read to its end. Of one that was not, the library leaves an empty value.
+// readWhole reports whether a reply was certainly read to its end. Of one that was not, the library leaves an empty
+// value.
 func readWhole(reply any) bool {
 	switch r := reply.(type) {
 	case []any:

@@ -36,15 +36,11 @@ func TestLooksThatNobodyWaitsForAreDropped(t *testing.T) {
 	p := crowded(time.Second)
 	gone, leave := context.WithCancel(t.Context())
 	abandoned := p.submit(gone, []*command{{step: "abandoned"}})
-	for _, g := range []struct {
-		ctx     context.Context
-		command *command
-	}{
-		{gone, &command{step: "script", script: endScript}}, {t.Context(), &command{step: "a"}},
-		{gone, &command{step: "another"}}, {t.Context(), &command{step: "b"}}, {t.Context(), &command{step: "c"}},
-	} {
-		p.submit(g.ctx, []*command{g.command})
-	}
+	p.submit(gone, []*command{{step: "script", script: endScript}})
+	p.submit(t.Context(), []*command{{step: "a"}})
+	p.submit(gone, []*command{{step: "another"}})
+	p.submit(t.Context(), []*command{{step: "b"}})
+	p.submit(t.Context(), []*command{{step: "c"}})
 	leave()
 	p.most = 2
 	var sent [][]string

@@ -135,8 +135,8 @@ func (g *group) err() error {
 	return nil
 }
 
-// drop fails a group of looks that nobody waits for any more, and reports whether it did. Scripts are sent all the same:
-// others depend on what they change.
+// drop fails a group of looks that nobody waits for any more, and reports whether it did. Scripts are sent all the
+// same: others depend on what they change.
 func (g *group) drop() bool {
 	if g.ctx.Err() == nil || slices.ContainsFunc(g.commands, func(c *command) bool { return c.script != nil }) {
 		return false

@@ -78,9 +78,9 @@ func (s *shared) probe(ctx context.Context) {
 		&command{step: "probe", keys: []string{key}})
 }
 
-// insist is [pipeline.twice] for steps whose failure costs another fetch. While Redis does not answer in time and does not
-// count as down either, it tries again: a burst on a busy machine delays many steps. If Redis is down, that is known
-// after about as many tries.
+// insist is [pipeline.twice] for steps whose failure costs another fetch. While Redis does not answer in time and does
+// not count as down either, it tries again: a burst on a busy machine delays many steps. If Redis is down, that is
+// known after about as many tries.
 func (s *shared) insist(ctx context.Context, build func() []*command) (commands []*command, err error) {
 	for range failuresUntilDown {
 		if !s.up.writable() {
