@@ -18,10 +18,10 @@ func TestCold(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	_, sidecar := startSidecar(t, []string{program(t)}, auth, "MAX_CONCURRENT_REQUESTS=20000")
 	ours := &contestant{name: "token-sidecar", target: sidecar}
-	theirs := &contestant{name: "nginx", target: startNginx(t, nil, auth, "")}
-	bare := &contestant{name: "bare", target: startBare(t, nil)}
-	own := &contestant{name: "oauth2", target: startServer(t, nil, "oauth2", auth.URL)}
-	haproxy := &contestant{name: "haproxy", target: startHAProxy(t, nil, auth)}
+	theirs := &contestant{name: "nginx", target: startNginx(t, auth, "")}
+	bare := &contestant{name: "bare", target: startBare(t)}
+	own := &contestant{name: "oauth2", target: startServer(t, "oauth2", auth.URL)}
+	haproxy := &contestant{name: "haproxy", target: startHAProxy(t, auth)}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	callers := scaled(10_000)
 	slowest := &goal{

@@ -34,7 +34,7 @@ func TestMemory(t *testing.T) {
 		c.run(t, Load{Conns: 64, Requests: requests(get, users), For: 8 * *length})
 		loaded.add(float64(g.memory(t)) / mebi)
 		s.Kill()
-		n := &contestant{name: "nginx", target: startNginx(t, nil, auth, "")}
+		n := &contestant{name: "nginx", target: startNginx(t, auth, "")}
 		warm(t, n.target, get, users)
 		n.run(t, Load{Conns: 64, Requests: requests(get, users), For: 8 * *length})
 		nginxTokens.add(float64(n.memory(t)) / mebi)

@@ -35,18 +35,12 @@ func (c *contestant) run(t *testing.T, l Load) Result {
 	return res
 }
 
-// TestHits: tokens in memory, compared with what one would use instead. Each server has one processor, the load the
-// other.
+// TestHits: tokens in memory, compared with what one would use instead. Servers and load share the processors.
 func TestHits(t *testing.T) {
-	h := startHits(t, own())
-	peak := h.compare(t, "")
+	h := startHits(t)
+	peak := h.compare(t)
 	drawThroughput(t, peak, h.bare, h.ours, h.nginx, h.oauth2, h.haproxy)
 	drawLoad(t, peak, h.bare, h.ours, h.nginx)
-}
-
-// TestHitsSharing: the same, with servers and load sharing two processors.
-func TestHitsSharing(t *testing.T) {
-	startHits(t, nil).compare(t, "sharing-")
 }
 
 // hits are the servers that are compared.
@@ -56,14 +50,14 @@ type hits struct {
 	tuned, oauth2, haproxy, limit                    *contestant
 }
 
-// startHits starts each server by command.
-func startHits(t *testing.T, command []string) *hits {
+// startHits starts each server.
+func startHits(t *testing.T) *hits {
 	t.Helper()
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	// A server is idle while it is the others' turn. By default, the sidecar would then ask Redis again for part of
 	// what memory holds, far more than a sidecar under constant load.
-	_, ours := startSidecar(t, append(command, program(t)), auth, "REDIS_URL="+redis.URL(), "MEMORY_CACHE_TTL=1h")
-	nginx, bare := startNginx(t, command, auth, ""), startBare(t, command)
+	_, ours := startSidecar(t, []string{program(t)}, auth, "REDIS_URL="+redis.URL(), "MEMORY_CACHE_TTL=1h")
+	nginx, bare := startNginx(t, auth, ""), startBare(t)
 	return &hits{
 		auth:      auth,
 		bare:      &contestant{name: "bare net/http", target: bare, ask: get},
@@ -72,10 +66,10 @@ func startHits(t *testing.T, command []string) *hits {
 		oursPost:  &contestant{name: "token-sidecar, POST", target: ours, ask: post},
 		nginx:     &contestant{name: "nginx", target: nginx, ask: get},
 		nginxPost: &contestant{name: "nginx, POST", target: nginx, ask: post},
-		tuned:     &contestant{name: "nginx, files kept open", target: startNginx(t, command, auth, keepFiles), ask: get},
-		oauth2:    &contestant{name: "x/oauth2", target: startServer(t, command, "oauth2", auth.URL), ask: get},
-		haproxy:   &contestant{name: "HAProxy", target: startHAProxy(t, command, auth), ask: get},
-		limit:     &contestant{name: "limit", target: startLimit(t, command), ask: get},
+		tuned:     &contestant{name: "nginx, files kept open", target: startNginx(t, auth, keepFiles), ask: get},
+		oauth2:    &contestant{name: "x/oauth2", target: startServer(t, "oauth2", auth.URL), ask: get},
+		haproxy:   &contestant{name: "HAProxy", target: startHAProxy(t, auth), ask: get},
+		limit:     &contestant{name: "limit", target: startLimit(t), ask: get},
 	}
 }
 
@@ -92,16 +86,16 @@ type ratio struct {
 }
 
 // ratios are those to compute from the latest loads.
-func (h *hits) ratios(prefix string) []ratio {
+func (h *hits) ratios() []ratio {
 	throughput := func(name, against string, limit float64, ours, other *contestant) ratio {
 		return ratio{
-			&goal{name: prefix + name, what: "memory hit, requests per second", against: against, limit: limit},
+			&goal{name: name, what: "memory hit, requests per second", against: against, limit: limit},
 			func() float64 { return ours.last.throughput / other.last.throughput },
 		}
 	}
 	cpu := func(name, against string, limit float64, other *contestant) ratio {
 		return ratio{
-			&goal{name: prefix + name, what: "processor time per hit", against: against, limit: limit, atMost: true},
+			&goal{name: name, what: "processor time per hit", against: against, limit: limit, atMost: true},
 			func() float64 { return h.ours.last.cpu / other.last.cpu },
 		}
 	}
@@ -118,17 +112,14 @@ func (h *hits) ratios(prefix string) []ratio {
 	}
 }
 
-// compare loads all servers in turns, records their ratios under names that begin with prefix, and returns the
-// throughput of the bare handler.
-func (h *hits) compare(t *testing.T, prefix string) float64 {
+// compare loads all servers in turns, records their ratios, and returns the throughput of the bare handler.
+func (h *hits) compare(t *testing.T) float64 {
 	t.Helper()
 	all := h.all()
 	p99 := &goal{
-		name: prefix + "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true,
+		name: "p99", what: "p99 at half the peak rate, 10,000 users", against: "nginx, GET", limit: 1, atMost: true,
 	}
-	p99Bare := &goal{
-		name: prefix + "p99-bare", what: p99.what, against: "bare net/http handler", limit: 0.5, atMost: true,
-	}
+	p99Bare := &goal{name: "p99-bare", what: p99.what, against: "bare net/http handler", limit: 0.5, atMost: true}
 	var peaks []float64
 	var measured [][]ratio // for each number of users
 	for _, n := range []int{1, scaled(10_000)} {
@@ -137,7 +128,7 @@ func (h *hits) compare(t *testing.T, prefix string) float64 {
 			warm(t, c.target, c.ask, users)
 			asked[c] = requests(c.ask, users)
 		}
-		ratios := h.ratios(prefix)
+		ratios := h.ratios()
 		measured = append(measured, ratios)
 		for range *rounds {
 			shuffle(all)
@@ -248,11 +239,7 @@ func drawLoad(t *testing.T, peak float64, all ...*contestant) {
 		Y:     "p99, in medians of the bare handler at a tenth",
 		LogY:  true,
 	}
-	p50 := Plot{
-		Title: "Latency (median) over load, open loop, 64 connections", X: p99.X,
-		Y: "median, in medians of the bare handler at a tenth",
-	}
-	p99.Lines, p50.Lines = linesOf(all), linesOf(all)
+	p99.Lines = linesOf(all)
 	asked := requests(get, names(scaled(10_000)))
 	for tenths := 1; tenths <= 7; tenths++ {
 		share := float64(tenths) / 10
@@ -266,12 +253,10 @@ func drawLoad(t *testing.T, peak float64, all ...*contestant) {
 			if unit == 0 {
 				unit = usual
 			}
-			p50.Lines[i].Points = append(p50.Lines[i].Points, Point{share, usual / unit})
 			p99.Lines[i].Points = append(p99.Lines[i].Points, Point{share, slow / unit})
 		}
 	}
 	draw(t, "performance-p99.svg", p99)
-	draw(t, "performance-median.svg", p50)
 }
 
 func linesOf(all []*contestant) []Line {

@@ -140,8 +140,8 @@ backend auth
   server auth %[4]s
 `
 
-// startHAProxy starts HAProxy by command, with the translator between it and the auth service.
-func startHAProxy(t testing.TB, command []string, auth *testbed.Auth) target {
+// startHAProxy starts HAProxy, with the translator between it and the auth service.
+func startHAProxy(t testing.TB, auth *testbed.Auth) target {
 	t.Helper()
 	testbed.Needs(t, "haproxy")
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
@@ -160,15 +160,15 @@ func startHAProxy(t testing.TB, command []string, auth *testbed.Auth) target {
 		transport.CloseIdleConnections()
 	})
 	addr := testbed.FreeAddr(t)
-	conf := fmt.Sprintf(haproxyConf, processorsOf(command), addr, callerToken, translator.Listener.Addr())
-	command = append(command, "haproxy", "-db", "-q", "-f", testbed.WriteFile(t, "haproxy.cfg", conf))
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
+	conf := fmt.Sprintf(haproxyConf, runtime.NumCPU(), addr, callerToken, translator.Listener.Addr())
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "haproxy", "-db", "-q", "-f",
+		testbed.WriteFile(t, "haproxy.cfg", conf))
 	startProcess(t, cmd, addr)
 	return target{addr: addr, pids: []int{cmd.Process.Pid}}
 }
 
-// startLimit starts, by command, the minimum that a server can do: the bytes of an answer over epoll, in C.
-func startLimit(t testing.TB, command []string) target {
+// startLimit starts the minimum that a server can do: the bytes of an answer over epoll, in C.
+func startLimit(t testing.TB) target {
 	t.Helper()
 	testbed.Needs(t, "cc")
 	path := filepath.Join(t.TempDir(), "limit")
@@ -184,19 +184,10 @@ func startLimit(t testing.TB, command []string) target {
 	answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nCache-Status: %s\r\n"+
 		"Content-Type: application/json\r\nDate: %s\r\nContent-Length: %d\r\n\r\n%s",
 		cannedStatus, time.Now().UTC().Format(http.TimeFormat), len(cannedBody), cannedBody)
-	command = append(command, path, port, strconv.Itoa(processorsOf(command)),
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path, port, strconv.Itoa(runtime.NumCPU()),
 		testbed.WriteFile(t, "answer", answer))
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
 	startProcess(t, cmd, addr)
 	return target{addr: addr, pids: []int{cmd.Process.Pid}}
-}
-
-// processorsOf is how many processors a server started by command has: one, or all without a command.
-func processorsOf(command []string) int {
-	if len(command) > 0 {
-		return 1
-	}
-	return runtime.NumCPU()
 }
 
 // oauth2ProxySessions returns functions that each load one session as oauth2-proxy does for a request with its cookie:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,15 +115,6 @@ func warm(t testing.TB, g target, ask func(string) []byte, users []string) {
 	}
 }
 
-// own is the command that gives a server a processor to itself; the load has the other.
-func own() []string {
-	_, all, err := processors()
-	if err != nil || len(all) < 2 {
-		return nil
-	}
-	return []string{"taskset", "-c", strconv.Itoa(all[1])}
-}
-
 // program builds the sidecar as released.
 func program(t testing.TB) string {
 	t.Helper()
@@ -147,19 +139,18 @@ func startSidecar(t testing.TB, command []string, auth *testbed.Auth, environ ..
 	return s, target{addr: s.Addr, pids: []int{s.PID()}}
 }
 
-// startBare starts the bare handler by command.
-func startBare(t testing.TB, command []string) target { return startServer(t, command, "bare", "") }
+// startBare starts the bare handler.
+func startBare(t testing.TB) target { return startServer(t, "bare", "") }
 
-// startServer starts one of the servers in the test binary by command.
-func startServer(t testing.TB, command []string, name, authURL string) target {
+// startServer starts one of the servers in the test binary.
+func startServer(t testing.TB, name, authURL string) target {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := testbed.FreeAddr(t)
-	command = append(command, exe)
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), exe)
 	cmd.Env = []string{runServer + "=" + strings.Join([]string{name, addr, authURL}, " ")}
 	startProcess(t, cmd, addr)
 	return target{addr: addr, pids: []int{cmd.Process.Pid}}
@@ -219,19 +210,19 @@ http {
 // keepFiles is the directive that makes nginx keep its cache files open, which is not its default.
 const keepFiles = "open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;"
 
-// startNginx starts nginx by command as a cache in front of the auth service, with that directive.
-func startNginx(t testing.TB, command []string, auth *testbed.Auth, directive string) target {
+// startNginx starts nginx as a cache in front of the auth service, with that directive.
+func startNginx(t testing.TB, auth *testbed.Auth, directive string) target {
 	t.Helper()
 	testbed.Needs(t, "nginx")
 	dir, addr := t.TempDir(), testbed.FreeAddr(t)
-	workers := processorsOf(command)
+	workers := runtime.NumCPU()
 	conf := fmt.Sprintf(nginxConf, dir, addr, auth.URL, callerToken, sandbox.DefaultClientID, sandbox.DefaultClientSecret,
 		workers, directive)
 	if os.Getuid() == 0 {
 		conf = "user root;" + conf
 	}
-	command = append(command, "nginx", "-p", dir, "-c", testbed.WriteFile(t, "nginx.conf", conf))
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "nginx", "-p", dir, "-c",
+		testbed.WriteFile(t, "nginx.conf", conf))
 	startProcess(t, cmd, addr)
 	// These are its workers. The cache manager may have ended.
 	var pids []int
