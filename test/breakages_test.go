@@ -19,6 +19,10 @@ type breakage struct {
 	after  func(*pair)
 	// exchange is set if nothing but a single exchange fails. That costs no fetch, and Redis is not lost.
 	exchange bool
+	// brief is set if Redis cannot be reached until the auth service is asked; later then decides about the steps that
+	// follow.
+	brief bool
+	later func(*pair) testbed.Fault
 	// undoes is set if Redis forgets the step.
 	undoes bool
 }
@@ -60,6 +64,7 @@ func breakages() (all []breakage) {
 				p.proxy.Heal()
 			})
 		}, testbed.ResetBefore)},
+		unreachableUntilAsked(),
 		failover(),
 	)
 }
@@ -81,6 +86,23 @@ func (p *pair) sees(state string) {
 	}
 }
 
+// unreachableUntilAsked is an outage that is over when there is something to write.
+func unreachableUntilAsked() breakage {
+	return breakage{
+		name: "Redis cannot be reached until the auth service is asked", brief: true,
+		before: func(p *pair, _ testbed.Step) testbed.Fault {
+			p.calledThen, p.brokenAt = p.auth.Counts().Calls, time.Now()
+			return testbed.ResetBefore
+		},
+		later: func(p *pair) testbed.Fault {
+			if p.auth.Counts().Calls == p.calledThen && time.Since(p.brokenAt) < stepLimit {
+				return testbed.ResetBefore
+			}
+			return testbed.None
+		},
+	}
+}
+
 // failover is what happens when a replica takes over that has not received the step: Redis holds what it held before,
 // and all connections end.
 func failover() breakage {
@@ -98,10 +120,14 @@ func failover() breakage {
 func (b breakage) at(p *pair, step int) {
 	p.breaks = b
 	p.proxy.OnStep(func(s testbed.Step) testbed.Fault {
+		if s.N > step && b.later != nil {
+			<-p.broken
+			return b.later(p)
+		}
 		if s.N != step {
 			return testbed.None
 		}
-		close(p.broken)
+		defer close(p.broken)
 		if b.before == nil {
 			return testbed.None
 		}

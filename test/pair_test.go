@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"token-sidecar/cache"
 	"token-sidecar/internal/app"
 	"token-sidecar/internal/secret"
@@ -28,6 +30,7 @@ type pair struct {
 	auth    *testbed.Auth
 	redis   *testbed.Redis
 	proxy   *testbed.Proxy
+	metrics [2]*prometheus.Registry
 	parts   [2]*app.Parts
 	breaks  breakage                 // the zero breakage breaks nothing
 	lost    atomic.Bool              // the first sidecar was killed
@@ -35,7 +38,9 @@ type pair struct {
 	replica map[string]testbed.Value // what Redis held before the step
 	count   *int                     // if not nil, counts the steps of the scenario
 	// broken is closed when the step that should fail arrives.
-	broken chan struct{}
+	broken     chan struct{}
+	brokenAt   time.Time
+	calledThen int // how often the auth service had been asked at that time
 }
 
 func newPair(t *testing.T, redis *testbed.Redis, environ func(i int) []string) *pair {
@@ -53,7 +58,8 @@ func newPair(t *testing.T, redis *testbed.Redis, environ func(i int) []string) *
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.parts[i], err = app.NewParts(conf, app.Options{}); err != nil {
+		p.metrics[i] = prometheus.NewRegistry()
+		if p.parts[i], err = app.NewParts(conf, app.Options{Registerer: p.metrics[i]}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,6 +190,20 @@ func (p *pair) calls(user string, needed int) {
 	if n := p.auth.CallsOf(user); n < needed || n > most {
 		p.t.Errorf("%d calls for %s, %d needed", n, user, needed)
 	}
+}
+
+// waits is how often a sidecar waited for the other one's fetch.
+func (p *pair) waits(sidecar int) (n float64) {
+	families, err := p.metrics[sidecar].Gather()
+	if err != nil {
+		p.t.Error(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "token_sidecar_fleet_waits_total" {
+			n += family.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	return n
 }
 
 // passed waits until the first sidecar is neither frozen nor without Redis, and everybody uses Redis again.

@@ -32,6 +32,17 @@ var scenarios = map[string]scenario{
 		p.both("u")
 		p.calls("u", 1)
 	}},
+	"cold ask by one, then by the other": {plain, func(p *pair) {
+		p.mustAsk(0, "u")
+		if n := p.waits(0); n > 0 && p.breaks.exchange {
+			p.t.Errorf("it waited %v times, though nobody else fetches", n)
+		}
+		p.mustAsk(1, "u")
+		p.calls("u", 1)
+		if n := p.auth.CallsOf("u"); n > 1 && p.breaks.brief {
+			p.t.Errorf("%d calls, though Redis could be reached when the first token came", n)
+		}
+	}},
 	"renewal": {plain, func(p *pair) {
 		p.auth.Set(sandbox.Mood{LatencyMS: 30, ExpiresIn: 5})
 		first := p.both("u")[1]
@@ -85,7 +96,7 @@ var scenarios = map[string]scenario{
 		p.neverAgain("u", first)
 	}},
 	"no-cache, and refresh tokens are kept": {keepingRefreshTokens, func(p *pair) {
-		first := p.both("u")[1]
+		first := p.mustAsk(1, "u") // the one that asks for a new token has not seen it
 		if p.mustAsk(0, "u", "Cache-Control", "no-cache") == first {
 			p.t.Error("no-cache got the token that was there")
 		}

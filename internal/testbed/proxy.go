@@ -73,8 +73,8 @@ func (p *Proxy) Reset() { p.change(func(f *faults) { f.reset = true }) }
 // CutAfter closes connections after that many bytes from the server.
 func (p *Proxy) CutAfter(bytes int) { p.change(func(f *faults) { f.cut = &bytes }) }
 
-// ReadOnly answers all scripts as a replica does that may not write, also those that are no steps. The proxy must be one
-// of [StartRESPProxy].
+// ReadOnly answers all scripts as a replica does that may not write, also those that are no steps. The proxy must be
+// one of [StartRESPProxy].
 func (p *Proxy) ReadOnly() { p.change(func(f *faults) { f.readOnly = true }) }
 
 // Heal undoes Slow, BlackHole, Reset, CutAfter and ReadOnly.
