@@ -180,3 +180,16 @@ func TestBatchesGrowAndShrink(t *testing.T) {
 		})
 	}
 }
+
+// TestAnExchangeHasItsWholeTime, however long its commands waited in our own queue: late as they are, they tell nothing
+// against Redis.
+func TestAnExchangeHasItsWholeTime(t *testing.T) {
+	c := newCache(t, testbed.StartRedis(t).URL(), nil)
+	look := &command{step: "get", keys: []string{keyPrefix + "late"}}
+	c.shared.pipeline.exchange([]*group{{
+		ctx: t.Context(), since: time.Now().Add(-time.Minute), commands: []*command{look},
+	}})
+	if look.err != nil {
+		t.Error(look.err)
+	}
+}

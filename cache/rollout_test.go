@@ -134,3 +134,26 @@ func TestTheNewestRefreshTokenOfAllNames(t *testing.T) {
 		}
 	}
 }
+
+// TestManyNamesHaveOneDeadline: a Redis that is silent costs a look REDIS_TIMEOUT, under however many names.
+func TestManyNamesHaveOneDeadline(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	proxy := testbed.StartProxy(t, testbed.StartRedis(t).Addr)
+	var lines []string
+	for _, key := range []string{"a", "b", "c", "d"} {
+		lines = append(lines, base64.StdEncoding.EncodeToString([]byte(strings.Repeat(key, 32))))
+	}
+	keys := &Keyring{}
+	if err := keys.UseKeys(secret.Hide(strings.Join(lines, "\n"))); err != nil {
+		t.Fatal(err)
+	}
+	c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.Keys, o.StepLimit = keys, limit })
+	proxy.BlackHole()
+	began := time.Now()
+	if _, err := c.shared.look(t.Context(), NewKey("u")); err == nil {
+		t.Error("a silent Redis answered")
+	}
+	if took := time.Since(began); took > 2*limit {
+		t.Errorf("took %v", took)
+	}
+}

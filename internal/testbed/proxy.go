@@ -37,6 +37,7 @@ type faults struct {
 	blackHole, reset bool
 	cut              *int // each CutAfter has its own, so that connections count from it
 	frozen           bool
+	readOnly         bool
 }
 
 // StartProxy starts a proxy in front of target. It ends with the test.
@@ -72,7 +73,11 @@ func (p *Proxy) Reset() { p.change(func(f *faults) { f.reset = true }) }
 // CutAfter closes connections after that many bytes from the server.
 func (p *Proxy) CutAfter(bytes int) { p.change(func(f *faults) { f.cut = &bytes }) }
 
-// Heal undoes Slow, BlackHole, Reset and CutAfter.
+// ReadOnly answers all scripts as a replica does that may not write, also those that are no steps. The proxy must be
+// one of [StartRESPProxy].
+func (p *Proxy) ReadOnly() { p.change(func(f *faults) { f.readOnly = true }) }
+
+// Heal undoes Slow, BlackHole, Reset, CutAfter and ReadOnly.
 func (p *Proxy) Heal() { p.change(func(f *faults) { *f = faults{frozen: f.frozen} }) }
 
 // Freeze holds all data on all connections, in both directions, as if the process at one end were stopped. New

@@ -98,6 +98,45 @@ func (r *Redis) Flush() {
 	}
 }
 
+// A Value is what a server holds under one name.
+type Value struct {
+	dump string
+	left time.Duration // 0: without end
+}
+
+// Dump returns all that the server holds.
+func (r *Redis) Dump() map[string]Value {
+	r.t.Helper()
+	ctx, client := context.WithoutCancel(r.t.Context()), r.Client()
+	all := map[string]Value{}
+	for _, name := range client.Keys(ctx, "*").Val() {
+		left, dump := client.PTTL(ctx, name).Val(), client.Dump(ctx, name)
+		if dump.Err() == nil { // else it has just expired
+			all[name] = Value{dump.Val(), max(0, left)}
+		}
+	}
+	return all
+}
+
+// TakeOver makes the server be another one, which holds that: all its connections end.
+func (r *Redis) TakeOver(held map[string]Value) {
+	r.t.Helper()
+	ctx, client := context.WithoutCancel(r.t.Context()), r.Client()
+	_, err := client.TxPipelined(ctx, func(all redis.Pipeliner) error {
+		all.FlushAll(ctx)
+		for name, value := range held {
+			all.Restore(ctx, name, value.left, value.dump)
+		}
+		for _, of := range []string{"normal", "pubsub"} {
+			all.Do(ctx, "CLIENT", "KILL", "TYPE", of, "SKIPME", "yes")
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Error(err)
+	}
+}
+
 // URL returns a value for REDIS_URL.
 func (r *Redis) URL() string {
 	if r.tls {

@@ -16,6 +16,9 @@ type Step struct {
 	Args []string // the first is the command, in capitals
 }
 
+// IsScript reports whether s runs a script.
+func (s Step) IsScript() bool { return strings.HasPrefix(s.Args[0], "EVAL") }
+
 // A Fault is what goes wrong in one step.
 type Fault int
 
@@ -182,6 +185,9 @@ func (l *link) command(raw []byte, args []string) bool {
 		e.replies = max(1, len(args)-1)
 	}
 	e.step, e.fault = l.proxy.step(args)
+	if f, _ := l.proxy.now(); f.readOnly && e.fault == None && (Step{Args: args}).IsScript() {
+		e.fault = ErrREADONLY
+	}
 	if text := e.fault.errorText(args[0], l.proxy.Addr); text != "" {
 		e.replies, e.instead = 0, []byte("-"+text+"\r\n")
 	}
