@@ -172,8 +172,11 @@ func (c *Cache) LookShared(ctx context.Context, key Key) (*Entry, Source, error)
 	}
 	if mine != nil && (theirs == nil || mine.ID != theirs.ID && mine.newerThan(theirs)) {
 		// Redis lost the token, or never received it. It is still good.
-		err := c.shared.seed(ctx, key, mine, seen.fence)
-		return named(c.keep(key, mine, epoch, generation), FromMemory, err)
+		forgotten, err := c.shared.seed(ctx, key, mine, seen.fence)
+		if !forgotten {
+			return named(c.keep(key, mine, epoch, generation), FromMemory, err)
+		}
+		c.memory.forget(key, nil)
 	}
 	if theirs == nil {
 		return nil, None, nil

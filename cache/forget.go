@@ -64,7 +64,7 @@ func (c *Cache) tell(ctx context.Context, f pendingForget, life time.Duration) b
 	}
 	// What was fetched after the forgetting is newer than the tombstone.
 	if entry := c.memory.entry(f.key, time.Now()); entry != nil && f.hash() == nil && f.before == 0 {
-		_ = c.shared.seed(ctx, f.key, entry, fence) // if not, it is fetched again
+		_, _ = c.shared.seed(ctx, f.key, entry, fence) // if not, it is fetched again
 	}
 	c.pending.remove(f, fence)
 	return true

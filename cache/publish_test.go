@@ -128,7 +128,7 @@ func TestSeedOverWhatWasSeen(t *testing.T) {
 	old := newEntry("old", time.Hour)
 	there := fetchOnce(t, c, key, nil)
 	for _, seen := range []string{"", formatFence(there.Fence - 1)} {
-		if err := c.shared.seed(t.Context(), key, old, seen); err != nil {
+		if _, err := c.shared.seed(t.Context(), key, old, seen); err != nil {
 			t.Fatal(err)
 		}
 		if e := get(t, newCache(t, server.URL(), nil), key); e == nil || e.ID != there.ID {
@@ -136,7 +136,7 @@ func TestSeedOverWhatWasSeen(t *testing.T) {
 		}
 	}
 	newer := newEntry("newer", time.Hour)
-	if err := c.shared.seed(t.Context(), key, newer, formatFence(there.Fence)); err != nil {
+	if _, err := c.shared.seed(t.Context(), key, newer, formatFence(there.Fence)); err != nil {
 		t.Fatal(err)
 	}
 	if e := get(t, newCache(t, server.URL(), nil), key); e == nil || e.ID != newer.ID || e.Fence <= there.Fence {

@@ -25,6 +25,7 @@ const (
 	refusalSuffix = ":refusal"
 	renewSuffix   = ":renew"
 	refreshSuffix = ":refresh"
+	goneSuffix    = ":gone"
 
 	// waitLife is how long Redis remembers that a sidecar waits for a lease to end.
 	waitLife = time.Minute
@@ -281,7 +282,10 @@ func (s *shared) endCommand(l *Lease, n name, how ending) *command {
 	}
 	return &command{
 		step: "publish", script: endScript,
-		keys: []string{n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix, n.text + renewSuffix},
+		keys: []string{
+			n.text, n.text + lockSuffix, n.text + waitSuffix, n.text + refusalSuffix, n.text + renewSuffix,
+			n.text + goneSuffix,
+		},
 		args: []any{
 			l.owner, l.fences[n.text], kind, content, life, l.replaces,
 			n.key.sealNews(news{kind: newsWake, key: l.key}, s.sender), s.fetchLimit.Microseconds(),
@@ -320,7 +324,7 @@ func (s *shared) forget(ctx context.Context, f pendingForget, life time.Duration
 				mark = n.key.mark(*hash)
 			}
 			commands = append(commands, &command{
-				step: "forget", script: forgetScript, keys: []string{n.text, n.text + refusalSuffix},
+				step: "forget", script: forgetScript, keys: []string{n.text, n.text + refusalSuffix, n.text + goneSuffix},
 				args: []any{
 					mark, tombstoneLife.Milliseconds(), life.Milliseconds(), newsChannel,
 					n.key.sealNews(news{kind: newsForget, key: key, hash: hash}, s.sender), formatFence(f.before),
@@ -336,20 +340,25 @@ func (s *shared) forget(ctx context.Context, f pendingForget, life time.Duration
 	return fence, nil
 }
 
-// seed stores a token from memory, provided that the value there still has the fence seen; empty means no value.
-func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) error {
+// seed stores a token from memory, provided that the value there still has the fence seen; empty means no value. It
+// reports whether that very token was forgotten.
+func (s *shared) seed(ctx context.Context, key Key, entry *Entry, seen string) (forgotten bool, err error) {
 	left := (entry.KeepFor - entry.Age(time.Now())).Milliseconds()
 	if left < 1 {
-		return nil
+		return false, nil
 	}
 	if !s.up.writable() {
-		return errUnavailable
+		return false, errUnavailable
 	}
 	n := s.keys.names(key)[0]
-	return s.pipeline.do(ctx, &command{
-		step: "put", script: seedScript, keys: []string{n.text},
+	put := &command{
+		step: "put", script: seedScript, keys: []string{n.text, n.text + goneSuffix},
 		args: []any{formatToken(entry, n, s.wall()), formatFence(entry.Fence), left, seen},
-	})
+	}
+	if err := s.pipeline.do(ctx, put); err != nil {
+		return false, err
+	}
+	return put.reply == int64(-1), nil
 }
 
 // claim reserves the renewal of a key. If another sidecar has reserved it, claim returns for how much longer. See

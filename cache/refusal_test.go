@@ -84,7 +84,7 @@ func TestARefusalHidesNoToken(t *testing.T) {
 		},
 		"it came since": func(c *Cache, key Key) *Lease {
 			lease := acquire(t, c, key)
-			if err := c.shared.seed(t.Context(), key, newEntry("x", time.Hour), ""); err != nil {
+			if _, err := c.shared.seed(t.Context(), key, newEntry("x", time.Hour), ""); err != nil {
 				t.Fatal(err)
 			}
 			return lease

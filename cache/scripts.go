@@ -46,6 +46,15 @@ local function has(marks, mark)
   for _, m in ipairs(marks) do if m == mark then return true end end
   return false
 end
+-- forgotten reports whether a token with one of these marks was forgotten, as the tombstone and the list say.
+local function forgotten(marks, value, list)
+  local gone = get(list) or ''
+  if isKind(value, TOMBSTONE) then gone = gone .. table.concat(marksOf(value, SCOPE_END)) end
+  for at = 1, #gone, MARK do
+    if has(marks, string.sub(gone, at, at + MARK - 1)) then return true end
+  end
+  return false
+end
 -- A lock is the fence of a lease and its owner. One without an end, or older than any fetch, is nobody's.
 local function lockOf(key, oldest)
   local lock = get(key)
@@ -103,12 +112,13 @@ return {'got', value, left, fence}
 `)
 
 // endScript ends the lease of owner: with a token, with a refusal, or with nothing. A token is stored unless there is a
-// newer one, or everything was forgotten since the lease began; fences tell both. A lease whose grant was not received
+// newer one, or everything was forgotten since the lease began; fences tell both. Nor is it stored if it was forgotten
+// itself, before it came here. A lease whose grant was not received
 // has no fence: its token is stored if the key holds no token or tombstone, or in place of the token to replace. Only
 // waiting sidecars are woken: when a large fleet starts cold, telling all of them about each token would be most of
 // Redis' work.
 //
-// KEYS token, lock, wait, refusal, renewal
+// KEYS token, lock, wait, refusal, renewal, list of forgotten tokens
 // ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token without its fence or the refusal,
 // its life ms, id of the token to replace (or empty), news, longest fetch µs
 // returns 1 if stored, 0 if superseded, -1 if forgotten; the fence it has; and the sharded channels of those who
@@ -124,7 +134,9 @@ local result = 0
 if ARGV[3] == 'token' then
   local id = string.sub(ARGV[4], 1, ID_END - FENCE_END)
   local there = isKind(value, TOKEN) and string.sub(value, FENCE_END + 1, ID_END)
-  if there == id then
+  if forgotten(marksOf(ARGV[4], ID_END - FENCE_END), value, KEYS[6]) then
+    result = -1
+  elseif there == id then
     result, fence = 1, string.sub(value, 2, FENCE_END)
   else
     local newer
@@ -170,9 +182,10 @@ return 0
 `)
 
 // forgetScript puts a tombstone in the place of a token, and tells the fleet. A forget of one token leaves a newer one
-// alone; so does one of every token that is told again, and it tells the fleet only if it was lost.
+// alone; so does one of every token that is told again, and it tells the fleet only if it was lost. A token that is
+// forgotten while another is there goes on a list: it may be on its way here.
 //
-//	KEYS token, refusal
+//	KEYS token, refusal, list of forgotten tokens
 //	ARGV mark (or empty: every token), life of the tombstone in ms, the same where nothing is there, channel, news, the
 //	     fence it had when it was told before (or empty)
 //	returns the fence of what is there now, 0 for nothing
@@ -189,6 +202,11 @@ if ARGV[1] == '' then
   if bury then scope, marks, fence = ALL, {}, before or math.max(now(), fence + 1) end
 elseif isKind(value, TOKEN) then
   bury, marks = has(marksOf(value, ID_END), ARGV[1]), {ARGV[1]}
+  if not bury then
+    local list = get(KEYS[3]) or ''
+    if not string.find(list, ARGV[1], 1, true) then list = string.sub(list .. ARGV[1], -MAX_MARKS * MARK) end
+    redis.call('SET', KEYS[3], list, 'PX', math.max(ARGV[3], redis.call('PTTL', KEYS[3])))
+  end
 elseif not has(marks, ARGV[1]) then
   bury = true
   table.insert(marks, ARGV[1])
@@ -210,11 +228,13 @@ return format(fence)
 // seedScript stores a token that this sidecar still holds, provided that Redis still has what the sidecar saw there:
 // nothing, an older token, or the tombstone of the sidecar's own forget.
 //
-// KEYS token   ARGV the token without its fence, its fence (or empty), its life ms, the fence seen (or empty: nothing)
-// returns the fence it has, empty if something else was there
+// KEYS token, list of forgotten tokens
+// ARGV the token without its fence, its fence (or empty), its life ms, the fence seen (or empty: nothing)
+// returns the fence it has, 0 if something else was there, -1 if it was forgotten
 var seedScript = newScript(luaCommon + `
 local value = get(KEYS[1])
-if ARGV[4] == '' and value or ARGV[4] ~= '' and fenceOf(value) ~= tonumber(ARGV[4]) then return '' end
+if forgotten(marksOf(ARGV[1], ID_END - FENCE_END), value, KEYS[2]) then return -1 end
+if ARGV[4] == '' and value or ARGV[4] ~= '' and fenceOf(value) ~= tonumber(ARGV[4]) then return 0 end
 local fence = ARGV[2]
 if fence == '' or tonumber(fence) <= fenceOf(value) then fence = format(math.max(now(), fenceOf(value) + 1)) end
 redis.call('SET', KEYS[1], TOKEN .. fence .. ARGV[1], 'PX', ARGV[3])

@@ -251,7 +251,7 @@ func withKeys(t *testing.T, keys ...string) func(int) []string {
 	var environ [][]string
 	for _, of := range keys {
 		var lines []string
-		for _, key := range strings.Split(of, "") {
+		for key := range strings.SplitSeq(of, "") {
 			lines = append(lines, base64.StdEncoding.EncodeToString([]byte(strings.Repeat(key, 32))))
 		}
 		file := testbed.WriteFile(t, "keys", strings.Join(lines, "\n"))

@@ -53,13 +53,13 @@ var scenarios = map[string]scenario{
 			p.t.Errorf("%d calls for one renewal", n)
 		}
 	}},
-	"forget by hash": {plain, func(p *pair) {
-		token := p.both("u")[1]
-		for _, rejected := range []string{token, "another"} { // both may wait for Redis at the same time
-			p.forget("u", rejected, "X-Rejected-Token-Hash", hashOf(rejected))
-		}
+	"forget by hash, twice": {plain, func(p *pair) { // both may wait for Redis at the same time
+		first := p.both("u")[1]
+		p.forget("u", first, "X-Rejected-Token-Hash", hashOf(first))
+		second := p.mustAsk(0, "u")
+		p.forget("u", second, "X-Rejected-Token-Hash", hashOf(second))
 		p.told()
-		p.neverAgain("u", token)
+		p.neverAgain("u", first, second)
 	}},
 	"forget all while another sidecar fetches": {plain, func(p *pair) {
 		first := p.mustAsk(1, "u")
