@@ -148,8 +148,14 @@ func (g *group) drop() bool {
 	return true
 }
 
+func newGroup(ctx context.Context, commands ...*command) *group {
+	return &group{
+		ctx: ctx, since: time.Now(), commands: commands, sent: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
 func (p *pipeline) submit(ctx context.Context, commands []*command) *group {
-	g := &group{ctx: ctx, since: time.Now(), commands: commands, sent: make(chan struct{}), done: make(chan struct{})}
+	g := newGroup(ctx, commands...)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if commands[0].first {

@@ -186,9 +186,9 @@ func TestBatchesGrowAndShrink(t *testing.T) {
 func TestAnExchangeHasItsWholeTime(t *testing.T) {
 	c := newCache(t, testbed.StartRedis(t).URL(), nil)
 	look := &command{step: "get", keys: []string{keyPrefix + "late"}}
-	c.shared.pipeline.exchange([]*group{{
-		ctx: t.Context(), since: time.Now().Add(-time.Minute), commands: []*command{look},
-	}})
+	g := newGroup(t.Context(), look)
+	g.since = g.since.Add(-time.Minute)
+	c.shared.pipeline.exchange([]*group{g})
 	if look.err != nil {
 		t.Error(look.err)
 	}
