@@ -205,6 +205,19 @@ func (l *Lease) hold(name, fence string) {
 	l.cache.beat()
 }
 
+// Meanwhile returns a token that is wanted and that another sidecar stored although this lease was held. That happens
+// while this process is frozen: its own fetch has failed then, and need not concern its callers.
+func (l *Lease) Meanwhile(ctx context.Context) *Entry {
+	if l.want.AvoidFirst && !l.told {
+		return nil // it may be the one to avoid
+	}
+	e, _, err := l.cache.LookShared(context.WithoutCancel(ctx), l.key)
+	if err != nil || e == nil || !l.wants(e) {
+		return nil
+	}
+	return e
+}
+
 // Publish stores entry here and in Redis, and ends the lease. It stores nothing if all tokens of the key were forgotten
 // since the lease began, or if there is a newer token. It does not fail: a token that Redis could not take is still
 // kept here, and written when memory next checks with Redis.

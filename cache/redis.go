@@ -34,6 +34,9 @@ const (
 	// trust in memory take longer.
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
+
+	// insistFor is how long a step is repeated. Callers wait for it, and their fetch needs time as well.
+	insistFor = time.Second
 )
 
 // errUnavailable is the error of a step that was not tried because Redis is known to be down.
@@ -83,7 +86,11 @@ func (s *shared) probe(ctx context.Context) {
 // not count as down either, it tries again: a burst on a busy machine delays many steps. If Redis is down, that is
 // known after about as many tries.
 func (s *shared) insist(ctx context.Context, build func() []*command) (commands []*command, err error) {
-	for range failuresUntilDown {
+	began := time.Now()
+	for tries := range failuresUntilDown {
+		if tries > 0 && time.Since(began) >= insistFor {
+			break
+		}
 		if !s.up.writable() {
 			return nil, errUnavailable
 		}

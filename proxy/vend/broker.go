@@ -230,6 +230,9 @@ func (b *Broker) fetch(ctx context.Context, key cache.Key, req upstream.Request,
 	defer lease.Release(ctx)
 	entry, err := b.newEntry(ctx, key, req)
 	if err != nil {
+		if held := lease.Meanwhile(ctx); held != nil {
+			return Token{Entry: held, Collapsed: true}, nil
+		}
 		if record, ttl := b.encodeRefusal(err); ttl > 0 {
 			lease.Refuse(ctx, record, ttl)
 		}
