@@ -175,6 +175,11 @@ func (a *availability) run(ctx context.Context) {
 	}
 }
 
+// answeredSince reports whether anything was answered since then.
+func (a *availability) answeredSince(then time.Time) bool {
+	return max(a.read.last.Load(), a.write.last.Load()) >= then.UnixNano()
+}
+
 // quietFor returns how long ago the direction with the longer silence last worked.
 func (a *availability) quietFor(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, min(a.read.last.Load(), a.write.last.Load())))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,33 +66,67 @@ func TestLooksThatNobodyWaitsForAreDropped(t *testing.T) {
 	}
 }
 
-// TestWhatCostsAFetchIsTriedAgain: as long as Redis does not count as down, who does not get the lock in time asks again
-// instead of fetching without it, and who
-// cannot share its token in time tries again before others fetch theirs.
+// TestWhatCostsAFetchIsTriedAgain: as long as Redis answers others, who does not get the lock in time asks again
+// instead of fetching without it, and who cannot share its token in time tries again before others fetch theirs.
 func TestWhatCostsAFetchIsTriedAgain(t *testing.T) {
 	for name, late := range map[string]*script{"acquire": acquireScript, "publish": endScript} {
 		t.Run(name, func(t *testing.T) {
-			server := testbed.StartRedis(t)
-			proxy := testbed.StartRESPProxy(t, server.Addr)
+			proxy := testbed.StartRESPProxy(t, testbed.StartRedis(t).Addr)
 			c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 400 * time.Millisecond })
-			const most = 4 // of two steps, each sent twice
-			lost := 0
+			const most = 2 // one step, which is sent twice
+			var lost atomic.Int32
+			silent := make(chan struct{})
 			proxy.OnStep(func(s testbed.Step) testbed.Fault {
-				if s.Args[0] == "EVALSHA" && s.Args[1] == late.hash && lost < most {
-					lost++
+				if s.Args[0] == "EVALSHA" && s.Args[1] == late.hash && lost.Load() < most {
+					if lost.Add(1) == most {
+						close(silent)
+					}
 					return testbed.ReplyLost
 				}
 				return testbed.None
 			})
+			var others sync.WaitGroup
+			defer others.Wait()
+			others.Go(func() { // it is answered on another connection
+				<-silent
+				if _, _, err := c.LookShared(t.Context(), NewKey("another")); err != nil {
+					t.Error(err)
+				}
+			})
 			offer, err := c.Acquire(t.Context(), NewKey("late"), Want{})
 			if err != nil || offer.Lease == nil || len(offer.Lease.fences) != 1 {
-				t.Fatalf("%+v, %v, %d lost", offer, err, lost)
+				t.Fatalf("%+v, %v, %d lost", offer, err, lost.Load())
 			}
 			e := newEntry("late", time.Hour)
 			offer.Lease.Publish(t.Context(), e)
-			if e.Fence == 0 || lost != most {
-				t.Errorf("fence %d after %d lost replies: it is not known to be shared", e.Fence, lost)
+			if e.Fence == 0 || lost.Load() != most {
+				t.Errorf("fence %d after %d lost replies: it is not known to be shared", e.Fence, lost.Load())
 			}
 		})
 	}
+}
+
+// TestASilentRedisIsNotInsistedOn: where nobody is answered, a step is not tried again; callers wait for it.
+func TestASilentRedisIsNotInsistedOn(t *testing.T) {
+	proxy := testbed.StartRESPProxy(t, testbed.StartRedis(t).Addr)
+	c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 200 * time.Millisecond })
+	testbed.Until(t, "it is probed at the start", func() bool {
+		return slices.ContainsFunc(proxy.Steps(), func(s testbed.Step) bool { return s.Args[0] == "EVAL" })
+	})
+	if _, _, err := c.LookShared(t.Context(), NewKey("u")); err != nil { // the probe has been answered
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	proxy.OnStep(func(s testbed.Step) testbed.Fault {
+		if s.Args[0] == "EVALSHA" && s.Args[1] == acquireScript.hash {
+			asked.Add(1)
+		}
+		return testbed.ReplyLost
+	})
+	offer, err := c.Acquire(t.Context(), NewKey("u"), Want{})
+	if err != nil || offer.Lease == nil || len(offer.Lease.fences) != 0 || asked.Load() > 2 {
+		t.Errorf("%+v, %v, asked %d times", offer, err, asked.Load())
+	}
+	proxy.OnStep(nil)
+	offer.Lease.Release(t.Context())
 }

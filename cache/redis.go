@@ -35,8 +35,8 @@ const (
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
 
-	// insistFor is how long a step is repeated. Callers wait for it, and their fetch needs time as well.
-	insistFor = time.Second
+	// insistFor is how long a step may be repeated. Callers wait for it, and their fetch needs time as well.
+	insistFor = 700 * time.Millisecond
 )
 
 // errUnavailable is the error of a step that was not tried because Redis is known to be down.
@@ -82,24 +82,20 @@ func (s *shared) probe(ctx context.Context) {
 		&command{step: "probe", keys: []string{key}})
 }
 
-// insist is [pipeline.twice] for steps whose failure costs another fetch. While Redis does not answer in time and does
-// not count as down either, it tries again: a burst on a busy machine delays many steps. If Redis is down, that is
-// known after about as many tries.
+// insist is [pipeline.twice] for steps whose failure costs another fetch. A step that is not answered in time is tried
+// again if Redis answered others meanwhile: a burst on a busy machine delays many.
 func (s *shared) insist(ctx context.Context, build func() []*command) (commands []*command, err error) {
-	began := time.Now()
-	for tries := range failuresUntilDown {
-		if tries > 0 && time.Since(began) >= insistFor {
-			break
-		}
+	for began := time.Now(); ; {
 		if !s.up.writable() {
 			return nil, errUnavailable
 		}
+		tried := time.Now()
 		commands, err = s.pipeline.twice(ctx, build)
-		if err == nil || ctx.Err() != nil || causeOf(err) != noAnswer {
-			break
+		if err == nil || ctx.Err() != nil || causeOf(err) != noAnswer ||
+			!s.up.answeredSince(tried) || time.Since(began) >= insistFor {
+			return commands, err
 		}
 	}
-	return commands, err
 }
 
 // A sight is the result of a look at the names of one key.
