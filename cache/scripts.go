@@ -113,10 +113,9 @@ return {'got', value, left, fence}
 
 // endScript ends the lease of owner: with a token, with a refusal, or with nothing. A token is stored unless there is a
 // newer one, or everything was forgotten since the lease began; fences tell both. Nor is it stored if it was forgotten
-// itself, before it came here. A lease whose grant was not received
-// has no fence: its token is stored if the key holds no token or tombstone, or in place of the token to replace. Only
-// waiting sidecars are woken: when a large fleet starts cold, telling all of them about each token would be most of
-// Redis' work.
+// itself, before it came here. A lease whose grant was not received has no fence: its token is stored if the key holds
+// no token or tombstone, or in place of the token to replace. Only waiting sidecars are woken: when a large fleet
+// starts cold, telling all of them about each token would be most of Redis' work.
 //
 // KEYS token, lock, wait, refusal, renewal, list of forgotten tokens
 // ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token without its fence or the refusal,

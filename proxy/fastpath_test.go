@@ -100,7 +100,7 @@ func TestFastPathIsTaken(t *testing.T) {
 	}
 }
 
-// TestWithoutFastPath: there is none if it is turned off, or if something else must see every request.
+// TestWithoutFastPath: no request takes the fast path if it is turned off, or if something else must see every request.
 func TestWithoutFastPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		handler := newWorld(t, nil).handler

@@ -15,8 +15,8 @@ import (
 // ServerOptions configure a [Server]. Handler is required.
 type ServerOptions struct {
 	Handler *Handler
-	// Outer, if set, is served instead of Handler, which it wraps. It needs to see every request, so there is no fast
-	// path. There is none with an audit log either, because every answer must wait for its line.
+	// Outer, if set, is served instead of Handler, which it wraps. It needs to see every request, so it turns the fast
+	// path off. So does an audit log, because every answer must wait for its line.
 	Outer http.Handler
 	// NoFastPath leaves every request to net/http.
 	NoFastPath bool
@@ -28,7 +28,7 @@ type ServerOptions struct {
 type Server struct {
 	handler *Handler
 	http    *http.Server
-	fast    *fastpath.Path // nil: there is none
+	fast    *fastpath.Path // nil: turned off
 	open    atomic.Int64   // connections
 
 	mu        sync.Mutex

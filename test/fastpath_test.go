@@ -8,8 +8,8 @@ import (
 	"token-sidecar/internal/testbed"
 )
 
-// TestFastPathIsASetting: the log says whether it is on. With traces, which cover all requests, or with an audit log,
-// there is none.
+// TestFastPathIsASetting: the log says whether it is on. Traces, which cover all requests, and an audit log turn it
+// off.
 func TestFastPathIsASetting(t *testing.T) {
 	auth := testbed.StartAuth(t)
 	key := "AUDIT_KEY_FILE=" + testbed.WriteFile(t, "key", auditKey)

@@ -179,8 +179,8 @@ func (p *pair) isBroken() bool {
 	}
 }
 
-// calls checks how often the auth service was asked for user: as often as needed, or once more if something happened
-// that repeating an exchange does not mend.
+// calls checks how often the auth service was asked for user: as often as needed, or once more after a fault
+// that is more than one failed exchange.
 func (p *pair) calls(user string, needed int) {
 	p.t.Helper()
 	most := needed

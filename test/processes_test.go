@@ -157,8 +157,8 @@ func (v *victim) forget(s *testbed.Sidecar, header ...string) {
 	}
 }
 
-// agree checks that in the end those who live serve one token, which is none of the forgotten ones, and still fetch new
-// ones. It returns how many calls all of it took beside the last.
+// agree checks that in the end all living processes serve the same token, that it was not forgotten, and that they still
+// fetch new ones. It returns how many calls all of it took beside the last.
 func (v *victim) agree(forgotten []string) (calls int) {
 	if slices.Contains(forgotten, v.ask(v.witness)) {
 		v.t.Error("Redis holds a token that nobody may serve any more")

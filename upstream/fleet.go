@@ -16,7 +16,8 @@ const (
 	tellLimit = 500 * time.Millisecond
 )
 
-// fleet asks the gate that all sidecars share. It falls back to one of this process if there is none or it fails.
+// fleet asks the gate that all sidecars share. Where no gate is shared, or it fails, this process has
+// one of its own.
 type fleet struct {
 	shared Gate // nil: none
 	local  *LocalGate

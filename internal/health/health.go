@@ -48,7 +48,7 @@ type Condition struct {
 	Level Level  `json:"level"`
 	// State is one of the part's few states.
 	State string `json:"state"`
-	// Figure is a number that says more than State, such as a share; empty if there is none.
+	// Figure is a number that says more than State, such as a share. Most conditions leave it empty.
 	Figure string `json:"figure,omitempty"`
 	// Cause is why the state is not good, from a fixed list; First is the cause with which it began, if that was a
 	// different one.

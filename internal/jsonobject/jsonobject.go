@@ -116,7 +116,7 @@ func (s *Scanner) end() bool {
 	return false
 }
 
-// skipSpace is usually called where there is none.
+// skipSpace moves to the next character that is not white space. Usually it is there already.
 func (s *Scanner) skipSpace() {
 	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\t' ||
 		s.text[s.at] == '\r') {

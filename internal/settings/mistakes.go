@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Join makes one error of all mistakes, in the order of the settings; nil if there are none. Each mistake begins with
-// the name of its setting and a colon. It contains no value, which could be a secret in the wrong place.
+// Join makes one error of all mistakes, in the order of the settings, or nil without mistakes. Each mistake begins
+// with the name of its setting and a colon. It contains no value, which could be a secret in the wrong place.
 func Join(mistakes ...error) error {
 	var all []error
 	for _, m := range mistakes {

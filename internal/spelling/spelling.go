@@ -1,8 +1,8 @@
 // Package spelling finds the name that was probably meant by a mistyped one.
 package spelling
 
-// Nearest returns the one of names that is the fewest typing mistakes away from name, and no more than within; empty if
-// there is none.
+// Nearest returns the one of names that is the fewest typing mistakes away from name, and no more than within. It
+// returns an empty string if no name is that close.
 func Nearest(name string, names []string, within int) (found string) {
 	for _, candidate := range names {
 		if d := distance(name, candidate); d <= within {

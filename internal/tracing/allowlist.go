@@ -37,8 +37,8 @@ func clean(span sdktrace.ReadOnlySpan) sdktrace.ReadOnlySpan {
 	}.Snapshot()
 }
 
-// allow is the allow-list. It returns the value with which kv may be exported, one of a known set; ok is false if there
-// is none.
+// allow is the allow-list. It returns the value with which kv may be exported, one of a known set; ok is false if kv
+// must not be exported.
 func allow(kind trace.SpanKind, kv attribute.KeyValue) (value attribute.Value, ok bool) {
 	text := kv.Value.AsString()
 	known := func(values ...string) bool { return slices.Contains(values, text) }
