@@ -12,22 +12,34 @@ import (
 	"log/slog"
 	"strings"
 	"unicode"
+	"unsafe"
 )
 
 // hidden is printed instead of the content.
 const hidden = "[hidden]"
 
-// Value hides a T. The zero Value hides the zero T.
-type Value[T any] struct {
-	// fmt uses reflection on unexported fields and follows pointers in them, but nothing looks inside a function.
-	content func() T
+// Value hides a T. The zero Value hides the zero T. It shares the memory of what it hides.
+type Value[T string | []byte] struct {
+	_ [0]func() // not comparable: see Equal
+	// fmt uses reflection on unexported fields and follows pointers in them, but not this kind.
+	content unsafe.Pointer
+	size    int
+}
+
+// words are a []byte as Go represents it. The first two are a string.
+type words struct {
+	content   unsafe.Pointer
+	size, cap int
 }
 
 // Text is a hidden string.
 type Text = Value[string]
 
 // Hide wraps content.
-func Hide[T any](content T) Value[T] { return Value[T]{func() T { return content }} }
+func Hide[T string | []byte](content T) Value[T] {
+	w := (*words)(unsafe.Pointer(&content)) //nolint:gosec // only the first two are used
+	return Value[T]{content: w.content, size: w.size}
+}
 
 // Trim returns content without surrounding white space and byte order marks, which editors, shells and manifests add.
 // They are not part of a secret, nor of any other setting.
@@ -36,11 +48,9 @@ func Trim(content string) string {
 }
 
 // Reveal returns the content.
-func (v Value[T]) Reveal() (content T) {
-	if v.content == nil {
-		return content
-	}
-	return v.content()
+func (v Value[T]) Reveal() T {
+	w := words{v.content, v.size, v.size}
+	return *(*T)(unsafe.Pointer(&w)) //nolint:gosec // T is represented so
 }
 
 // Format implements [fmt.Formatter] for every verb.
