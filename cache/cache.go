@@ -126,19 +126,16 @@ func (c *Cache) Close() {
 
 // Peek returns the entry that memory may serve at now without asking Redis. It never blocks.
 func (c *Cache) Peek(key Key, now time.Time) *Entry {
-	i := c.memory.get(key, now)
-	if i == nil || !c.trusted(i, now) {
+	e := c.memory.entry(key, now)
+	if e == nil || !c.trusted(e, now) {
 		return nil
 	}
-	return i.entry
+	return e
 }
 
-func (c *Cache) trusted(i *item, now time.Time) bool {
-	if c.shared == nil || !c.shared.up.readable() {
-		return true
-	}
-	at := i.at.Load()
-	return at != nil && since(*at, now) < c.trust && i.generation.Load() == c.generation.Load()
+func (c *Cache) trusted(e *Entry, now time.Time) bool {
+	return c.shared == nil || !c.shared.up.readable() ||
+		e.notes.confirmed(now) < c.trust && e.notes.generation.Load() == c.generation.Load()
 }
 
 // Look returns the token of key and its source. It asks Redis when memory may not answer alone.

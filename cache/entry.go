@@ -37,7 +37,7 @@ func HashOf(token secret.Text) Hash { return sha256.Sum256([]byte(token.Reveal()
 // microseconds, when the lease to fetch the token was acquired, or 0 if Redis was not asked.
 type Fence uint64
 
-// An Entry is one token. It is immutable, except for the state of its renewal.
+// An Entry is one token. It is immutable, except for the state of its renewal, and for what memory notes on it.
 type Entry struct {
 	// Sent is when the request for the token was sent, by both clocks. Life and KeepFor count from it.
 	Sent time.Time
@@ -45,7 +45,9 @@ type Entry struct {
 	KeepFor time.Duration
 	// Life is the shortest lifetime in Body.
 	Life time.Duration
-	// Renewal is the only part that changes.
+	// ID tells two tokens of one key apart; see [NewID].
+	ID      uint64
+	notes   notes
 	Renewal Renewal
 	// Body is the answer of the auth service.
 	Body  secret.Value[[]byte]
@@ -53,8 +55,6 @@ type Entry struct {
 
 	// The fields above are what serving an entry needs; they are adjacent so that they share cache lines.
 
-	// ID tells two tokens of one key apart; see [NewID].
-	ID uint64
 	// Fence orders the entry among the tokens of its key.
 	Fence  Fence
 	hashes few[Hash]

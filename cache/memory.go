@@ -24,16 +24,49 @@ type Refusal = secret.Value[[]byte]
 
 // memory is what this process holds itself, bounded in bytes.
 type memory struct {
-	entries  *otter.Cache[Key, *item]
+	entries  *otter.Cache[Key, *Entry]
 	refusals *otter.Cache[Key, refused]
 }
 
-// An item is an entry, and how far it can be trusted.
-type item struct {
-	entry *Entry
-	// generation is that of the cache when the entry was last confirmed, 0 if it never was; at is the time of that.
+// notes are what memory notes on an entry that it holds.
+type notes struct {
+	// generation is that of the cache when the entry was last confirmed, 0 if it never was.
 	generation atomic.Uint64
-	at         atomic.Pointer[time.Time]
+	// monotonic and wall are when that was, in nanoseconds since start and since 1970.
+	monotonic, wall atomic.Int64
+	// used is when the cache was last told that the entry is used, in nanoseconds since 1970.
+	used atomic.Int64
+}
+
+// start is what monotonic times count from.
+var start = time.Now()
+
+// confirm renews the trust in the entry; generation 0 does not, nor does one that is older than the last. Only one
+// goroutine at a time may call it.
+func (n *notes) confirm(generation uint64) {
+	if generation == 0 || generation < n.generation.Load() {
+		return
+	}
+	now := time.Now()
+	n.monotonic.Store(int64(now.Sub(start)))
+	n.wall.Store(now.UnixNano())
+	n.generation.Store(generation)
+}
+
+// confirmed is how long before now that was, by the clock that shows more; see since.
+func (n *notes) confirmed(now time.Time) time.Duration {
+	return max(now.Sub(start)-time.Duration(n.monotonic.Load()), time.Duration(now.UnixNano()-n.wall.Load()))
+}
+
+// usedAgain reports whether the cache is to be told that the entry is used at now: once a second, because telling it
+// costs as much as the lookup.
+func (n *notes) usedAgain(now time.Time) bool {
+	ago := time.Duration(now.UnixNano() - n.used.Load())
+	if 0 <= ago && ago < time.Second {
+		return false
+	}
+	n.used.Store(now.UnixNano())
+	return true
 }
 
 type refused struct {
@@ -56,16 +89,16 @@ func (untickedClock) Tick(time.Duration) <-chan time.Time { return nil }
 func newMemory(size int64) *memory {
 	ofRefusals := max(1, size/refusalShare)
 	return &memory{
-		entries: otter.Must(&otter.Options[Key, *item]{
+		entries: otter.Must(&otter.Options[Key, *Entry]{
 			MaximumWeight: uint64(max(1, size-ofRefusals)),
-			Weigher: func(_ Key, i *item) uint32 {
-				return uint32(entryOverhead + len(i.entry.Body.Reveal())) //nolint:gosec // the body is bounded
+			Weigher: func(_ Key, e *Entry) uint32 {
+				return uint32(entryOverhead + len(e.Body.Reveal())) //nolint:gosec // the body is bounded
 			},
 			Clock: untickedClock{},
 			// An entry stays until the end of its life, when it can no longer be used: the auth service may answer with
 			// the same token until then.
-			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[Key, *item]) time.Duration {
-				return max(1, e.Value.entry.Life+formerGrace-e.Value.entry.Age(time.Now()))
+			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[Key, *Entry]) time.Duration {
+				return max(1, e.Value.Life+formerGrace-e.Value.Age(time.Now()))
 			}),
 		}),
 		refusals: otter.Must(&otter.Options[Key, refused]{
@@ -86,36 +119,28 @@ func (m *memory) close() {
 	m.refusals.StopAllGoroutines()
 }
 
-// get returns the item of key, nil if it is not usable at now.
-func (m *memory) get(key Key, now time.Time) *item {
-	i, ok := m.entries.GetIfPresent(key)
-	if !ok || !i.entry.Usable(now) {
+// entry returns the entry of key, nil if it is not usable at now.
+func (m *memory) entry(key Key, now time.Time) *Entry {
+	found, ok := m.entries.GetEntryQuietly(key)
+	if !ok || !found.Value.Usable(now) {
 		return nil
 	}
-	return i
-}
-
-// entry returns the entry of that item.
-func (m *memory) entry(key Key, now time.Time) *Entry {
-	if i := m.get(key, now); i != nil {
-		return i.entry
+	if found.Value.notes.usedAgain(now) {
+		_, _ = m.entries.GetIfPresent(key)
 	}
-	return nil
+	return found.Value
 }
 
 // former returns the last known token of key, until shortly after the end of its life.
 func (m *memory) former(key Key) *Entry {
-	i, ok := m.entries.GetIfPresent(key)
-	if !ok {
-		return nil
-	}
-	return i.entry
+	e, _ := m.entries.GetIfPresent(key)
+	return e
 }
 
 // put keeps entry, confirmed in that generation; 0 for not confirmed. A newer one that is there stays, and is returned.
 // Nothing is kept unless good, which is asked when nobody can forget: whoever forgets changes its answer first.
 func (m *memory) put(key Key, entry *Entry, generation uint64, good func() bool) *Entry {
-	kept, _ := m.entries.Compute(key, func(old *item, found bool) (*item, otter.ComputeOp) {
+	kept, _ := m.entries.Compute(key, func(old *Entry, found bool) (*Entry, otter.ComputeOp) {
 		switch {
 		case good():
 		case found:
@@ -123,37 +148,27 @@ func (m *memory) put(key Key, entry *Entry, generation uint64, good func() bool)
 		default:
 			return nil, otter.CancelOp
 		}
-		if found && old.entry.ID == entry.ID {
-			old.confirm(generation)
+		if found && old.ID == entry.ID {
+			old.notes.confirm(generation)
 			return old, otter.CancelOp
 		}
-		if found && old.entry.Usable(time.Now()) && old.entry.newerThan(entry) {
+		if found && old.Usable(time.Now()) && old.newerThan(entry) {
 			return old, otter.CancelOp
 		}
-		fresh := &item{entry: entry}
-		fresh.confirm(generation)
-		return fresh, otter.WriteOp
+		entry.notes.generation.Store(0) // it may have been held before
+		entry.notes.confirm(generation)
+		return entry, otter.WriteOp
 	})
 	if kept == nil {
 		return entry
 	}
-	return kept.entry
-}
-
-// confirm renews the trust in an item; generation 0 does not.
-func (i *item) confirm(generation uint64) {
-	if generation == 0 {
-		return
-	}
-	now := time.Now()
-	i.at.Store(&now)
-	i.generation.Store(generation)
+	return kept
 }
 
 // forget drops what is held of key; with a hash, only a token with that hash.
 func (m *memory) forget(key Key, hash *Hash) {
-	m.entries.ComputeIfPresent(key, func(old *item) (*item, otter.ComputeOp) {
-		if old.entry.Has(hash) {
+	m.entries.ComputeIfPresent(key, func(old *Entry) (*Entry, otter.ComputeOp) {
+		if old.Has(hash) {
 			return nil, otter.InvalidateOp
 		}
 		return old, otter.CancelOp
@@ -188,9 +203,9 @@ func (m *memory) bytes() uint64 { return m.entries.WeightedSize() + m.refusals.W
 // each calls visit with the remaining time of every entry that can be served.
 func (m *memory) each(visit func(left time.Duration)) {
 	now := time.Now()
-	for i := range m.entries.Values() {
-		if i.entry.Usable(now) {
-			visit(i.entry.KeepFor - i.entry.Age(now))
+	for e := range m.entries.Values() {
+		if e.Usable(now) {
+			visit(e.KeepFor - e.Age(now))
 		}
 	}
 }
