@@ -127,10 +127,11 @@ func (f *framing) endHead() {
 	f.clean.Add(1)
 }
 
-// A framedListener follows the requests on its connections, and counts those that are open.
+// A framedListener follows the requests on its connections, of which as many are open as its channel has room for.
 type framedListener struct {
 	net.Listener
-	open *atomic.Int64
+	open    chan struct{}
+	closing <-chan struct{}
 }
 
 // Accept implements [net.Listener].
@@ -139,8 +140,13 @@ func (l framedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.open.Add(1)
-	return &framedConn{Conn: conn, closed: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+	select {
+	case l.open <- struct{}{}:
+		return &framedConn{Conn: conn, closed: sync.OnceFunc(func() { <-l.open })}, nil
+	case <-l.closing:
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
 }
 
 // A framedConn is a connection that net/http reads from.

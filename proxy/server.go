@@ -1,12 +1,12 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"token-sidecar/proxy/fastpath"
@@ -20,6 +20,8 @@ type ServerOptions struct {
 	Outer http.Handler
 	// NoFastPath leaves every request to net/http.
 	NoFastPath bool
+	// MaxConns bounds the open connections; further ones wait. Default: 65,536.
+	MaxConns int
 	// Log defaults to none.
 	Log *slog.Logger
 }
@@ -29,11 +31,12 @@ type Server struct {
 	handler *Handler
 	http    *http.Server
 	fast    *fastpath.Path // nil: turned off
-	open    atomic.Int64   // connections
+	open    chan struct{}  // one element for each open connection
+	closing chan struct{}  // closed with the listeners
+	close   sync.Once
 
 	mu        sync.Mutex
 	listeners []net.Listener
-	closing   bool
 }
 
 // NewServer returns a server that listens nowhere yet.
@@ -44,7 +47,8 @@ func NewServer(o ServerOptions) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{handler: o.Handler, http: &http.Server{
+	conns := cmp.Or(o.MaxConns, 1<<16)
+	s := &Server{handler: o.Handler, open: make(chan struct{}, conns), closing: make(chan struct{}), http: &http.Server{
 		Handler:                      o.Outer,
 		ReadTimeout:                  10 * time.Second, // also limits the header; a separate limit would cost another timer
 		WriteTimeout:                 o.Handler.broker.Longest() + 15*time.Second,
@@ -77,13 +81,13 @@ func (s *Server) Serve(listener net.Listener) error {
 	if s.fast != nil {
 		listener = s.fast.Listener(listener)
 	}
-	err := s.http.Serve(framedListener{listener, &s.open})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
+	err := s.http.Serve(framedListener{listener, s.open, s.closing})
+	select {
+	case <-s.closing:
 		return http.ErrServerClosed
+	default:
+		return err
 	}
-	return err
 }
 
 // farewell is how long new callers are told that the sidecar is shutting down; and then, with the listeners closed, how
@@ -118,7 +122,7 @@ func (s *Server) bidFarewell(ctx context.Context) {
 	defer tick.Stop()
 	told, cancel := context.WithTimeout(ctx, farewell)
 	defer cancel()
-	for ctx.Err() == nil && (s.inProgress() || s.open.Load() > 0 && told.Err() == nil) {
+	for ctx.Err() == nil && (s.inProgress() || len(s.open) > 0 && told.Err() == nil) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -129,7 +133,7 @@ func (s *Server) bidFarewell(ctx context.Context) {
 func (s *Server) closeListeners() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closing = true
+	s.close.Do(func() { close(s.closing) })
 	for _, l := range s.listeners {
 		_ = l.Close()
 	}

@@ -3,14 +3,19 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"token-sidecar/internal/testbed"
 )
 
 // TestContentLength: every answer has one, even those that net/http would otherwise send in chunks.
@@ -149,4 +154,63 @@ func TestSlowReader(t *testing.T) {
 			t.Errorf("after %v, %d bytes were read until %v in place of %d until %v", slow, size[1], ended[1], size[0], ended[0])
 		}
 	}
+}
+
+// TestMaxConns: beyond the bound, a connection waits until another one is closed, or the server shuts down.
+func TestMaxConns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pipe, server := testbed.NewPipe(), NewServer(ServerOptions{Handler: newWorld(t, nil).handler, MaxConns: 2})
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := server.Serve(pipe); !errors.Is(err, http.ErrServerClosed) {
+				t.Error(err)
+			}
+		})
+		status := map[int]string{}
+		var mu sync.Mutex
+		conns := make([]net.Conn, 4)
+		for i := range conns {
+			running.Go(func() {
+				time.Sleep(time.Duration(i) * time.Second)
+				conn, err := pipe.Dial(t.Context(), "", "")
+				if err != nil {
+					return // the fourth one is not even accepted
+				}
+				conns[i] = conn
+				_, _ = io.WriteString(conn, plainGet("a"))
+				line, _ := bufio.NewReader(conn).ReadString('\n')
+				mu.Lock()
+				defer mu.Unlock()
+				status[i] = strings.TrimSpace(line)
+			})
+		}
+		expect := func(when string, want map[int]string) {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !maps.Equal(status, want) {
+				t.Errorf("%s: %v in place of %v", when, status, want)
+			}
+		}
+		const ok = "HTTP/1.1 200 OK"
+		time.Sleep(5 * time.Second)
+		expect("four callers", map[int]string{0: ok, 1: ok})
+		_ = conns[0].Close()
+		expect("one has left", map[int]string{0: ok, 1: ok, 2: ok})
+		for _, conn := range conns[1:3] { // these will still be open when the listener is closed
+			if _, err := io.WriteString(conn, "GET"); err != nil {
+				t.Error(err)
+			}
+		}
+		running.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_ = server.Shutdown(ctx)
+		})
+		time.Sleep(2 * time.Second)
+		expect("at the end", map[int]string{0: ok, 1: ok, 2: ok, 3: ""})
+		_ = conns[1].Close()
+		_ = conns[2].Close()
+		running.Wait()
+	})
 }

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"token-sidecar/internal/admin"
 	"token-sidecar/internal/settings"
 	"token-sidecar/proxy"
@@ -33,11 +31,12 @@ func listen(ctx context.Context, s settings.Settings, handler *proxy.Handler, tr
 		_ = adminListener.Close()
 		return nil, fmt.Errorf("LISTEN_ADDR: %w", err)
 	}
-	// Idle connections count too, so the limit exceeds the number of requests. Further connections wait to be accepted.
-	listener = netutil.LimitListener(listener, 2*s.MaxConcurrentRequests+64)
 	v := &servers{
-		tokens: proxy.NewServer(proxy.ServerOptions{Handler: handler, Outer: traced, NoFastPath: !s.FastPath, Log: log}),
-		admin:  admin.NewServer(adminHandler, log), failed: make(chan error, 2),
+		tokens: proxy.NewServer(proxy.ServerOptions{
+			Handler: handler, Outer: traced, NoFastPath: !s.FastPath, Log: log,
+			MaxConns: 2*s.MaxConcurrentRequests + 64, // more than requests, because idle connections count too
+		}),
+		admin: admin.NewServer(adminHandler, log), failed: make(chan error, 2),
 	}
 	go func() { v.failed <- v.tokens.Serve(listener) }()
 	go func() { v.failed <- v.admin.Serve(adminListener) }()

@@ -80,5 +80,5 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: accepted, path: l.path, waiting: true}, nil
+	return &conn{Conn: accepted, path: l.path, socket: newSocket(accepted), waiting: true}, nil
 }

@@ -30,7 +30,8 @@ func (p *Path) follow(server *http.Server) {
 // for the beginning of one, would be answered instead of it.
 type conn struct {
 	net.Conn
-	path *Path
+	path   *Path
+	socket *socket // nil: there is only Conn
 
 	waiting bool   // net/http waits for a request, and has no more of it than ahead
 	lost    bool   // the beginning of the next request is unknown, so net/http keeps the connection
@@ -51,17 +52,39 @@ func (c *conn) becomeIdle() {
 
 // Read implements [net.Conn] for net/http, which does not see the requests that are answered here.
 func (c *conn) Read(b []byte) (n int, err error) {
-	n, err = c.Conn.Read(b)
-	for c.waiting && n > 0 && err == nil {
-		var answered int
-		if answered, err = c.begin(b[:n]); err != nil {
-			return 0, err
-		}
-		if n = copy(b, b[answered:n]); n == 0 {
-			n, err = c.Conn.Read(b)
-		}
+	if c.waiting && len(b) > 0 {
+		n, err = c.readRequests(b)
+	} else {
+		n, err = c.Conn.Read(b)
 	}
 	c.handed(b[:n])
+	return n, err
+}
+
+// readRequests answers requests, and returns how much of b is for net/http.
+func (c *conn) readRequests(b []byte) (n int, err error) {
+	answer := func(received int) (more bool) {
+		n = received
+		for c.waiting && n > 0 && err == nil {
+			var answered int
+			if answered, err = c.begin(b[:n]); err != nil {
+				answered = n
+			}
+			n = copy(b, b[answered:n])
+		}
+		return n == 0 && err == nil
+	}
+	if c.socket != nil {
+		if readErr := c.socket.each(b, answer); err == nil {
+			err = readErr
+		}
+	} else {
+		for more := true; more && err == nil; {
+			if n, err = c.Conn.Read(b); err == nil {
+				more = answer(n)
+			}
+		}
+	}
 	return n, err
 }
 
@@ -100,6 +123,11 @@ func (c *conn) handed(b []byte) {
 func (c *conn) send(answer []byte, received time.Time) error {
 	if err := c.extend(received); err != nil {
 		return err
+	}
+	if c.socket != nil {
+		if answer = answer[c.socket.send(answer):]; len(answer) == 0 {
+			return nil
+		}
 	}
 	if _, err := c.Write(answer); err != nil {
 		return err
