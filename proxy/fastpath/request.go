@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/http"
 	"strconv"
 	"strings"
@@ -73,12 +74,25 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 		return nil, nil, false
 	}
 	line, rest = b[:end-1], b[end+1:]
-	for _, c := range line {
-		if c < ' ' || c > '~' {
-			return nil, nil, false
+	return line, rest, printable(line)
+}
+
+// printable reports whether b contains only printable ASCII. It checks eight bytes at once: each must have its highest
+// bit clear, also after 1 is added, which sets it for DEL, and after a space is subtracted, which sets it for what is
+// less. No carry leaves a byte that passes.
+func printable(b []byte) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	for ; len(b) >= 8; b = b[8:] {
+		if x := binary.LittleEndian.Uint64(b); (x|x+each|x-each*' ')&high != 0 {
+			return false
 		}
 	}
-	return line, rest, true
+	for _, c := range b {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // A header collects the header fields of a request.
@@ -91,7 +105,7 @@ type header struct {
 // add adds a line, and reports whether the length of the request is still certain.
 func (h *header) add(line []byte) bool {
 	name, value, ok := bytes.Cut(line, []byte(":"))
-	if !ok || !isMadeOf(name, "-_") {
+	if !ok {
 		return false
 	}
 	value = bytes.Trim(value, " ")
@@ -114,7 +128,7 @@ func (h *header) add(line []byte) bool {
 	default:
 		h.plain = false
 		lower := strings.ToLower(string(name))
-		return lower != "transfer-encoding" && lower != "content-length"
+		return isMadeOf(name, "-_") && lower != "transfer-encoding" && lower != "content-length"
 	}
 	return true
 }
