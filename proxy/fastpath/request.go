@@ -83,7 +83,7 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 func printable(b []byte) bool {
 	const each, high = 0x0101010101010101, 0x8080808080808080
 	for ; len(b) >= 8; b = b[8:] {
-		if x := binary.LittleEndian.Uint64(b); (x|x+each|x-each*' ')&high != 0 {
+		if x := binary.LittleEndian.Uint64(b); (x|(x+each)|(x-each*' '))&high != 0 {
 			return false
 		}
 	}

@@ -97,6 +97,26 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// TestPrintable: each byte counts, wherever it is and whatever is beside it.
+func TestPrintable(t *testing.T) {
+	for size := range 18 {
+		for at := range size {
+			for _, others := range []byte{' ', '~'} {
+				for c := range 256 {
+					b := bytes.Repeat([]byte{others}, size)
+					b[at] = byte(c)
+					if got, want := printable(b), c >= ' ' && c <= '~'; got != want {
+						t.Fatalf("%q: %v", b, got)
+					}
+				}
+			}
+		}
+	}
+	if !printable(nil) {
+		t.Error("nothing is not printable")
+	}
+}
+
 // TestCheckedWithGo: before the Go version is raised, the fast path must be checked.
 func TestCheckedWithGo(t *testing.T) {
 	find := func(file, expression string) string {

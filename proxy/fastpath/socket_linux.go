@@ -90,7 +90,7 @@ func (s *socket) receive() (n int, left bool, errno syscall.Errno) {
 	s.message.SetControllen(int(unsafe.Sizeof(s.inquiry)))
 	r, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, s.fd, uintptr(unsafe.Pointer(&s.message)), 0) //nolint:gosec // see socket
 	known := s.message.Controllen > 0 && s.inquiry.Level == unix.IPPROTO_TCP && s.inquiry.Type == unix.TCP_CM_INQ
-	return int(r), !known || s.inquiry.left != 0, errno //nolint:gosec // at most the length of buffer
+	return int(r), !known || s.inquiry.left != 0, errno
 }
 
 // send writes what the connection takes of b at once, and returns how much that is; 0 also if it fails, as the next
@@ -101,5 +101,5 @@ func (s *socket) send(b []byte) int {
 	if errno != 0 {
 		return 0
 	}
-	return int(n) //nolint:gosec // at most the length of b
+	return int(n)
 }
