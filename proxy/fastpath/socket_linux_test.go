@@ -33,7 +33,9 @@ type handler interface {
 
 // start serves h on a socket, and returns its address and a function that ends it. ended is told of each connection that
 // the server has closed.
-func start(t *testing.T, network string, fast bool, h handler, ended chan<- struct{}) (net.Addr, *Path, func()) {
+func start(t *testing.T, network string, fast bool, h handler, idle time.Duration, ended chan<- struct{}) (net.Addr,
+	*Path, func(),
+) {
 	t.Helper()
 	where := "127.0.0.1:0"
 	if network == "unix" {
@@ -44,7 +46,7 @@ func start(t *testing.T, network string, fast bool, h handler, ended chan<- stru
 		t.Fatal(err)
 	}
 	server := &http.Server{
-		Handler: h, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
+		Handler: h, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: idle,
 		ErrorLog: log.New(io.Discard, "", 0),
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			if state == http.StateClosed {
@@ -155,9 +157,9 @@ func TestSockets(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			ended := make(chan struct{}, 1)
 			e := &echo{}
-			with, _, end := start(t, network, true, e, ended)
+			with, _, end := start(t, network, true, e, time.Minute, ended)
 			defer end()
-			without, _, end := start(t, network, false, &echo{}, ended)
+			without, _, end := start(t, network, false, &echo{}, time.Minute, ended)
 			defer end()
 			rapid.Check(t, func(r *rapid.T) {
 				d := dialogue{
@@ -204,7 +206,7 @@ func TestARequestAndTheEndTogether(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			s := slow{&echo{}, make(chan struct{}), make(chan struct{})}
-			addr, _, end := start(t, network, true, s, make(chan struct{}, 1))
+			addr, _, end := start(t, network, true, s, time.Minute, make(chan struct{}, 1))
 			defer end()
 			c := connect(t, addr)
 			defer c.Close()
@@ -234,6 +236,39 @@ func TestARequestAndTheEndTogether(t *testing.T) {
 	}
 }
 
+// TestTheWaitEnds: while the fast path waits for a request, the idle timeout and the end of the server end it.
+func TestTheWaitEnds(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		for name, idle := range map[string]time.Duration{"idle": 2 * time.Second, "closed": time.Minute} {
+			t.Run(network+" "+name, func(t *testing.T) {
+				t.Parallel()
+				e := &echo{}
+				addr, _, end := start(t, network, true, e, idle, make(chan struct{}, 1))
+				defer end()
+				c := connect(t, addr)
+				defer c.Close()
+				for range 2 {
+					if _, err := c.Write([]byte(get("/echo"))); err != nil {
+						t.Fatal(err)
+					}
+					if err := c.read(1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if e.here.Load() != 1 {
+					t.Error("the second one was not answered on the fast path")
+				}
+				if name == "closed" {
+					end()
+				}
+				if n, err := io.Copy(io.Discard, c.reader); n > 0 || err != nil {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+			})
+		}
+	}
+}
+
 // A large answer is its own Responder and handler.
 type large []byte
 
@@ -255,7 +290,7 @@ func TestAnAnswerThatDoesNotFit(t *testing.T) {
 	}
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			addr, path, end := start(t, network, true, want, make(chan struct{}, 1))
+			addr, path, end := start(t, network, true, want, time.Minute, make(chan struct{}, 1))
 			defer end()
 			c := connect(t, addr)
 			defer c.Close()
