@@ -78,11 +78,11 @@ type refused struct {
 // down, so the auth service may answer with the token once more, as if it had another second to live.
 const formerGrace = 10 * time.Second
 
-// untickedClock is the monotonic clock, without otter's clean-up every second: an expired item is removed at the next
-// write, and never served.
+// untickedClock is the wall clock, without otter's clean-up every second: an expired item is removed at the next write,
+// and never served.
 type untickedClock struct{}
 
-func (untickedClock) NowNano() int64                      { return int64(time.Since(start)) }
+func (untickedClock) NowNano() int64                      { return time.Now().UnixNano() }
 func (untickedClock) Tick(time.Duration) <-chan time.Time { return nil }
 
 // newMemory returns a memory of at most size bytes.

@@ -127,7 +127,8 @@ func (f *framing) endHead() {
 	f.clean.Add(1)
 }
 
-// A framedListener follows the requests on its connections, of which as many are open as its channel has room for.
+// A framedListener follows the requests on its connections, of which at most as many are open as its channel has room
+// for. One more may be accepted, and waits.
 type framedListener struct {
 	net.Listener
 	open    chan struct{}

@@ -21,15 +21,16 @@ const hidden = "[hidden]"
 // Value hides a T. The zero Value hides the zero T. It shares the memory of what it hides.
 type Value[T string | []byte] struct {
 	_ [0]func() // not comparable: see Equal
-	// fmt uses reflection on unexported fields and follows pointers in them, but not this kind.
+	// fmt uses reflection on unexported fields and follows pointers in them, but not this kind: it prints the address,
+	// and the size.
 	content unsafe.Pointer
 	size    int
 }
 
-// words are a []byte as Go represents it. The first two are a string.
-type words struct {
-	content   unsafe.Pointer
-	size, cap int
+// header is how Go represents a string, and the beginning of a []byte.
+type header struct {
+	content unsafe.Pointer
+	size    int
 }
 
 // Text is a hidden string.
@@ -37,8 +38,8 @@ type Text = Value[string]
 
 // Hide wraps content.
 func Hide[T string | []byte](content T) Value[T] {
-	w := (*words)(unsafe.Pointer(&content)) //nolint:gosec // only the first two are used
-	return Value[T]{content: w.content, size: w.size}
+	h := (*header)(unsafe.Pointer(&content)) //nolint:gosec // T begins with it
+	return Value[T]{content: h.content, size: h.size}
 }
 
 // Trim returns content without surrounding white space and byte order marks, which editors, shells and manifests add.
@@ -49,8 +50,11 @@ func Trim(content string) string {
 
 // Reveal returns the content.
 func (v Value[T]) Reveal() T {
-	w := words{v.content, v.size, v.size}
-	return *(*T)(unsafe.Pointer(&w)) //nolint:gosec // T is represented so
+	h := struct {
+		header
+		capacity int // of a []byte
+	}{header{v.content, v.size}, v.size}
+	return *(*T)(unsafe.Pointer(&h)) //nolint:gosec // T is represented so
 }
 
 // Format implements [fmt.Formatter] for every verb.

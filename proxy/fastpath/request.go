@@ -79,7 +79,7 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 
 // printable reports whether b contains only printable ASCII. It checks eight bytes at once: each must have its highest
 // bit clear, also after 1 is added, which sets it for DEL, and after a space is subtracted, which sets it for what is
-// less. No carry leaves a byte that passes.
+// less. Only a byte that fails can carry into the next one, or borrow from it.
 func printable(b []byte) bool {
 	const each, high = 0x0101010101010101, 0x8080808080808080
 	for ; len(b) >= 8; b = b[8:] {

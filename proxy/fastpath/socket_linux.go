@@ -2,9 +2,12 @@ package fastpath
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -34,29 +37,46 @@ type inquiry struct {
 	_    int32 // room for the alignment of control messages
 }
 
-// newSocket returns the socket of conn, or nil if conn has none.
+// newSocket returns the socket of conn, or nil if conn is none itself.
 func newSocket(conn net.Conn) *socket {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
+	var raw syscall.RawConn
+	var err error
+	switch conn := conn.(type) {
+	case *net.TCPConn:
+		raw, err = conn.SyscallConn()
+	case *net.UnixConn:
+		raw, err = conn.SyscallConn()
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	if raw == nil || err != nil {
 		return nil
 	}
 	s := &socket{conn: raw}
 	s.message.Iov = &s.buffer
 	s.message.SetIovlen(1)
-	s.message.Control = (*byte)(unsafe.Pointer(&s.inquiry)) //nolint:gosec // for recvmsg
 	_ = raw.Control(func(fd uintptr) {
-		// Without it, as on a Unix socket, receive returns that more may be left.
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_INQ, 1)
+		if inquires() && unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_INQ, 1) == nil {
+			// No other socket may have it: over a Unix socket, callers could send files, which would be open then.
+			s.message.Control = (*byte)(unsafe.Pointer(&s.inquiry)) //nolint:gosec // for recvmsg
+		}
 	})
 	return s
 }
 
-// each reads into b whenever something arrives, and calls do with how much that is, until do returns false. Its errors
-// are those of [net.Conn.Read]. do may call send.
+// inquires reports whether the end of the stream counts in what TCP_INQ tells, which it does since Linux 5.1. Other
+// systems that imitate Linux, such as gVisor, call themselves an older one.
+var inquires = sync.OnceValue(func() bool {
+	var name unix.Utsname
+	var major, minor int
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && (major > 5 || major == 5 && minor >= 1)
+})
+
+// each reads into b whenever something arrives, and calls do with how much that is, until do returns false. Before do
+// returns true, it must have sent something: that fails if the connection was reset, which neither counts as left nor
+// is reported again. The errors of each are as those of [net.Conn.Read].
 func (s *socket) each(b []byte, do func(n int) (more bool)) (err error) {
 	s.buffer.Base = &b[0]
 	s.buffer.SetLen(len(b))
@@ -69,7 +89,7 @@ func (s *socket) each(b []byte, do func(n int) (more bool)) (err error) {
 				return false
 			case errno == unix.EINTR:
 			case errno != 0:
-				err = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("recvmsg", errno)}
+				err = &net.OpError{Op: "read", Err: os.NewSyscallError("recvmsg", errno)}
 				return true
 			case n == 0:
 				err = io.EOF
@@ -82,13 +102,19 @@ func (s *socket) each(b []byte, do func(n int) (more bool)) (err error) {
 		}
 	})
 	s.buffer.Base = nil
+	if op, ok := errors.AsType[*net.OpError](waited); ok {
+		op.Op = "read" // net/http knows it by that
+	}
 	return cmp.Or(err, waited)
 }
 
 // receive reads into buffer. left is false if nothing more can be read at present.
 func (s *socket) receive() (n int, left bool, errno syscall.Errno) {
-	s.message.SetControllen(int(unsafe.Sizeof(s.inquiry)))
-	r, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, s.fd, uintptr(unsafe.Pointer(&s.message)), 0) //nolint:gosec // see socket
+	if s.message.Control != nil {
+		s.message.SetControllen(int(unsafe.Sizeof(s.inquiry)))
+	}
+	r, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, s.fd,
+		uintptr(unsafe.Pointer(&s.message)), unix.MSG_DONTWAIT) //nolint:gosec // for recvmsg
 	known := s.message.Controllen > 0 && s.inquiry.Level == unix.IPPROTO_TCP && s.inquiry.Type == unix.TCP_CM_INQ
 	return int(r), !known || s.inquiry.left != 0, errno
 }
@@ -96,8 +122,8 @@ func (s *socket) receive() (n int, left bool, errno syscall.Errno) {
 // send writes what the connection takes of b at once, and returns how much that is; 0 also if it fails, as the next
 // Write will.
 func (s *socket) send(b []byte) int {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, s.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), //nolint:gosec // see socket
-		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, s.fd,
+		uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0) //nolint:gosec // for sendto
 	if errno != 0 {
 		return 0
 	}

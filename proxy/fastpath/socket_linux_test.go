@@ -10,13 +10,16 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"token-sidecar/internal/testbed"
@@ -31,11 +34,17 @@ type handler interface {
 	http.Handler
 }
 
-// start serves h on a socket, and returns its address and a function that ends it. ended is told of each connection that
-// the server has closed.
-func start(t *testing.T, network string, fast bool, h handler, idle time.Duration, ended chan<- struct{}) (net.Addr,
-	*Path, func(),
-) {
+// A host serves on a socket.
+type host struct {
+	addr  net.Addr
+	path  *Path
+	idle  atomic.Int64  // how many requests net/http has finished
+	ended chan struct{} // has an element for each connection that the server has closed
+	stop  func()
+}
+
+// serveOn serves h on a socket until the test ends.
+func serveOn(t *testing.T, network string, fast bool, idle time.Duration, h handler) *host {
 	t.Helper()
 	where := "127.0.0.1:0"
 	if network == "unix" {
@@ -45,26 +54,45 @@ func start(t *testing.T, network string, fast bool, h handler, idle time.Duratio
 	if err != nil {
 		t.Fatal(err)
 	}
+	served := &host{addr: listener.Addr(), ended: make(chan struct{}, 10)}
 	server := &http.Server{
 		Handler: h, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: idle,
 		ErrorLog: log.New(io.Discard, "", 0),
 		ConnState: func(_ net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				ended <- struct{}{}
+			switch state {
+			case http.StateIdle:
+				served.idle.Add(1)
+			case http.StateClosed:
+				served.ended <- struct{}{}
 			}
 		},
 	}
-	path := New(server, h)
+	served.path = New(server, h)
 	serving := listener
 	if fast {
-		serving = path.Listener(listener)
+		serving = served.path.Listener(listener)
 	}
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(serving) })
-	return listener.Addr(), path, func() {
+	served.stop = func() {
 		_ = server.Close()
 		running.Wait()
 	}
+	t.Cleanup(served.stop)
+	return served
+}
+
+// connect returns a connection whose next request the fast path reads: net/http has finished one. It fails after
+// patience.
+func (h *host) connect(t *testing.T) *caller {
+	t.Helper()
+	c, before := dial(t, h.addr), h.idle.Load()
+	c.send(t, get("/echo?first"))
+	if err := c.read(1); err != nil {
+		t.Fatal(err)
+	}
+	testbed.Until(t, "net/http has finished", func() bool { return h.idle.Load() > before })
+	return c
 }
 
 // A caller sends requests on one connection.
@@ -74,8 +102,8 @@ type caller struct {
 	reader  *bufio.Reader // of what the server sends, which goes to answers
 }
 
-// connect dials addr. The connection fails after patience.
-func connect(t *testing.T, addr net.Addr) *caller {
+// dial connects to addr. The connection fails after patience.
+func dial(t *testing.T, addr net.Addr) *caller {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), addr.Network(), addr.String())
 	if err != nil {
@@ -85,6 +113,13 @@ func connect(t *testing.T, addr net.Addr) *caller {
 	c := &caller{Conn: conn}
 	c.reader = bufio.NewReader(io.TeeReader(conn, &c.answers))
 	return c
+}
+
+func (c *caller) send(t *testing.T, request string) {
+	t.Helper()
+	if _, err := c.Write([]byte(request)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // read reads n answers.
@@ -110,11 +145,11 @@ type dialogue struct {
 	reset  bool // rather than ending the requests and reading the rest of the answers
 }
 
-// play returns the answers of the server at addr, without what is left to chance. It fails if the server does not
+// play returns the answers of h, without what is left to chance. It fails if the server does not
 // notice the end.
-func (d dialogue) play(t *testing.T, addr net.Addr, ended <-chan struct{}) (string, error) {
+func (d dialogue) play(t *testing.T, h *host) (string, error) {
 	t.Helper()
-	c := connect(t, addr)
+	c := dial(t, h.addr)
 	defer c.Close()
 	for _, piece := range d.pieces {
 		if _, err := c.Write([]byte(piece)); err != nil {
@@ -136,7 +171,7 @@ func (d dialogue) play(t *testing.T, addr net.Addr, ended <-chan struct{}) (stri
 		}
 	}
 	select {
-	case <-ended:
+	case <-h.ended:
 	case <-time.After(patience):
 		return "", errors.New("the end of the connection was not noticed")
 	}
@@ -155,12 +190,8 @@ func TestSockets(t *testing.T) {
 	}
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			ended := make(chan struct{}, 1)
 			e := &echo{}
-			with, _, end := start(t, network, true, e, time.Minute, ended)
-			defer end()
-			without, _, end := start(t, network, false, &echo{}, time.Minute, ended)
-			defer end()
+			with, without := serveOn(t, network, true, time.Minute, e), serveOn(t, network, false, time.Minute, &echo{})
 			rapid.Check(t, func(r *rapid.T) {
 				d := dialogue{
 					pieces: rapid.SliceOfN(rapid.SampledFrom(requests), 1, 6).Draw(r, "pieces"),
@@ -169,11 +200,11 @@ func TestSockets(t *testing.T) {
 				if !d.waits && rapid.Bool().Draw(r, "cut") {
 					d.pieces = append(d.pieces, get("/echo?5")[:20])
 				}
-				got, err := d.play(t, with, ended)
+				got, err := d.play(t, with)
 				if err != nil {
 					r.Fatal(err)
 				}
-				want, err := d.play(t, without, ended)
+				want, err := d.play(t, without)
 				if err != nil || got != want {
 					r.Fatalf("answered\n%s\nin place of\n%s %v", got, want, err)
 				}
@@ -206,22 +237,15 @@ func TestARequestAndTheEndTogether(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			s := slow{&echo{}, make(chan struct{}), make(chan struct{})}
-			addr, _, end := start(t, network, true, s, time.Minute, make(chan struct{}, 1))
-			defer end()
-			c := connect(t, addr)
+			c := serveOn(t, network, true, time.Minute, s).connect(t)
 			defer c.Close()
-			send := func(request string) {
-				if _, err := c.Write([]byte(request)); err != nil {
-					t.Fatal(err)
-				}
+			c.send(t, get("/echo?wait"))
+			select {
+			case <-s.waiting:
+			case <-time.After(patience):
+				t.Fatal("it was not answered on the fast path")
 			}
-			send(get("/echo?1"))
-			if err := c.read(1); err != nil {
-				t.Fatal(err)
-			}
-			send(get("/echo?wait"))
-			<-s.waiting
-			send(get("/echo?2"))
+			c.send(t, get("/echo?2"))
 			if err := c.Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
@@ -243,29 +267,54 @@ func TestTheWaitEnds(t *testing.T) {
 			t.Run(network+" "+name, func(t *testing.T) {
 				t.Parallel()
 				e := &echo{}
-				addr, _, end := start(t, network, true, e, idle, make(chan struct{}, 1))
-				defer end()
-				c := connect(t, addr)
+				h := serveOn(t, network, true, idle, e)
+				c := h.connect(t)
 				defer c.Close()
-				for range 2 {
-					if _, err := c.Write([]byte(get("/echo"))); err != nil {
-						t.Fatal(err)
-					}
-					if err := c.read(1); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if e.here.Load() != 1 {
-					t.Error("the second one was not answered on the fast path")
+				c.send(t, get("/echo"))
+				if err := c.read(1); err != nil || e.here.Load() != 1 {
+					t.Fatalf("not answered on the fast path: %v", err)
 				}
 				if name == "closed" {
-					end()
+					h.stop()
 				}
 				if n, err := io.Copy(io.Discard, c.reader); n > 0 || err != nil {
 					t.Errorf("%d bytes, %v", n, err)
 				}
 			})
 		}
+	}
+}
+
+// TestFilesAreRefused: what a caller on a Unix socket sends along (SCM_RIGHTS in unix(7)) is not opened here.
+func TestFilesAreRefused(t *testing.T) {
+	e := &echo{}
+	c := serveOn(t, "unix", true, time.Minute, e).connect(t)
+	defer c.Close()
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	open := func() int {
+		files, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	before := open()
+	const requests = 10
+	for range requests {
+		_, _, err := c.Conn.(*net.UnixConn).WriteMsgUnix([]byte(get("/echo")), unix.UnixRights(int(file.Fd())), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.read(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if here, after := e.here.Load(), open(); here != requests || after >= before+requests {
+		t.Errorf("%d files were open before, %d after %d requests on the fast path", before, after, here)
 	}
 }
 
@@ -290,17 +339,12 @@ func TestAnAnswerThatDoesNotFit(t *testing.T) {
 	}
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			addr, path, end := start(t, network, true, want, time.Minute, make(chan struct{}, 1))
-			defer end()
-			c := connect(t, addr)
+			h := serveOn(t, network, true, time.Minute, want)
+			c := h.connect(t)
 			defer c.Close()
-			for i := range 3 {
-				if _, err := c.Write([]byte(get("/"))); err != nil {
-					t.Fatal(err)
-				}
-				if i > 0 { // the first one is net/http's
-					testbed.Until(t, "the answer waits", func() bool { return path.InProgress() > 0 })
-				}
+			for range 2 {
+				c.send(t, get("/"))
+				testbed.Until(t, "the answer waits", func() bool { return h.path.InProgress() > 0 })
 				answer, err := http.ReadResponse(c.reader, nil)
 				if err != nil {
 					t.Fatal(err)
