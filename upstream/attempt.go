@@ -55,9 +55,17 @@ func (c *Client) send(ctx context.Context, req Request, used secret.Text) (*Answ
 	defer cancel()
 	sent := time.Now()
 	answer, err := c.exchange(ctx, req, used)
-	c.metrics.attempt(time.Since(sent), err)
+	took := time.Since(sent)
+	if e, ok := errors.AsType[*Error](err); ok && e.Kind == Timeout && took > c.opts.Timeout+oversleep {
+		e.overslept = true
+	}
+	c.metrics.attempt(took, err)
 	return answer, err
 }
+
+// oversleep is how late a time-out is noticed at most, unless this process stood still: frozen, or without a processor.
+// Whatever was under way then timed out at once, which says nothing about the auth service.
+const oversleep = time.Second
 
 func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*Answer, error) {
 	body, err := json.Marshal(wire{

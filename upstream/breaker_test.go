@@ -300,3 +300,32 @@ func TestWhatIsNoFailure(t *testing.T) {
 		}
 	})
 }
+
+// TestOurOwnStandstill: time-outs that were noticed late say that this process stood still, and nothing about the auth
+// service.
+func TestOurOwnStandstill(t *testing.T) {
+	for oversleep, blamed := range map[time.Duration]bool{500 * time.Millisecond: true, 7 * time.Second: false} {
+		inBubble(t, func(t *testing.T, s *service) {
+			c := s.client(nil)
+			s.is("", mood{latency: time.Hour, oversleep: oversleep})
+			var callers sync.WaitGroup
+			for i := range 10 {
+				callers.Go(func() {
+					if e := ask(t, c, named(fmt.Sprint(i))); e == nil || e.Kind != Timeout {
+						t.Errorf("%v", e)
+					}
+				})
+			}
+			callers.Wait()
+			s.heals()
+			if st := c.State(); (st.Breaker == "open") != blamed || st.Paths[0].Failing.Any() != blamed {
+				t.Errorf("after time-outs that were noticed %v late: %+v", oversleep, st)
+			}
+			for _, user := range []string{"0", "another"} {
+				if e := ask(t, c, named(user)); (e != nil) != blamed {
+					t.Errorf("after time-outs that were noticed %v late, %s: %v", oversleep, user, e)
+				}
+			}
+		})
+	}
+}

@@ -121,13 +121,13 @@ func (c *Client) overtaken(k *call) *Error {
 func (c *Client) judged(k *call, err error) error {
 	err = c.credentials.settle(k.key, k.credentials, err)
 	var e *Error
-	if errors.As(err, &e) && !e.notAsked && e.Kind != Refused {
+	if errors.As(err, &e) && !isNoVerdict(err) && e.Kind != Refused {
 		k.path.failed.Fail(e.Cause())
 	}
 	switch {
 	case err == nil:
 		c.failing.succeeded(k.key)
-	case e == nil || e.notAsked:
+	case e == nil || isNoVerdict(err):
 	case e.Kind == ClientRefused:
 		c.metrics.clientRefusals.Inc()
 		if !secret.Equal(k.used, c.opts.Secret.Text().Reveal()) {

@@ -165,8 +165,9 @@ func isFailure(err error) bool {
 	return e.Kind == Unavailable || e.Kind == Timeout || e.Kind == BadResponse
 }
 
-// isNoVerdict reports whether err says nothing about the auth service: the call was abandoned by us, or never sent.
+// isNoVerdict reports whether err says nothing about the auth service: the call was abandoned by us, or never sent, or
+// its answer came while this process stood still.
 func isNoVerdict(err error) bool {
 	var e *Error
-	return errors.Is(err, context.Canceled) || (errors.As(err, &e) && e.notAsked)
+	return errors.Is(err, context.Canceled) || (errors.As(err, &e) && (e.notAsked || e.overslept))
 }

@@ -77,10 +77,11 @@ type Error struct {
 	// RetryAfter is how long to wait before asking again; 0 if unknown.
 	RetryAfter time.Duration
 
-	detail   string // what happened, in our own words
-	cause    string // see Cause; empty: derived from Status and Code
-	notAsked bool   // the call did not go out
-	final    bool   // an immediate retry cannot help
+	detail    string // what happened, in our own words
+	cause     string // see Cause; empty: derived from Status and Code
+	notAsked  bool   // the call did not go out
+	overslept bool   // its time-out was noticed late, because this process stood still
+	final     bool   // an immediate retry cannot help
 }
 
 // Held reports whether the call did not go out, so that e says nothing new about the auth service.

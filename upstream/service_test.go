@@ -22,7 +22,8 @@ type mood struct {
 	retryAfter string
 	header     http.Header
 	latency    time.Duration
-	err        error // of the network
+	oversleep  time.Duration // how late a time-out is noticed
+	err        error         // of the network
 }
 
 var (
@@ -105,6 +106,7 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	m := s.begin(r.URL.Path, body.UserID)
 	defer s.end()
 	if m.latency > 0 && !sleep(r.Context(), m.latency) {
+		time.Sleep(m.oversleep)
 		return nil, r.Context().Err()
 	}
 	if m.err != nil {
