@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"net/http"
@@ -63,7 +64,7 @@ func (c *conn) Read(b []byte) (n int, err error) {
 
 // readRequests answers requests, and returns how much of b is for net/http.
 func (c *conn) readRequests(b []byte) (n int, err error) {
-	answer := func(received int) (more bool) {
+	readErr := c.each(b, func(received int) (more bool) {
 		n = received
 		for c.waiting && n > 0 && err == nil {
 			var answered int
@@ -73,19 +74,24 @@ func (c *conn) readRequests(b []byte) (n int, err error) {
 			n = copy(b, b[answered:n])
 		}
 		return n == 0 && err == nil
-	}
+	})
+	return n, cmp.Or(err, readErr)
+}
+
+// each reads into b repeatedly, and calls do with how much arrived, until do returns false.
+func (c *conn) each(b []byte, do func(n int) (more bool)) error {
 	if c.socket != nil {
-		if readErr := c.socket.each(b, answer); err == nil {
-			err = readErr
+		return c.socket.each(b, do)
+	}
+	for {
+		n, err := c.Conn.Read(b)
+		if n > 0 && !do(n) {
+			return nil // Read will return the error again
 		}
-	} else {
-		for more := true; more && err == nil; {
-			if n, err = c.Conn.Read(b); err == nil {
-				more = answer(n)
-			}
+		if err != nil {
+			return err
 		}
 	}
-	return n, err
 }
 
 // begin answers the request at the beginning of b and returns its size, or 0 to leave it to net/http.

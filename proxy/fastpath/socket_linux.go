@@ -37,17 +37,16 @@ type inquiry struct {
 	_    int32 // room for the alignment of control messages
 }
 
-// newSocket returns the socket of conn, or nil if conn is none itself.
+// newSocket returns the socket of conn, which must be a connection of package net itself: what wraps one has a Read of
+// its own. It returns nil for any other conn.
 func newSocket(conn net.Conn) *socket {
-	var raw syscall.RawConn
-	var err error
-	switch conn := conn.(type) {
-	case *net.TCPConn:
-		raw, err = conn.SyscallConn()
-	case *net.UnixConn:
-		raw, err = conn.SyscallConn()
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		return nil
 	}
-	if raw == nil || err != nil {
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
 		return nil
 	}
 	s := &socket{conn: raw}
