@@ -18,7 +18,7 @@ func TestLocalhostIsBothLoopbacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, both := listener.(*pair); !both {
-		t.Skip("localhost is both loopbacks only on a machine with IPv6, which this one is not")
+		t.Skip("this machine has no IPv6, so localhost is only 127.0.0.1")
 	}
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	var serving sync.WaitGroup

@@ -56,7 +56,7 @@ type Pass struct {
 	Status int
 	// Wait, if above zero, is the time until there is a slot.
 	Wait time.Duration
-	// Trial names the trial that this attempt is; empty if it is none.
+	// Trial is the name of the trial if this attempt is one, and else empty.
 	Trial string
 }
 

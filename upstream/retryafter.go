@@ -16,7 +16,7 @@ const (
 )
 
 // retryAfter reads the Retry-After header (RFC 9110, section 10.2.3): seconds, rounded up, or an HTTP date. It returns
-// 0 if there is none or it cannot be parsed.
+// 0 if the header is missing or cannot be parsed.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if decimal(value) {
@@ -32,7 +32,7 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 }
 
 // rateLimitReset reads the X-Rate-Limit-Reset header, which some servers send with a 429 instead of Retry-After:
-// seconds since 1970. It returns 0 if there is none, if it cannot be parsed, or if that time has passed.
+// seconds since 1970. It returns 0 if the header is missing or cannot be parsed, or if that time has passed.
 func rateLimitReset(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("X-Rate-Limit-Reset"))
 	if !decimal(value) {

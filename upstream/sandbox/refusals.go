@@ -62,7 +62,7 @@ func (no *refusal) write(w http.ResponseWriter) {
 	reply(w, no.status, body)
 }
 
-// check returns the first reason to refuse req, nil if there is none.
+// check returns the first reason to refuse req, or nil if req is acceptable.
 func (s *Sandbox) check(path string, req request, parsed bool, mood Mood) *refusal {
 	if missing := req.missing(parsed); missing != "" {
 		return &refusal{status: http.StatusBadRequest, message: "validation failed", missing: missing}
