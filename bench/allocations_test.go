@@ -46,13 +46,14 @@ func TestAllocations(t *testing.T) {
 	} {
 		c.ask() // a miss
 		c.ask() // the first on its connection
-		seen := testing.AllocsPerRun(100, c.ask)
-		if seen > c.most+raceAllocations {
+		g := &goal{name: c.name, what: c.what, against: c.against, limit: 4, atMost: true}
+		for range 9 { // whatever else the process does allocates too
+			g.add(testing.AllocsPerRun(100, c.ask))
+		}
+		if seen := median(g.seen); seen > c.most+raceAllocations {
 			t.Errorf("%s: %v allocations, at most %v before", c.what, seen, c.most)
 		}
 		if c.name != "" {
-			g := &goal{name: c.name, what: c.what, against: c.against, limit: 4, atMost: true}
-			g.add(seen)
 			g.record(t)
 		}
 	}
