@@ -47,17 +47,26 @@ var (
 	nextPort  atomic.Int32
 )
 
-// FreeAddr returns an unused loopback address. Its port is below the range for outgoing connections, one of which might
-// otherwise take it first.
+// FreeAddr returns a loopback address that nobody else is given before the test ends. Its port is below the range for
+// outgoing connections, one of which might otherwise take it first.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
+	ctx, config := context.WithoutCancel(t.Context()), &net.ListenConfig{}
 	for range 1000 {
 		addr := fmt.Sprint("127.0.0.1:", 20_000+(firstPort+nextPort.Add(1))%12_000)
-		listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", addr)
-		if err == nil {
-			_ = listener.Close()
-			return addr
+		// The UDP port of that number tells other processes that the TCP port is taken, though nobody listens yet.
+		claim, err := config.ListenPacket(ctx, "udp", addr)
+		if err != nil {
+			continue
 		}
+		listener, err := config.Listen(ctx, "tcp", addr)
+		if err != nil {
+			_ = claim.Close()
+			continue
+		}
+		_ = listener.Close()
+		t.Cleanup(func() { _ = claim.Close() })
+		return addr
 	}
 	t.Fatal("no free port")
 	return ""

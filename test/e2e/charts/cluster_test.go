@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"token-sidecar/internal/testbed"
 )
 
 // A cluster is a real API server with etcd behind it. There is no kubelet: pods are admitted, not run.
@@ -24,12 +26,7 @@ type cluster struct {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	_, port, _ := net.SplitHostPort(testbed.FreeAddr(t))
 	return port
 }
 
