@@ -151,8 +151,9 @@ func (p *Proxy) carriedOut(step *Step) {
 type expected struct {
 	step      *Step // nil: not counted
 	fault     Fault
-	replies   int    // how many are still to come from Redis; 0: Redis was not asked
-	instead   []byte // what the client gets if Redis was not asked
+	unasked   bool   // Redis does not receive it
+	instead   []byte // what the client gets then
+	replies   int    // how many are still to come from Redis
 	subscribe bool   // answered by pushes, unless it fails
 }
 
@@ -189,30 +190,28 @@ func (l *link) command(raw []byte, args []string) bool {
 		e.fault = ErrREADONLY
 	}
 	if text := e.fault.errorText(args[0], l.proxy.Addr); text != "" {
-		e.replies, e.instead = 0, []byte("-"+text+"\r\n")
+		e.unasked, e.instead = true, []byte("-"+text+"\r\n")
 	}
 	switch e.fault {
 	case ResetBefore:
-		e.replies = 0
+		e.unasked = true
 	case Twice:
 		e.replies, raw = 2, append(raw, raw...)
 	}
 	l.mu.Lock()
 	l.queue = append(l.queue, e)
 	l.subscribed = l.subscribed || e.subscribe
-	asks := e.replies > 0
-	l.unasked()
+	l.substitute()
 	l.mu.Unlock()
-	if asks && !l.send(raw) {
+	if !e.unasked && !l.send(raw) {
 		return false
 	}
 	return e.fault != ResetBefore && e.fault != ResetAfter
 }
 
-// unasked sends the client its substitute replies, for those next commands that Redis did not receive. The caller holds
-// l.mu.
-func (l *link) unasked() {
-	for len(l.queue) > 0 && l.queue[0].replies == 0 {
+// substitute sends the client replies to those next commands that Redis does not receive. The caller holds l.mu.
+func (l *link) substitute() {
+	for len(l.queue) > 0 && l.queue[0].unasked {
 		l.give(l.queue[0].instead, l.queue[0].fault)
 		l.queue = l.queue[1:]
 	}
@@ -254,10 +253,8 @@ func (l *link) reply(raw []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.give(raw, e.fault)
-	if len(l.queue) > 0 { // the link may have ended meanwhile
-		l.queue = l.queue[1:] // not earlier, so that later ones stay behind it
-	}
-	l.unasked()
+	l.queue = l.queue[1:] // not earlier, so that later ones stay behind it
+	l.substitute()
 }
 
 // match returns the command of which raw is the last reply. For anything else it does what is needed and returns nil.

@@ -127,11 +127,23 @@ func TestPipelines(t *testing.T) {
 		t.Run(tc.fault.String(), func(t *testing.T) {
 			server.Client().FlushAll(t.Context())
 			p := StartRESPProxy(t, server.Addr)
-			p.OnStep(func(s Step) Fault {
-				if s.N == 1 {
-					return tc.fault
+			// The others come while the first reply is passed on.
+			first := make(chan struct{})
+			p.AfterStep(func(s Step) {
+				if s.N > 0 {
+					return
 				}
-				return None
+				close(first)
+				if tc.fault != ResetBefore && tc.fault != ResetAfter {
+					Until(t, "all commands came", func() bool { return len(p.Steps()) == 3 })
+				}
+			})
+			p.OnStep(func(s Step) Fault {
+				if s.N != 1 {
+					return None
+				}
+				<-first
+				return tc.fault
 			})
 			conn := dial(t, p.Addr)
 			write(t, conn, pipeline)
