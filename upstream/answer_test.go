@@ -3,6 +3,7 @@ package upstream
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -125,6 +126,38 @@ func TestRefusals(t *testing.T) {
 }
 
 // TestErrorsTellNothingOfBodies: an error's text may be logged.
+// TestFailuresWithoutABody: whatever happens to the body of a failure, its status and its Retry-After count.
+func TestFailuresWithoutABody(t *testing.T) {
+	for _, status := range []int{408, 425, 429, 500, 502, 503, 504, 599} {
+		for name, m := range map[string]mood{
+			"whole":         {},
+			"hangs at once": {hangs: true},
+			"hangs later":   {body: `{"message":`, hangs: true},
+			"is cut short":  {body: `{"message":`, rest: io.ErrUnexpectedEOF},
+			"is too large":  {body: strings.Repeat(" ", maxBody+1)},
+			"is no JSON":    {body: "<html>"},
+		} {
+			t.Run(fmt.Sprint(status, " ", name), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, s *service) {
+					m.status, m.retryAfter = status, "700"
+					s.is("", m)
+					want := Unavailable
+					if status == http.StatusTooManyRequests {
+						want = RateLimited
+					}
+					e := ask(t, s.client(nil), named("u"))
+					if e == nil || e.Kind != want || e.Status != status || e.RetryAfter != 700*time.Second {
+						t.Errorf("%+v", e)
+					}
+					if n := s.count(); n != 1 {
+						t.Errorf("%d attempts despite the Retry-After", n)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestErrorsTellNothingOfBodies(t *testing.T) {
 	e := parseRefusal(404, http.Header{"X-Humanapi-Request-Id": {"id"}},
 		[]byte(`{"errorCode":"user 4711","message":"no user 4711"}`))

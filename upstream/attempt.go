@@ -93,7 +93,7 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 	if hasMeaning(res.StatusCode) {
 		content, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	}
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !failsByStatus(res.StatusCode) {
 		return nil, transportError(ctx, err)
 	}
 	return judge(res, content, err, sent, used)
@@ -104,6 +104,15 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 func hasMeaning(status int) bool { return isSuccess(status) || status >= 400 }
 
 func isSuccess(status int) bool { return status >= 200 && status < 300 }
+
+// failsByStatus reports whether an answer with that status is a failure, whatever its body says.
+func failsByStatus(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly:
+		return true
+	}
+	return status >= 500
+}
 
 // judge turns a response into an answer or an error. readErr tells why body is not all of it; used is the client secret
 // that the request was sent with.
@@ -157,7 +166,7 @@ func refusalOf(res *http.Response, body []byte, now time.Time) *Error {
 			e.RetryAfter = defaultRetryAfter
 		}
 		return e
-	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly:
+	case failsByStatus(status):
 		return &Error{
 			Kind: Unavailable, Status: status, RequestID: requestID(res.Header, body),
 			RetryAfter: retryAfter(res.Header, now),

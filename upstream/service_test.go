@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -24,6 +25,8 @@ type mood struct {
 	latency    time.Duration
 	oversleep  time.Duration // how late a time-out is noticed
 	err        error         // of the network
+	rest       error         // instead of the rest of the body
+	hangs      bool          // the body never ends
 }
 
 var (
@@ -99,11 +102,11 @@ func (s *service) end() {
 
 // RoundTrip implements [http.RoundTripper].
 func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
-	var body wire
-	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+	var asked wire
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
 		return nil, err
 	}
-	m := s.begin(r.URL.Path, body.UserID)
+	m := s.begin(r.URL.Path, asked.UserID)
 	defer s.end()
 	if m.latency > 0 && !sleep(r.Context(), m.latency) {
 		time.Sleep(m.oversleep)
@@ -125,8 +128,23 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 			m.body = anyToken
 		}
 	}
-	return &http.Response{StatusCode: m.status, Header: header, Body: io.NopCloser(strings.NewReader(m.body)), Request: r},
-		nil
+	content := []io.Reader{strings.NewReader(m.body)}
+	if m.rest != nil {
+		content = append(content, iotest.ErrReader(m.rest))
+	}
+	if m.hangs {
+		content = append(content, hanging{r.Context()})
+	}
+	body := io.NopCloser(io.MultiReader(content...))
+	return &http.Response{StatusCode: m.status, Header: header, Body: body, Request: r}, nil
+}
+
+// hanging is a body of which nothing comes before its request ends.
+type hanging struct{ request context.Context }
+
+func (h hanging) Read([]byte) (int, error) {
+	<-h.request.Done()
+	return 0, h.request.Err()
 }
 
 func (s *service) client(change func(*Options)) *Client {
