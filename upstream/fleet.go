@@ -16,8 +16,8 @@ const (
 	tellLimit = 500 * time.Millisecond
 )
 
-// fleet asks the gate that all sidecars share. Where no gate is shared, or it fails, this process has
-// one of its own.
+// fleet asks the gate that all sidecars share. Where no gate is shared, or it fails, this process has one of its own,
+// with the holds that it knows of from the shared one.
 type fleet struct {
 	shared Gate // nil: none
 	local  *LocalGate
@@ -34,6 +34,7 @@ type seen struct {
 	until   time.Time
 	status  int
 	heardAt time.Time
+	untold  bool // the shared gate does not know it yet
 }
 
 func newFleet(shared Gate, longest time.Duration, failed func()) *fleet {
@@ -54,22 +55,60 @@ type ticket struct {
 
 // enter asks whether an attempt may go out. It may, with the ticket, if neither Held nor Wait of the pass is set.
 func (f *fleet) enter(ctx context.Context, ask Ask) (ticket, Pass) {
-	gate := f.shared
+	out := ticket{fleet: f, path: ask.Path, gate: f.shared}
+	if untold := f.tell(ctx, ask.Path); untold.Held > 0 {
+		return out, untold
+	}
+	asked := time.Now()
 	var pass Pass
 	err := errors.ErrUnsupported
-	if gate != nil {
-		if pass, err = gate.Enter(ctx, ask); err != nil {
+	if f.shared != nil {
+		if pass, err = f.shared.Enter(ctx, ask); err != nil {
 			f.failed()
 		}
 	}
 	if err != nil {
-		gate = f.local
-		pass, _ = gate.Enter(ctx, ask)
+		out.gate, out.local = f.local, true
+		pass, _ = f.local.Enter(ctx, ask)
 	}
-	if over := pass.Wait == 0 && pass.Trial == ""; over || pass.Held > 0 {
-		f.heard(ask.Path, pass.Held, pass.Status)
+	out.trial = pass.Trial
+	switch {
+	case pass.Held > 0:
+		if !out.local {
+			_ = f.local.Hold(ctx, ask.Path, Hold{For: pass.Held, Status: pass.Status})
+		}
+		f.heard(ask.Path, pass, false)
+	case pass.Wait == 0 && pass.Trial == "" && !f.knows(ask.Path).heardAt.After(asked):
+		f.over(ask.Path)
 	}
-	return ticket{fleet: f, path: ask.Path, gate: gate, local: err != nil, trial: pass.Trial}, pass
+	return out, pass
+}
+
+// tell tells the shared gate of the hold that it does not know yet, if there is one, and returns it if that fails.
+func (f *fleet) tell(ctx context.Context, path string) Pass {
+	s := f.knows(path)
+	left := time.Until(s.until)
+	if !s.untold || left <= 0 || f.share(ctx, path, Hold{For: left, Status: s.status}) {
+		return Pass{}
+	}
+	pass := Pass{Held: left, Status: s.status}
+	f.heard(path, pass, true)
+	return pass
+}
+
+// share tells the shared gate of a hold that [fleet.heard] has noted, and reports whether it has heard.
+func (f *fleet) share(ctx context.Context, path string, h Hold) bool {
+	if err := f.shared.Hold(ctx, path, h); err != nil {
+		f.failed()
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s, ok := f.seen[path]; ok {
+		s.untold = false
+		f.seen[path] = s
+	}
+	return true
 }
 
 // peek returns how long path is held, as far as this process knows, without asking the shared gate.
@@ -77,9 +116,7 @@ func (f *fleet) peek(path string, now time.Time) Pass {
 	if f.shared == nil {
 		return f.local.peek(path, now)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := f.seen[path]
+	s := f.knows(path)
 	if now.Sub(s.heardAt) >= fleetTrust || !now.Before(s.until) {
 		return Pass{}
 	}
@@ -88,22 +125,32 @@ func (f *fleet) peek(path string, now time.Time) Pass {
 
 // last returns the latest known hold of path, for the status page.
 func (f *fleet) last(path string, now time.Time) Pass {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := f.seen[path]
+	s := f.knows(path)
 	return Pass{Held: max(0, s.until.Sub(now)), Status: s.status}
 }
 
-// heard notes how long path is held.
-func (f *fleet) heard(path string, d time.Duration, status int) {
+// knows returns the latest known hold of path, the zero value if there is none.
+func (f *fleet) knows(path string) seen {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if d <= 0 {
-		delete(f.seen, path)
-		return
-	}
+	return f.seen[path]
+}
+
+// heard notes how long path is held. The shared gate must be told if this is news, or if it has yet to be told.
+func (f *fleet) heard(path string, p Pass, news bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	now := time.Now()
-	f.seen[path] = seen{until: now.Add(d), status: status, heardAt: now}
+	untold := f.shared != nil && (news || f.seen[path].untold)
+	f.seen[path] = seen{until: now.Add(p.Held), status: p.Status, heardAt: now, untold: untold}
+}
+
+// over notes that path is no longer held.
+func (f *fleet) over(path string) {
+	f.local.drop(path)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.seen, path)
 }
 
 // settle tells the gates the outcome of the attempt. Only an answer of the auth service itself is shared: that this
@@ -119,8 +166,7 @@ func (t ticket) settle(ctx context.Context, err error) {
 	case t.trial == "":
 	case err == nil || (e != nil && (e.Kind == Refused || e.Kind == Unauthorized || e.Kind == ClientRefused)):
 		t.release(ctx, true)
-		t.fleet.local.drop(t.path)
-		t.fleet.heard(t.path, 0, 0)
+		t.fleet.over(t.path)
 	case isNoVerdict(err):
 		t.release(ctx, false)
 	}
@@ -137,10 +183,10 @@ func (t ticket) hold(ctx context.Context, h Hold) {
 		there.Trial = t.trial
 	}
 	_ = f.local.Hold(ctx, t.path, here)
-	if f.shared != nil && f.shared.Hold(ctx, t.path, there) != nil {
-		f.failed()
+	f.heard(t.path, Pass{Held: h.For, Status: h.Status}, true)
+	if f.shared != nil {
+		f.share(ctx, t.path, there)
 	}
-	f.heard(t.path, h.For, h.Status)
 }
 
 func (t ticket) release(ctx context.Context, success bool) {

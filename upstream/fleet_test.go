@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -186,7 +187,7 @@ func TestAFleetLearnsThatAPauseIsOver(t *testing.T) {
 type brokenGate struct {
 	Gate
 	broken bool
-	holds  int
+	holds  atomic.Int32
 }
 
 var errBroken = errors.New("the gate is away")
@@ -199,7 +200,7 @@ func (g *brokenGate) Enter(ctx context.Context, ask Ask) (Pass, error) {
 }
 
 func (g *brokenGate) Hold(ctx context.Context, path string, h Hold) error {
-	g.holds++
+	g.holds.Add(1)
 	if g.broken {
 		return errBroken
 	}
@@ -263,8 +264,8 @@ func TestOnlyTheAuthServiceHoldsTheFleet(t *testing.T) {
 				for i := range 20 {
 					ask(t, one, named(fmt.Sprint(i)))
 				}
-				if gate.holds != 0 {
-					t.Errorf("%d holds", gate.holds)
+				if gate.holds.Load() != 0 {
+					t.Errorf("%d holds", gate.holds.Load())
 				}
 				s.heals()
 				if e := ask(t, other, named("alice")); e != nil {
