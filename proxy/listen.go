@@ -6,15 +6,21 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"token-sidecar/internal/reason"
 )
 
 // socketMode admits the containers of the pod that share the group, and nobody else.
 const socketMode = 0o660
+
+// longestSocket is how long the path of a socket may be, in bytes: sun_path without the NUL that ends it.
+const longestSocket = 107
 
 // ErrInUse is the error of [Listen] if another program listens at the address.
 var ErrInUse = errors.New("is in use by another program; stop that, or choose another address")
@@ -41,31 +47,81 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s %w", addr, ErrInUse)
 	case errors.As(err, &noAddr):
 		return nil, errors.New("cannot listen: it is no host:port; use one such as localhost:8080")
-	case strings.HasPrefix(addr, "unix://") && errors.Is(err, syscall.EINVAL):
-		return nil, errors.New("cannot listen: the path is longer than the 107 bytes that a socket may have; choose a shorter one")
 	case err != nil:
-		return nil, fmt.Errorf("cannot listen: %s; use an address of this machine, and a path that may be written",
-			reason.Of(err))
+		return nil, cannotListen(err)
 	}
 	return listener, nil
 }
 
-// removeStale removes the socket file of a process that died.
-func removeStale(ctx context.Context, path string) error {
+// CheckAddr reports what would keep [Listen] from opening addr, and changes nothing: a socket file may belong to a
+// running sidecar.
+func CheckAddr(ctx context.Context, addr string) error {
+	path, isUnix := strings.CutPrefix(addr, "unix://")
+	if !isUnix {
+		listener, err := Listen(ctx, addr)
+		if err != nil {
+			return err
+		}
+		return listener.Close()
+	}
+	if _, err := isStale(path, dialer(ctx)); err != nil {
+		return err
+	}
+	if err := unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK); err != nil {
+		return cannotListen(err)
+	}
+	return nil
+}
+
+func cannotListen(err error) error {
+	return fmt.Errorf("cannot listen: %s; use an address of this machine, and a path that may be written", reason.Of(err))
+}
+
+// dialer returns a function that connects to a socket file.
+func dialer(ctx context.Context) func(path string) error {
+	return func(path string) error {
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	}
+}
+
+// isStale reports whether path is the socket file of a process that has ended. Its error says why path cannot be
+// listened on.
+func isStale(path string, dial func(path string) error) (bool, error) {
+	if len(path) > longestSocket {
+		return false, fmt.Errorf("cannot listen: the path is longer than the %d bytes that a socket may have; choose a shorter one", longestSocket)
+	}
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("the path cannot be looked at: %s; choose another", reason.Of(err))
+		return false, fmt.Errorf("the path cannot be looked at: %s; choose another", reason.Of(err))
 	}
 	if info.Mode()&os.ModeSocket == 0 {
-		return fmt.Errorf("%s exists and is not a socket; remove it, or choose another path", path)
+		return false, fmt.Errorf("%s exists and is not a socket; remove it, or choose another path", path)
 	}
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
-	if err == nil {
-		_ = conn.Close()
-		return fmt.Errorf("%s %w", path, ErrInUse)
+	switch err := dial(path); {
+	case errors.Is(err, syscall.ECONNREFUSED): // the only error that tells that nobody listens
+		return true, nil
+	case errors.Is(err, syscall.ENOENT):
+		return false, nil // removed meanwhile
+	case errors.Is(err, os.ErrPermission):
+		return false, fmt.Errorf("%s is the socket of another user, whose program may still listen there; "+
+			"run as that user, or choose another path", path)
+	default: // someone listens, even if too busy to accept
+		return false, fmt.Errorf("%s %w", path, ErrInUse)
+	}
+}
+
+// removeStale removes the socket file of a process that has ended.
+func removeStale(ctx context.Context, path string) error {
+	stale, err := isStale(path, dialer(ctx))
+	if err != nil || !stale {
+		return err
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("the socket that nobody listens on cannot be removed: %s; let user %d write to its folder",

@@ -55,15 +55,10 @@ func Strangers(environ []string) []settings.Stranger {
 // tryAddress reports why addr cannot be listened on. That it is in use is no mistake: the sidecar may be running
 // already.
 func tryAddress(ctx context.Context, name, addr string) error {
-	listener, err := proxy.Listen(ctx, addr)
-	switch {
-	case errors.Is(err, proxy.ErrInUse):
-		return nil
-	case err != nil:
+	if err := proxy.CheckAddr(ctx, addr); err != nil && !errors.Is(err, proxy.ErrInUse) {
 		return fmt.Errorf("%s: %w", name, err)
-	default:
-		return listener.Close()
 	}
+	return nil
 }
 
 // checkCallerToken rejects a token that no caller could send.
