@@ -216,7 +216,7 @@ func TestAllowedTypes(t *testing.T) {
 		query("GET", "client_user_id=a&type=id_token"): false, query("GET", "type=client"): false,
 		query("GET", "client_user_id=a&type=session"): false,
 		post(adminToken, asJSON, `{"type":"client"}`): false, post("/token", asForm, "type=client"): false,
-		query("DELETE", "type=client"): false,
+		query("DELETE", "type=client"): false, query("DELETE", "client_user_id=a&type=session"): false,
 	} {
 		bothPaths(t, only, func(t *testing.T, l *line) {
 			for range 2 {

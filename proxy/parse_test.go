@@ -301,16 +301,24 @@ func TestCallerToken(t *testing.T) {
 	}
 }
 
+// TestHashHeader: for each type, also where there is nothing to forget.
 func TestHashHeader(t *testing.T) {
 	w := newWorld(t, nil)
-	for _, value := range []string{"", "zz", strings.Repeat("z", 64), strings.Repeat("a", 63), strings.Repeat("a", 66)} {
-		if got := w.do(request("DELETE", "/token?client_user_id=a", "", "X-Rejected-Token-Hash",
-			value)); got.status != http.StatusBadRequest {
-			t.Errorf("%q: %d", value, got.status)
-		}
+	forget := func(kind, hash string) reply {
+		return w.do(request("DELETE", "/token?client_user_id=a&type="+kind, "", "X-Rejected-Token-Hash", hash))
 	}
-	if got := w.do(request("DELETE", "/token?client_user_id=a", "", "X-Rejected-Token-Hash",
-		strings.Repeat("aB", 32))); got.status != http.StatusNoContent {
-		t.Errorf("a good hash: %d %s", got.status, got.raw)
+	for _, kind := range []string{"access", "client", "id", "id_token", "session"} {
+		for _, value := range []string{"", "zz", strings.Repeat("z", 64), strings.Repeat("a", 63), strings.Repeat("a", 66)} {
+			if got := forget(kind, value); got.status != http.StatusBadRequest {
+				t.Errorf("%s, %q: %d", kind, value, got.status)
+			}
+		}
+		if got := forget(kind, strings.Repeat("aB", 32)); got.status != http.StatusNoContent {
+			t.Errorf("%s, a good hash: %d %s", kind, got.status, got.raw)
+		}
+		got := w.do(request("DELETE", "/token?type="+kind, ""))
+		if missing := kind != "client"; missing != (got.status == http.StatusBadRequest) {
+			t.Errorf("%s without a user: %d %s", kind, got.status, got.raw)
+		}
 	}
 }

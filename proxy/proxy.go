@@ -248,11 +248,6 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 		return err
 	}
 	began := time.Now()
-	if f.tokenType == typeSession { // never cached
-		req, _ := f.token(path)
-		_, err := h.recorded(r, req, began, vend.Token{}, nil)
-		return err
-	}
 	req, err := h.request(f, path)
 	if err == nil {
 		err = h.forget(r, req)
@@ -263,7 +258,7 @@ func (h *Handler) delete(r *http.Request, f *fields, path string) error {
 
 func (h *Handler) forget(r *http.Request, req upstream.Request) error {
 	hash, err := rejectedHash(r.Header)
-	if err != nil {
+	if err != nil || req.Type == typeSession { // which is never cached
 		return err
 	}
 	if !h.enter() {
