@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ type TransportOptions struct {
 }
 
 // A Transport is an [http.RoundTripper] for the auth service: TLS 1.2 or newer, HTTP/2 where supported, HTTPS_PROXY
-// respected, connections reused. A connection is not used for another request after one has timed out on it, or after
+// (but not HTTP_PROXY) respected, connections reused. A connection is not used for another request after one has timed out on it, or after
 // the trusted certificates have changed; requests in progress on it continue.
 //
 // net/http cannot retire a single HTTP/2 connection, so the whole pool is replaced. That costs the next request a
@@ -75,7 +76,7 @@ func NewTransport(opts TransportOptions) *Transport {
 
 func (t *Transport) newPool() *http.Transport {
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  proxyFor,
 		DialContext:            t.dial,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots},
 		TLSHandshakeTimeout:    dialTimeout,
@@ -86,6 +87,15 @@ func (t *Transport) newPool() *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
+}
+
+// proxyFor returns the proxy for r. Plain http goes to loopback only, and never through a proxy, which would read the
+// client secret; ProxyFromEnvironment does not take every spelling of loopback for it.
+func proxyFor(r *http.Request) (*url.URL, error) {
+	if r.URL.Scheme == "http" {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(r)
 }
 
 // SetRoots replaces the certificates to trust; nil means the system's.
