@@ -145,7 +145,11 @@ func TestFailuresWithoutABody(t *testing.T) {
 					if status == http.StatusTooManyRequests {
 						want = RateLimited
 					}
+					began := time.Now()
 					e := ask(t, s.client(nil), named("u"))
+					if took := time.Since(began); took > failureBodyLimit {
+						t.Errorf("judged after %v", took)
+					}
 					if e == nil || e.Kind != want || e.Status != status || e.RetryAfter != 700*time.Second {
 						t.Errorf("%+v", e)
 					}

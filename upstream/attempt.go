@@ -67,6 +67,9 @@ func (c *Client) send(ctx context.Context, req Request, used secret.Text) (*Answ
 // Whatever was under way then timed out at once, which says nothing about the auth service.
 const oversleep = time.Second
 
+// failureBodyLimit is how long the body of a failure is waited for. Everybody else goes on asking until it is judged.
+const failureBodyLimit = 500 * time.Millisecond
+
 func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*Answer, error) {
 	body, err := json.Marshal(wire{
 		ClientID: c.opts.ClientID, ClientSecret: used.Reveal(), UserID: req.UserID.Reveal(),
@@ -75,6 +78,8 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, cause: causeOurRequest, detail: "the request cannot be built", final: true}
 	}
+	ctx, abandon := context.WithCancel(ctx)
+	defer abandon()
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, c.opts.URL+req.Path, bytes.NewReader(body))
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, cause: causeOurRequest, detail: "the request cannot be built", final: true}
@@ -89,6 +94,9 @@ func (c *Client) exchange(ctx context.Context, req Request, used secret.Text) (*
 		return nil, transportError(ctx, err)
 	}
 	defer func() { _ = res.Body.Close() }()
+	if failsByStatus(res.StatusCode) { // of its body, only the request id is of use
+		defer time.AfterFunc(failureBodyLimit, abandon).Stop()
+	}
 	var content []byte
 	if hasMeaning(res.StatusCode) {
 		content, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1))
