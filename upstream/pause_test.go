@@ -96,7 +96,8 @@ func TestPausesWhileTheGateComesAndGoes(t *testing.T) {
 					who.over = true
 				}
 				if problem != "" {
-					problems = append(problems, fmt.Sprintf("event %d, %v, gate lost: %v: %s: %v", n, event, gate.broken, problem, errs))
+					problems = append(problems,
+						fmt.Sprintf("event %d, %v, gate lost: %v: %s: %v", n, event, gate.broken, problem, errs))
 					break
 				}
 			}

@@ -133,19 +133,18 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 		content = append(content, iotest.ErrReader(m.rest))
 	}
 	if m.hangs {
-		content = append(content, hanging{r.Context()})
+		content = append(content, readerFunc(func([]byte) (int, error) {
+			<-r.Context().Done()
+			return 0, r.Context().Err()
+		}))
 	}
 	body := io.NopCloser(io.MultiReader(content...))
 	return &http.Response{StatusCode: m.status, Header: header, Body: body, Request: r}, nil
 }
 
-// hanging is a body of which nothing comes before its request ends.
-type hanging struct{ request context.Context }
+type readerFunc func([]byte) (int, error)
 
-func (h hanging) Read([]byte) (int, error) {
-	<-h.request.Done()
-	return 0, h.request.Err()
-}
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func (s *service) client(change func(*Options)) *Client {
 	opts := Options{

@@ -10,14 +10,16 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// The sum of these bounds how long a silent connection stays unnoticed: by an HTTP/2 ping (RFC 9113, section 6.7) or,
-// while it is idle, by TCP keep-alive probes. During an attempt UPSTREAM_TIMEOUT applies too, if it is shorter.
+// A silent connection is noticed after pingAfter and pingTimeout together: by an HTTP/2 ping (RFC 9113, section 6.7),
+// by TCP keep-alive probes while it is idle, and by data that is not acknowledged. During an attempt UPSTREAM_TIMEOUT
+// applies too, if it is shorter; with HTTP/1.1 it is all that notices a server whose kernel still acknowledges.
 const (
 	pingAfter   = 4 * time.Second // without a frame
 	pingTimeout = 4 * time.Second // for the reply to a ping
@@ -35,8 +37,8 @@ type TransportOptions struct {
 }
 
 // A Transport is an [http.RoundTripper] for the auth service: TLS 1.2 or newer, HTTP/2 where supported, HTTPS_PROXY
-// (but not HTTP_PROXY) respected, connections reused. A connection is not used for another request after one has timed out on it, or after
-// the trusted certificates have changed; requests in progress on it continue.
+// (but not HTTP_PROXY) respected, connections reused. A connection is not used for another request after one has timed
+// out on it, or after the trusted certificates have changed; requests in progress on it continue.
 //
 // net/http cannot retire a single HTTP/2 connection, so the whole pool is replaced. That costs the next request a
 // handshake.
@@ -59,10 +61,7 @@ const (
 func NewTransport(opts TransportOptions) *Transport {
 	t := &Transport{dial: opts.Dial, roots: opts.Roots}
 	if t.dial == nil {
-		t.dial = (&net.Dialer{
-			Timeout:         dialTimeout,
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: pingAfter, Interval: pingTimeout / 4, Count: 4},
-		}).DialContext
+		t.dial = dialer(pingAfter + pingTimeout).DialContext
 	}
 	t.replaced = promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "token_sidecar_upstream_connections_replaced_total",
@@ -72,6 +71,17 @@ func NewTransport(opts TransportOptions) *Transport {
 	t.replaced.WithLabelValues(replacedRoots)
 	t.pool = t.newPool()
 	return t
+}
+
+// dialer connects with TCP that gives a connection up when its data is not acknowledged within that limit.
+func dialer(unacknowledged time.Duration) *net.Dialer {
+	return &net.Dialer{
+		Timeout:         dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: pingAfter, Interval: pingTimeout / 4, Count: 4},
+		Control: func(_, _ string, conn syscall.RawConn) error {
+			return endUnacknowledged(conn, unacknowledged)
+		},
+	}
 }
 
 func (t *Transport) newPool() *http.Transport {

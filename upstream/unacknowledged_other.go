@@ -1,0 +1,11 @@
+//go:build !linux
+
+package upstream
+
+import (
+	"syscall"
+	"time"
+)
+
+// endUnacknowledged does nothing: only Linux has the option.
+func endUnacknowledged(syscall.RawConn, time.Duration) error { return nil }
