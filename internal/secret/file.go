@@ -127,12 +127,17 @@ func (f *File) set(content string) {
 	f.value.Store(&text)
 }
 
+var (
+	errMissing = errors.New("the file is not there; mount it, or correct the path")
+	errEmpty   = errors.New("the file is empty; write the value into it")
+)
+
 // unreadable says why the file cannot be read, and what to do. It omits the path, which could be the secret itself, set
 // as the file's name by mistake.
 func unreadable(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("the file is not there; mount it, or correct the path")
+		return errMissing
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("the file may not be read; let user %d read it", os.Getuid())
 	case errors.Is(err, syscall.EISDIR):
@@ -160,7 +165,7 @@ func (f *File) read() (string, error) {
 	}
 	content := Trim(string(raw))
 	if content == "" {
-		return "", errors.New("the file is empty; write the value into it")
+		return "", errEmpty
 	}
 	if f.accept != nil {
 		if err := f.accept(content); err != nil {
