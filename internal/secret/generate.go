@@ -14,7 +14,7 @@ import (
 // other file stays as it is, so that a restarted process does not lock out those who have read it; the error says why
 // it cannot be read.
 func Generate(setting, path string) error {
-	_, err := (&File{path: path}).read()
+	_, _, err := (&File{path: path}).read()
 	if isVacant(err) {
 		err = writeWhole(path, rand.Text())
 	}
@@ -26,7 +26,7 @@ func Generate(setting, path string) error {
 
 // Vacant reports whether there is no file at path, or an empty one.
 func Vacant(path string) bool {
-	_, err := (&File{path: path}).read()
+	_, _, err := (&File{path: path}).read()
 	return isVacant(err)
 }
 
