@@ -34,8 +34,6 @@ func (c *Client) attempt(ctx context.Context, k *call) (*Answer, error) {
 	if !doubtsSecret(err) {
 		return answer, err
 	}
-	// Reload twice, because new content takes effect only when it has been read twice.
-	c.opts.Secret.Reload()
 	c.opts.Secret.Reload()
 	if current := c.opts.Secret.Text(); !secret.Equal(k.used, current.Reveal()) {
 		k.used = current

@@ -90,9 +90,11 @@ func hashOf(text string) string {
 
 // NewServer returns a server for h.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	conns := &limiter{}
 	return &http.Server{
-		Handler: guard(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader, ConnState: (&limiter{}).follow,
+		Handler: paced(guard(h)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,
+		ConnContext: conns.admit, ConnState: conns.follow,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

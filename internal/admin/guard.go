@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
@@ -9,7 +10,7 @@ import (
 	"sync"
 )
 
-// maxConns bounds the open connections, so that the admin port cannot take noticeable resources from callers.
+// maxConns bounds the open connections, so that the admin port cannot take noticeable memory from callers.
 const maxConns = 64
 
 // maxHeader bounds the head of a request to 8 KiB, including the 4 KiB that net/http adds.
@@ -40,34 +41,67 @@ func isAddress(host string) bool {
 	return err == nil || strings.EqualFold(name, "localhost")
 }
 
-// A limiter closes the connection that has been inactive for the longest when there are more than maxConns. If the new
-// connection had to wait instead, a flood would keep probes out, and the pod would be restarted.
+// A limiter closes a connection when there are more than maxConns: of the address with the most connections, the one
+// that has been inactive for the longest. If the new connection had to wait instead, a flood would keep probes out, and
+// the pod would be restarted.
 type limiter struct {
 	mu sync.Mutex
-	// conns are the open connections, the most recently active one last.
-	conns []net.Conn
+	// peers are the open connections, the most recently active one last.
+	peers []peer
+}
+
+// A peer is the other end of an open connection.
+type peer struct {
+	conn net.Conn
+	host string
+	// leave ends the contexts of its requests. They would not notice that conn is closed if another request has been
+	// sent already.
+	leave context.CancelFunc
+}
+
+// admit is the server's [http.Server.ConnContext].
+func (l *limiter) admit(ctx context.Context, conn net.Conn) context.Context {
+	ctx, leave := context.WithCancel(ctx)
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil { // a Unix socket
+		host = ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.peers = append(l.peers, peer{conn, host, leave})
+	if len(l.peers) > maxConns {
+		i := l.excess()
+		l.peers[i].leave()
+		_ = l.peers[i].conn.Close()
+		l.peers = slices.Delete(l.peers, i, i+1)
+	}
+	return ctx
+}
+
+// excess returns the index of the connection to close.
+func (l *limiter) excess() (index int) {
+	count := make(map[string]int)
+	most := 0
+	for _, p := range l.peers {
+		count[p.host]++
+		most = max(most, count[p.host])
+	}
+	return slices.IndexFunc(l.peers, func(p peer) bool { return count[p.host] == most })
 }
 
 // follow is the server's [http.Server.ConnState].
 func (l *limiter) follow(conn net.Conn, state http.ConnState) {
-	if oldest := l.move(conn, state); oldest != nil {
-		_ = oldest.Close()
-	}
-}
-
-// move puts conn last, and returns the connection to close.
-func (l *limiter) move(conn net.Conn, state http.ConnState) (oldest net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if i := slices.Index(l.conns, conn); i >= 0 {
-		l.conns = slices.Delete(l.conns, i, i+1)
+	i := slices.IndexFunc(l.peers, func(p peer) bool { return p.conn == conn })
+	if i < 0 {
+		return // it has been closed
 	}
+	p := l.peers[i]
+	l.peers = slices.Delete(l.peers, i, i+1)
 	if state == http.StateClosed || state == http.StateHijacked {
-		return nil
+		p.leave()
+		return
 	}
-	if l.conns = append(l.conns, conn); len(l.conns) > maxConns {
-		oldest = l.conns[0]
-		l.conns = l.conns[1:]
-	}
-	return oldest
+	l.peers = append(l.peers, p)
 }

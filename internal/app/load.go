@@ -12,6 +12,7 @@ import (
 
 	"token-sidecar/cache"
 	"token-sidecar/internal/audit"
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/settings"
 	"token-sidecar/internal/tracing"
 	"token-sidecar/proxy"
@@ -22,7 +23,7 @@ import (
 func Load(ctx context.Context, environ []string) (settings.Settings, error) {
 	s, err := settings.Load(environ)
 	there := s
-	if s.GenerateCallerToken && s.CallerTokenFile != "" {
+	if s.GenerateCallerToken && s.CallerTokenFile != "" && secret.Vacant(s.CallerTokenFile) {
 		there.CallerTokenFile = "" // serve writes this file itself
 		if folder, statErr := os.Stat(filepath.Dir(s.CallerTokenFile)); statErr != nil || !folder.IsDir() {
 			err = settings.Add(err, errors.New("CALLER_TOKEN_FILE: names a file in no folder; mount a volume there"))

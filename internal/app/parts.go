@@ -74,7 +74,7 @@ func (f files) all() (open []*secret.File) {
 }
 
 // reloadAt reads all files, and calls also, on each signal, until ctx ends. The files are also polled, but then new
-// content takes effect only after two equal reads; whoever sends a signal has finished writing.
+// content takes effect only once it has been there for a while; whoever sends a signal has finished writing.
 func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, also func(), log *slog.Logger) {
 	for {
 		select {

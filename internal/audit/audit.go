@@ -3,7 +3,8 @@
 // It promises: [Trail.Record] returns nil only once the operating system has the line, so that an answer sent after it
 // is never without a line, even if the process is killed; it returns within its caller's deadline; a line contains
 // keyed hashes of user ids and tokens, never the ids and tokens themselves. While lines cannot be written,
-// [Trail.Check] says so; the first line after such a gap says when it began and how many answers were withheld.
+// [Trail.Check] says so; the first line after such a gap says when it began and how many answers were withheld. Those
+// withheld while that line was being written are told by the next one, at once: none is told twice, or not at all.
 package audit
 
 import (
@@ -77,7 +78,8 @@ type batch struct {
 
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
-// A lapse is a time during which answers were withheld, because their lines could not be written.
+// A lapse is a time during which answers were withheld, because their lines could not be written. Its since is zero if
+// there was none.
 type lapse struct {
 	since    time.Time
 	withheld int
@@ -143,7 +145,12 @@ func (t *Trail) Check() error {
 	if t.state.Since.IsZero() {
 		return nil
 	}
-	t.lapse.withheld++
+	return t.refuse(1)
+}
+
+// refuse returns [ErrUnavailable], and counts the answers that are withheld because of it. t.mu is held.
+func (t *Trail) refuse(answers int) error {
+	t.lapse = t.lapse.and(lapse{t.opts.Wall(), answers})
 	return ErrUnavailable
 }
 
@@ -154,9 +161,9 @@ func (t *Trail) Record(ctx context.Context, e Event) error {
 	t.mu.Lock()
 	b := t.next
 	if len(b.lines)+len(line) > t.most {
-		t.fail(errFull, 1)
-		t.mu.Unlock()
-		return ErrUnavailable
+		defer t.mu.Unlock()
+		t.fail(errFull)
+		return t.refuse(1)
 	}
 	b.lines = append(b.lines, line...)
 	b.count++
@@ -168,11 +175,16 @@ func (t *Trail) Record(ctx context.Context, e Event) error {
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	select {
+	case <-b.done: // just now, and flush has counted this answer if it failed
+		return b.err
+	default:
+	}
 	b.count--
-	t.fail(errSlow, 1)
-	t.mu.Unlock()
+	t.fail(errSlow)
 	notify(t.wake)
-	return ErrUnavailable
+	return t.refuse(1)
 }
 
 var (
@@ -180,12 +192,11 @@ var (
 	errSlow = errors.New("writing takes too long")
 )
 
-// fail notes that answers are withheld. t.mu is held.
-func (t *Trail) fail(err error, withheld int) {
-	now, cause := t.opts.Wall(), causeOf(err)
-	t.lapse = t.lapse.and(lapse{now, withheld})
+// fail notes that lines cannot be written. t.mu is held.
+func (t *Trail) fail(err error) {
+	cause := causeOf(err)
 	if t.state.Since.IsZero() {
-		t.state = State{Since: now, First: cause}
+		t.state = State{Since: t.opts.Wall(), First: cause}
 	}
 	t.state.Cause = cause
 }
@@ -248,13 +259,16 @@ func (t *Trail) flush() {
 	defer t.mu.Unlock()
 	defer close(b.done)
 	if err != nil {
-		b.err = ErrUnavailable
 		t.lapse = over.and(t.lapse)
-		t.fail(err, b.count)
+		t.fail(err)
+		b.err = t.refuse(b.count)
 		return
 	}
 	t.lines.Add(float64(bytes.Count(lines, []byte{'\n'})))
 	t.state = State{}
+	if !t.lapse.since.IsZero() { // it began during the write
+		notify(t.wake)
+	}
 }
 
 func notify(c chan struct{}) {

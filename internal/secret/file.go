@@ -23,9 +23,14 @@ const maxFileSize = 1 << 20
 // above the file, which inotify on the file does not report; and reading a few bytes costs nothing.
 const pollInterval = time.Second
 
+// settle is for how long new content must have been there before it takes effect. Whoever writes a file in pieces does
+// not pause for that long.
+const settle = 100 * time.Millisecond
+
 // A File is a secret in a file that may be replaced while the program runs. Its value is the content, trimmed as by
-// [Trim]. New content takes effect once two reads in a row have found it, so that a half-written file has no effect. If
-// the file becomes empty, unreadable or unacceptable, the old value stays; that is logged once for each such state.
+// [Trim]. New content takes effect once it has been there for a tenth of a second, so that a half-written file has no
+// effect. If the file becomes empty, unreadable or unacceptable, the old value stays; that is logged once for each such
+// state.
 //
 // The zero File is not usable; see [Open] and [Fixed]. Methods may be called concurrently.
 type File struct {
@@ -35,8 +40,10 @@ type File struct {
 	log     *slog.Logger
 	value   atomic.Pointer[Text]
 
-	mu       sync.Mutex // guards the following and orders reloads
-	seen     Text       // content of the last read, for detecting a file that is being written
+	mu       sync.Mutex  // guards the following and orders reloads
+	seen     Text        // content of the last read, empty if that failed
+	seenAt   time.Time   // when it was read first
+	last     fs.FileInfo // of the last file that could be read
 	complain string
 	changed  []func()
 }
@@ -52,11 +59,12 @@ func Fixed(content string) *File {
 // content. Errors name the setting and the remedy.
 func Open(setting, path string, accept func(string) error, log *slog.Logger) (*File, error) {
 	f := &File{path: path, setting: setting, accept: accept, log: log}
-	content, err := f.read()
+	content, info, err := f.read()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
 	f.set(content)
+	f.last = info
 	return f, nil
 }
 
@@ -87,39 +95,58 @@ func (f *File) Watch(ctx context.Context) {
 	}
 }
 
-// Reload reads the file. New content takes effect with the second of two equal reads.
-func (f *File) Reload() { _ = f.reload(false) }
+// Reload reads the file. If there is new content that may be incomplete, it waits and reads once more; it takes little
+// more than a tenth of a second.
+func (f *File) Reload() {
+	if settled, _ := f.reload(false); !settled {
+		time.Sleep(settle) // without the lock: all who call it wait together
+		_, _ = f.reload(false)
+	}
+}
 
-// ReadNow is Reload for a file that is known to be complete: one read is enough. The error says why it cannot be used.
-func (f *File) ReadNow() error { return f.reload(true) }
+// ReadNow is Reload for a file that is known to be complete: it does not wait. The error says why it cannot be used.
+func (f *File) ReadNow() error {
+	_, err := f.reload(true)
+	return err
+}
 
-func (f *File) reload(complete bool) error {
+// reload reads the file once. settled is false if its content may be incomplete; it has no effect then.
+func (f *File) reload(complete bool) (settled bool, err error) {
 	if f.path == "" {
-		return nil
+		return true, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	content, err := f.read()
+	now := time.Now()
+	content, info, err := f.read()
 	if err != nil {
+		f.seen = Text{}
 		if f.complain != err.Error() {
 			f.complain = err.Error()
 			f.log.Warn("secret file cannot be used, the old value stays in force; write a complete file",
 				slog.String("setting", f.setting), slog.Any("error", err))
 		}
-		return err
+		return true, err
 	}
 	f.complain = ""
-	settled := complete || Equal(f.seen, content)
-	f.seen = Hide(content)
-	if !settled || Equal(f.Text(), content) {
-		return nil
+	if !Equal(f.seen, content) {
+		f.seen, f.seenAt = Hide(content), time.Now()
+	}
+	// Another file in the place of the last one, which nobody has written to of late, was moved there complete.
+	moved := !os.SameFile(f.last, info) && now.Sub(info.ModTime()) >= settle
+	f.last = info
+	switch {
+	case Equal(f.Text(), content):
+		return true, nil
+	case !complete && !moved && now.Sub(f.seenAt) < settle:
+		return false, nil
 	}
 	f.set(content)
 	f.log.Info("secret file changed, the new value is in force", slog.String("setting", f.setting))
 	for _, fn := range f.changed {
 		fn()
 	}
-	return nil
+	return true, nil
 }
 
 func (f *File) set(content string) {
@@ -127,12 +154,17 @@ func (f *File) set(content string) {
 	f.value.Store(&text)
 }
 
+var (
+	errMissing = errors.New("the file is not there; mount it, or correct the path")
+	errEmpty   = errors.New("the file is empty; write the value into it")
+)
+
 // unreadable says why the file cannot be read, and what to do. It omits the path, which could be the secret itself, set
 // as the file's name by mistake.
 func unreadable(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("the file is not there; mount it, or correct the path")
+		return errMissing
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("the file may not be read; let user %d read it", os.Getuid())
 	case errors.Is(err, syscall.EISDIR):
@@ -142,30 +174,34 @@ func unreadable(err error) error {
 	}
 }
 
-func (f *File) read() (string, error) {
+// read returns the content, trimmed and accepted, and the file's state afterwards.
+func (f *File) read() (content string, info fs.FileInfo, err error) {
 	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would be waited for
 	if err != nil {
-		return "", unreadable(err)
+		return "", nil, unreadable(err)
 	}
 	defer func() { _ = file.Close() }()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() && !info.IsDir() {
-		return "", errors.New("it is a pipe or a device, which does not keep its content; write the value into a file")
+	if info, err = file.Stat(); err != nil || !info.Mode().IsRegular() && !info.IsDir() {
+		return "", nil, errors.New("it is a pipe or a device, which does not keep its content; write the value into a file")
 	}
 	raw, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
 	if err != nil {
-		return "", unreadable(err)
+		return "", nil, unreadable(err)
 	}
 	if len(raw) > maxFileSize {
-		return "", errors.New("the file is larger than 1 MiB; name the right one")
+		return "", nil, errors.New("the file is larger than 1 MiB; name the right one")
 	}
-	content := Trim(string(raw))
+	content = Trim(string(raw))
 	if content == "" {
-		return "", errors.New("the file is empty; write the value into it")
+		return "", nil, errEmpty
 	}
 	if f.accept != nil {
 		if err := f.accept(content); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
-	return content, nil
+	if info, err = file.Stat(); err != nil { // again, to learn of a write meanwhile
+		return "", nil, unreadable(err)
+	}
+	return content, info, nil
 }

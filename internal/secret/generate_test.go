@@ -3,6 +3,7 @@ package secret
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -46,5 +47,32 @@ func TestGenerate(t *testing.T) {
 	}
 	if files, _ := os.ReadDir(dir); len(files) != 2 {
 		t.Errorf("left behind: %v", files)
+	}
+}
+
+// TestGenerateKeepsWhatItCannotRead: a token that others may have read is not replaced because of a fault in reading it.
+func TestGenerateKeepsWhatItCannotRead(t *testing.T) {
+	dir := t.TempDir()
+	loop := filepath.Join(dir, "loop")
+	if err := os.Symlink(loop, loop); err != nil { // stands for a fault of the volume
+		t.Fatal(err)
+	}
+	large := filepath.Join(dir, "large")
+	if err := os.WriteFile(large, make([]byte, maxFileSize+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{loop, large, dir, large + "/token"} {
+		before, _ := os.Lstat(path)
+		err := Generate("TOKEN", path)
+		if err == nil || !strings.HasPrefix(err.Error(), "TOKEN: ") || !strings.Contains(err.Error(), "; ") ||
+			strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if after, _ := os.Lstat(path); before != nil && !os.SameFile(before, after) {
+			t.Errorf("%s was replaced", path)
+		}
+		if Vacant(path) {
+			t.Errorf("%s may be written", path)
+		}
 	}
 }

@@ -2,15 +2,15 @@ package tracing
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"token-sidecar/internal/health"
 )
 
 // An exporter exports what clean leaves of each span. It logs when that begins to fail and when it works again.
@@ -62,14 +62,14 @@ func (e *exporter) Shutdown(ctx context.Context) error {
 	return e.SpanExporter.Shutdown(ctx)
 }
 
-// reason leaves out the URL and the collector's own words, which may repeat the API key.
+// reason repeats nothing of err: it names the URL, and quotes the collector's answer, which may repeat the API key.
+// net/http quotes a malformed answer as well.
 func (e *exporter) reason(err error) string {
-	var noAnswer *url.Error
 	switch status := e.transport.status.Load(); {
-	case errors.As(err, &noAnswer):
-		return noAnswer.Err.Error()
 	case status >= http.StatusMultipleChoices:
 		return fmt.Sprintf("status %d", status)
+	case status == 0:
+		return health.NetworkCause(err)
 	}
 	return "the collector rejected spans"
 }

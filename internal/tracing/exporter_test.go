@@ -1,16 +1,20 @@
 package tracing
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -69,6 +73,45 @@ func TestNoRedirectWithTheAPIKey(t *testing.T) {
 				t.Errorf("log: %s", log)
 			}
 		}
+	}
+}
+
+// TestNothingOfAnAnswerIsLogged: whatever the collector repeats of the API key, and wherever.
+func TestNothingOfAnAnswerIsLogged(t *testing.T) {
+	for name, c := range map[string]struct{ answer, reason string }{
+		"no HTTP":             {"X-Api-Key: s3cr3t\r\n\r\n", "connection failed"},
+		"a status of letters": {"HTTP/1.1 s3cr3t s3cr3t\r\n\r\n", "connection failed"},
+		"a broken header":     {"HTTP/1.1 400 Bad Request\r\ns3cr3t\r\n\r\n", "connection failed"},
+		"a broken redirect":   {"HTTP/1.1 307 s3cr3t\r\nLocation: :s3cr3t\r\nContent-Length: 0\r\n\r\n", "status 307"},
+		"a text":              {"HTTP/1.1 400 s3cr3t\r\nContent-Length: 6\r\n\r\ns3cr3t", "status 400"},
+		"no answer":           {"", "connection closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var serving sync.WaitGroup
+			serving.Go(func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = http.ReadRequest(bufio.NewReader(conn))
+					_, _ = io.WriteString(conn, c.answer)
+					_ = conn.Close()
+				}
+			})
+			log := sendOne(t, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+listener.Addr().String(),
+				"OTEL_EXPORTER_OTLP_HEADERS=X-Api-Key=s3cr3t")
+			_ = listener.Close()
+			serving.Wait()
+			if strings.Count(log, "traces cannot be sent") != 1 || !strings.Contains(log, c.reason) ||
+				strings.Contains(log, "s3cr3t") {
+				t.Errorf("log: %s", log)
+			}
+		})
 	}
 }
 
