@@ -23,6 +23,9 @@ KUBERNETES    := $(TOOLS)/v1.36.3
 
 PLATFORM ?= linux/amd64
 
+# A package's limit: by default it is 10 minutes, which a slow machine may need.
+PATIENCE := -timeout 40m
+
 # What tests need besides Go: a program or file, and the Debian package that has it.
 NEEDED         := redis-server:redis-server curl:curl
 NEEDED_BENCH   := nginx:nginx-light haproxy:haproxy cc:build-essential
@@ -54,16 +57,16 @@ test: ## Run all tests, after installing what they need; 15 minutes, 35 the firs
 	@echo "Each package prints a line when its tests have passed; the first take a minute or two to build."
 	@echo; echo "1/3 the program"
 	@$(MAKE) --no-print-directory needed
-	go test -race ./...
+	go test -race $(PATIENCE) ./...
 	@echo; echo "2/3 the benchmarks, briefly"
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_BENCH)"
-	cd bench && go test -race -count 1 .
+	cd bench && go test -race $(PATIENCE) -count 1 .
 	@echo; echo "3/3 page, image, clients, dashboard and charts"
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED) $(NEEDED_E2E) $(NEEDED_CLIENTS)"
-	cd test/e2e && go test -race -count 1 .
-	cd test/e2e && go test -race -count 1 ./clients
+	cd test/e2e && go test -race $(PATIENCE) -count 1 .
+	cd test/e2e && go test -race $(PATIENCE) -count 1 ./clients
 	@$(MAKE) --no-print-directory $(TOOLS)/kubectl-validate
-	cd test/e2e && PATH="$(TOOLS):$$PATH" go test -count 1 ./charts
+	cd test/e2e && PATH="$(TOOLS):$$PATH" go test $(PATIENCE) -count 1 ./charts
 
 .PHONY: needed
 needed:
@@ -123,7 +126,7 @@ sbom: $(TOOLS)/cyclonedx-gomod ## Write bin/sbom.json, the program's bill of mat
 .PHONY: test-cluster
 test-cluster: $(KUBERNETES)/kube-apiserver $(KUBERNETES)/helm ## Install the charts and run the docs' commands on a real API server; 15 minutes the first time
 	@$(MAKE) --no-print-directory needed NEEDED="$(NEEDED_CLUSTER)"
-	cd test/e2e && PATH="$(KUBERNETES):$$PATH" go test -tags cluster -count 1 ./charts
+	cd test/e2e && PATH="$(KUBERNETES):$$PATH" go test -tags cluster $(PATIENCE) -count 1 ./charts
 
 # From sources by the Go module proxy.
 $(KUBERNETES)/kube-apiserver: test/cluster/go.mod

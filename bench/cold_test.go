@@ -109,7 +109,7 @@ func TestColdFleet(t *testing.T) {
 	path := program(t)
 	fleet := make([]*testbed.Sidecar, 20)
 	for i := range fleet {
-		fleet[i], _ = startSidecar(t, []string{path}, auth, "REDIS_URL="+redis.URL())
+		fleet[i], _ = startSidecar(t, []string{path}, auth, "REDIS_URL="+redis.URL(), "REDIS_TIMEOUT=2s")
 		fleet[i].Get("warm-up", "Authorization", "Bearer "+callerToken)
 	}
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})

@@ -63,7 +63,8 @@ func (g target) atRest(t testing.TB) int64 {
 func TestStart(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	path := program(t)
-	first, _ := startSidecar(t, []string{path}, auth, "REDIS_URL="+redis.URL())
+	shared := []string{"REDIS_URL=" + redis.URL(), "REDIS_TIMEOUT=2s"}
+	first, _ := startSidecar(t, []string{path}, auth, shared...)
 	header := []string{"Authorization", "Bearer " + callerToken}
 	if r := first.Get("user", header...); r.Status != 200 {
 		t.Fatalf("%d, %v", r.Status, r.Err)
@@ -74,9 +75,10 @@ func TestStart(t *testing.T) {
 		name: "size", what: "the program, without the certificates of the image", limit: 20, atMost: true,
 		unit: " MB",
 	}
+	environ := auth.Environ(append(shared, "CALLER_TOKEN_FILE="+token)...)
 	for range 2 * *rounds {
 		began := time.Now()
-		s := testbed.LaunchBuilt(t, []string{path}, auth.Environ("CALLER_TOKEN_FILE="+token, "REDIS_URL="+redis.URL())...)
+		s := testbed.LaunchBuilt(t, []string{path}, environ...)
 		testbed.Until(t, "it answers", func() bool { return s.Get("user", header...).CacheStatus != "" })
 		start.add(float64(time.Since(began).Microseconds()) / 1000)
 		s.Kill()

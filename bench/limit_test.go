@@ -23,7 +23,8 @@ import (
 // user whose token is not cached.
 func TestMemoryLimit(t *testing.T) {
 	auth := testbed.StartAuth(t)
-	s, g := startSidecar(t, limited(t, chartLimit(t), program(t)), auth)
+	// The last caller of a round waits for many before it to be answered.
+	s, g := startSidecar(t, limited(t, chartLimit(t), program(t)), auth, "UPSTREAM_TIMEOUT=30s")
 	auth.Set(sandbox.Mood{LatencyMS: int(authTakes.Milliseconds())})
 	const callers = 4096
 	for round := range 3 {
@@ -88,10 +89,11 @@ func chartLimit(t *testing.T) int {
 // limited returns the command for running path in a control group with that many MiB.
 func limited(t *testing.T, mebi int, path string) []string {
 	t.Helper()
-	group, file := "/sys/fs/cgroup/memory/token-sidecar-test", "memory.limit_in_bytes"
+	name := fmt.Sprint("token-sidecar-test-", os.Getpid())
+	group, file := filepath.Join("/sys/fs/cgroup/memory", name), "memory.limit_in_bytes"
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &fs); err == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		group, file = "/sys/fs/cgroup/token-sidecar-test", "memory.max"
+		group, file = filepath.Join("/sys/fs/cgroup", name), "memory.max"
 	}
 	if err := os.Mkdir(group, 0o755); err != nil && !os.IsExist(err) {
 		t.Skipf("the memory of one program can be limited only with control groups, which need root rights: %v", err)

@@ -154,11 +154,11 @@ func TestLeaseOfTheDeadEnds(t *testing.T) {
 
 func TestHeartbeatKeepsALongTurn(t *testing.T) {
 	server := testbed.StartRedis(t)
-	brief := func(o *Options) { o.LockLife = 300 * time.Millisecond }
+	brief := func(o *Options) { o.LockLife = 1200 * time.Millisecond }
 	a, b := newCache(t, server.URL(), brief), newCache(t, server.URL(), brief)
 	key := NewKey("u")
 	lease := acquire(t, a, key)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if offer, err := b.Acquire(ctx, key, Want{}); offer.Lease != nil || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a second lease after several lock lives: %v, %v", offer, err)

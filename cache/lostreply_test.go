@@ -3,6 +3,7 @@ package cache
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,10 +21,9 @@ func losing(t *testing.T, server *testbed.Redis, lost *script) (*Cache, *testbed
 	if err := server.Client().ScriptLoad(t.Context(), lost.source).Err(); err != nil { // or that would be asked for first
 		t.Fatal(err)
 	}
-	done := false
+	var done atomic.Bool
 	proxy.OnStep(func(s testbed.Step) testbed.Fault {
-		if !done && strings.EqualFold(s.Args[0], "evalsha") && s.Args[1] == lost.hash {
-			done = true
+		if strings.EqualFold(s.Args[0], "evalsha") && s.Args[1] == lost.hash && done.CompareAndSwap(false, true) {
 			return testbed.ReplyLost
 		}
 		return testbed.None

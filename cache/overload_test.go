@@ -72,10 +72,11 @@ func TestWhatCostsAFetchIsTriedAgain(t *testing.T) {
 	for name, late := range map[string]*script{"acquire": acquireScript, "publish": endScript} {
 		t.Run(name, func(t *testing.T) {
 			proxy := testbed.StartRESPProxy(t, testbed.StartRedis(t).Addr)
-			c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 400 * time.Millisecond })
+			c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.LockLife = time.Minute })
+			c.shared.insistFor = time.Minute
 			const most = 2 // one step, which is sent twice
 			var lost atomic.Int32
-			silent := make(chan struct{})
+			silent, shared := make(chan struct{}), make(chan struct{})
 			proxy.OnStep(func(s testbed.Step) testbed.Fault {
 				if s.Args[0] == "EVALSHA" && s.Args[1] == late.hash && lost.Load() < most {
 					if lost.Add(1) == most {
@@ -87,10 +88,24 @@ func TestWhatCostsAFetchIsTriedAgain(t *testing.T) {
 			})
 			var others sync.WaitGroup
 			defer others.Wait()
-			others.Go(func() { // it is answered on another connection
-				<-silent
-				if _, _, err := c.LookShared(t.Context(), NewKey("another")); err != nil {
-					t.Error(err)
+			defer close(shared)
+			others.Go(func() { // they are answered on other connections
+				select {
+				case <-silent:
+				case <-shared:
+					return
+				}
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for {
+					if _, _, err := c.LookShared(t.Context(), NewKey("another")); err != nil {
+						t.Error(err)
+					}
+					select {
+					case <-tick.C:
+					case <-shared:
+						return
+					}
 				}
 			})
 			offer, err := c.Acquire(t.Context(), NewKey("late"), Want{})
@@ -111,11 +126,8 @@ func TestASilentRedisIsNotInsistedOn(t *testing.T) {
 	proxy := testbed.StartRESPProxy(t, testbed.StartRedis(t).Addr)
 	c := newCache(t, "redis://"+proxy.Addr, func(o *Options) { o.StepLimit = 200 * time.Millisecond })
 	testbed.Until(t, "it is probed at the start", func() bool {
-		return slices.ContainsFunc(proxy.Steps(), func(s testbed.Step) bool { return s.Args[0] == "EVAL" })
+		return c.shared.up.read.last.Load() > 0 && c.shared.up.write.last.Load() > 0
 	})
-	if _, _, err := c.LookShared(t.Context(), NewKey("u")); err != nil { // the probe has been answered
-		t.Fatal(err)
-	}
 	var asked atomic.Int32
 	proxy.OnStep(func(s testbed.Step) testbed.Fault {
 		if s.Args[0] == "EVALSHA" && s.Args[1] == acquireScript.hash {

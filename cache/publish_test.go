@@ -32,7 +32,9 @@ func TestPublishWithoutALock(t *testing.T) {
 				t.Fatalf("%+v, %v", offer, err)
 			}
 			lease := offer.Lease
+			a.mu.Lock()         // heartbeats read them
 			clear(lease.fences) // the reply was lost,
+			a.mu.Unlock()
 			at := a.shared.keys.names(key)[0].text
 			server.Client().Del(t.Context(), at+lockSuffix) // or Redis never got the command
 			if c.meanwhile != nil {
@@ -92,7 +94,9 @@ func TestPublishAfterTheLongestFetch(t *testing.T) {
 	lease := acquire(t, c, key)
 	stops(c)
 	name := c.shared.keys.names(key)[0].text
+	c.mu.Lock()
 	lease.fences[name] = formatFence(Fence(time.Now().Add(-time.Minute).UnixMicro())) // when it was granted
+	c.mu.Unlock()
 	server.Client().Del(t.Context(), name+lockSuffix)
 	lease.over.Store(false)
 	lease.Publish(t.Context(), newEntry("late", time.Hour))

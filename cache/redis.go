@@ -35,7 +35,7 @@ const (
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
 
-	// insistFor is how long a step may be repeated. Callers wait for it, and their fetch needs time as well.
+	// insistFor is shared.insistFor, except in tests.
 	insistFor = 700 * time.Millisecond
 )
 
@@ -59,12 +59,15 @@ type shared struct {
 	// newsCheck is how often a silent subscription is tested. Every sidecar of the fleet does this, so it happens no
 	// more often than the trust in memory requires.
 	newsCheck time.Duration
+	// insistFor is how long a step may be repeated. Callers wait for it, and their fetch needs time as well.
+	insistFor time.Duration
 }
 
 func newShared(opts Options, m *metrics) *shared {
 	s := &shared{
 		client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, sender: NewID(), fetchLimit: opts.FetchLimit,
 		newsCheck: max(time.Second, opts.Trust/4),
+		insistFor: insistFor,
 		up:        newAvailability(opts.StepLimit, opts.ProbeEvery),
 	}
 	s.up.probe = s.probe
@@ -92,7 +95,7 @@ func (s *shared) insist(ctx context.Context, build func() []*command) (commands 
 		tried := time.Now()
 		commands, err = s.pipeline.twice(ctx, build)
 		if err == nil || ctx.Err() != nil || causeOf(err) != noAnswer ||
-			!s.up.answeredSince(tried) || time.Since(began) >= insistFor {
+			!s.up.answeredSince(tried) || time.Since(began) >= s.insistFor {
 			return commands, err
 		}
 	}

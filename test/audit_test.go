@@ -206,7 +206,7 @@ func TestAuditLog(t *testing.T) {
 		for _, w := range ways() {
 			t.Run(fmt.Sprint(w.name, ", FAST_PATH=", fastPath), func(t *testing.T) {
 				auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-				environ := auth.Environ("REDIS_URL="+redis.URL(), "FAST_PATH="+fastPath, "UPSTREAM_TIMEOUT=300ms",
+				environ := auth.Environ("REDIS_URL="+redis.URL(), "FAST_PATH="+fastPath, "UPSTREAM_TIMEOUT=1s", "REDIS_TIMEOUT=2s",
 					"UPSTREAM_MAX_ATTEMPTS=1", "BREAKER_FAILURES=1000", "BREAKER_OPEN_FOR=50ms", "NEGATIVE_TTL=50ms",
 					"ALLOWED_TYPES=access,client,session,id_token")
 				a, b := startAudited(t, environ...), startAudited(t, environ...)
@@ -256,7 +256,7 @@ func auditVended(t *testing.T, w way, auth *testbed.Auth, a, b *audited) {
 	a.expect("client", auditLine{Path: "/v1/admin/token", Type: "client", Status: 200, Outcome: "fetched"}, "")
 
 	const together = "policy-4711-bob"
-	auth.Set(sandbox.Mood{LatencyMS: 200})
+	auth.Set(sandbox.Mood{LatencyMS: 300})
 	var both sync.WaitGroup
 	clone := *a // the request is recorded twice
 	clone.hidden = map[string]string{}

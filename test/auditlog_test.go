@@ -55,7 +55,9 @@ func TestAuditLogUnavailable(t *testing.T) {
 					t.Errorf("no %s", want)
 				}
 			}
-			if n := strings.Count(s.Log(), `"cause":"no space left on device"`); n != 1 {
+			told := func() int { return strings.Count(s.Log(), `"cause":"no space left on device"`) }
+			testbed.Until(t, "the log tells it", func() bool { return told() > 0 })
+			if n := told(); n != 1 {
 				t.Errorf("the log tells it %d times:\n%s", n, s.Log())
 			}
 			if err := os.Remove(path); err != nil {

@@ -84,7 +84,8 @@ type victim struct {
 	signal   syscall.Signal
 	step     int
 	hit      chan struct{}
-	done     chan string // what came of what it was asked
+	watching sync.WaitGroup // for the moment of the signal
+	done     chan string    // what came of what it was asked
 }
 
 // asked asks the victim for a token.
@@ -102,7 +103,7 @@ func (v *victim) does(what func() string) {
 	finished := make(chan struct{})
 	if v.step == fetching {
 		before := v.auth.CallsOf(v.user)
-		go func() {
+		v.watching.Go(func() {
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()
 			for v.auth.CallsOf(v.user) == before {
@@ -114,7 +115,7 @@ func (v *victim) does(what func() string) {
 			}
 			v.sidecar.Signal(v.signal)
 			close(v.hit)
-		}()
+		})
 	}
 	go func() {
 		defer close(finished)
@@ -134,6 +135,7 @@ func (v *victim) met() {
 // goOn wakes the victim and returns what came of what it was asked.
 func (v *victim) goOn() string {
 	v.proxy.OnStep(nil)
+	v.watching.Wait() // it must not be stopped after it was woken
 	v.sidecar.Signal(syscall.SIGCONT)
 	return <-v.done
 }
@@ -192,7 +194,7 @@ func (v *victim) agree(forgotten []string) (calls int) {
 func TestAProcessStopsAtEveryStep(t *testing.T) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
 	auth.Set(sandbox.Mood{LatencyMS: 100})
-	environ := auth.Environ("REDIS_TIMEOUT=2s", "MEMORY_CACHE_TTL="+memoryTTL.String(), "UPSTREAM_TIMEOUT=2s",
+	environ := auth.Environ("REDIS_TIMEOUT=2s", "MEMORY_CACHE_TTL="+memoryTTL.String(), "UPSTREAM_TIMEOUT=4s",
 		"UPSTREAM_MAX_ATTEMPTS=3")
 	direct := append(environ, "REDIS_URL="+redis.URL())
 	survivor, witness := testbed.StartSidecar(t, direct...), testbed.StartSidecar(t, direct...)

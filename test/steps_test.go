@@ -175,7 +175,7 @@ func (p *pair) settled() {
 
 // TestEveryStepFailsOnce runs each scenario once for each of its steps and each breakage of one.
 func TestEveryStepFailsOnce(t *testing.T) {
-	const atOnce = 32
+	const atOnce = 24
 	servers := make(chan *testbed.Redis, atOnce)
 	for range atOnce {
 		servers <- testbed.StartRedis(t)

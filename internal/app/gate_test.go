@@ -34,9 +34,11 @@ func TestFleetGate(t *testing.T) {
 				gate.(fleetGate).redis.Skew = func() time.Duration { return time.Duration(passed.Load()) }
 				return gate
 			}
+			start := time.Now()
 			c.Run(t, gatetest.World{
 				One: sidecar(), Other: sidecar(), Unit: time.Second,
 				Advance: func(d time.Duration) { passed.Add(int64(d)) },
+				Elapsed: func() time.Duration { return time.Since(start) },
 			})
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -194,10 +195,12 @@ type link struct {
 	end            context.CancelFunc // closes both connections
 	out            chan chunk
 
+	swallowed atomic.Bool // whether the client did not get something
+
 	// Only deliver uses these.
-	swallowed, gone bool
-	cut             *int
-	passed          int // bytes, since cut was set
+	gone   bool
+	cut    *int
+	passed int // bytes, since cut was set
 
 	// Only a link that parses RESP uses these.
 	mu         sync.Mutex
@@ -289,7 +292,7 @@ func (l *link) deliver() {
 	defer l.end()
 	for {
 		f, changed := l.proxy.now()
-		if l.swallowed && !f.blackHole {
+		if l.swallowed.Load() && !f.blackHole {
 			return // a stream with missing data cannot continue
 		}
 		select {
@@ -338,7 +341,7 @@ func (l *link) pass(c chunk, f faults) bool {
 	case c.end:
 		return false
 	case f.blackHole:
-		l.swallowed = true
+		l.swallowed.Store(true)
 		return true
 	case f.cut != nil:
 		data = data[:min(len(data), *f.cut-l.passed)]

@@ -35,6 +35,7 @@ func TestWhatIsWrongWithAConnection(t *testing.T) {
 		}},
 		{"black hole", (*Proxy).BlackHole, func(t *testing.T, p *Proxy, c *net.TCPConn) {
 			write(t, c, "hello")
+			Until(t, "the answer is lost", func() bool { return p.swallowedFor(c) })
 			silent(t, c)
 			p.Heal()
 			ended(t, c, io.EOF)
@@ -72,6 +73,18 @@ func TestWhatIsWrongWithAConnection(t *testing.T) {
 			echoed(t, dial(t, p.Addr), "after")
 		})
 	}
+}
+
+// swallowedFor reports whether something that was for client is lost.
+func (p *Proxy) swallowedFor(client *net.TCPConn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		if l.client.RemoteAddr().String() == client.LocalAddr().String() {
+			return l.swallowed.Load()
+		}
+	}
+	return false
 }
 
 func TestDownEndsAndRefusesConnections(t *testing.T) {

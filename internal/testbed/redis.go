@@ -175,7 +175,7 @@ func startedClient(t testing.TB, addr string, overTLS bool) *redis.Client {
 // Eventually calls try until it succeeds; the test fails if that takes very long.
 func Eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -243,6 +243,7 @@ type Reply struct {
 	CacheStatus string
 	Body        string
 	Header      http.Header
+	Closes      bool // whether it said that its connection closes
 	Took        time.Duration
 }
 
@@ -272,7 +273,7 @@ func (s *Sidecar) Do(method, query string, header ...string) Reply {
 	body, err := io.ReadAll(res.Body)
 	r := Reply{
 		Status: res.StatusCode, Err: err, Body: string(body), Took: time.Since(began), Header: res.Header,
-		CacheStatus: res.Header.Get("Cache-Status"),
+		Closes: res.Close, CacheStatus: res.Header.Get("Cache-Status"),
 	}
 	var fields struct {
 		Token string `json:"access_token"`

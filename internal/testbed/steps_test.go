@@ -41,8 +41,12 @@ func TestEachFault(t *testing.T) {
 		for _, protocol := range []int{2, 3} {
 			t.Run(fmt.Sprint(tc.fault, " RESP ", protocol), func(t *testing.T) {
 				direct.FlushAll(t.Context())
-				p := StartRESPProxy(t, server.Addr)
+				p := StartRESPProxy(t, server.Addr, func(p *Proxy) { p.Late = time.Minute })
 				client := clientOf(t, p, protocol)
+				asks := client
+				if tc.fault == ReplyLost || tc.fault == ReplyLate {
+					asks = client.WithTimeout(200 * time.Millisecond)
+				}
 				p.OnStep(func(s Step) Fault {
 					if s.N == 1 {
 						return tc.fault
@@ -52,7 +56,7 @@ func TestEachFault(t *testing.T) {
 				if err := client.Set(t.Context(), "n", 0, 0).Err(); err != nil {
 					t.Fatal(err)
 				}
-				n, err := client.Incr(t.Context(), "n").Result()
+				n, err := asks.Incr(t.Context(), "n").Result()
 				switch {
 				case tc.fault == ResetBefore || tc.fault == ResetAfter: // the library reads on after ECONNRESET, and sees EOF
 					if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
@@ -159,7 +163,7 @@ func TestWhatIsNoStepPasses(t *testing.T) {
 	p := StartRESPProxy(t, server.Addr)
 	for _, protocol := range []int{2, 3} {
 		t.Run(fmt.Sprint("RESP ", protocol), func(t *testing.T) {
-			client := clientOf(t, p, protocol).WithTimeout(10 * time.Second) // a megabyte on a busy machine
+			client := clientOf(t, p, protocol)
 			sub := client.Subscribe(t.Context(), "a", "b")
 			defer sub.Close()
 			heard := sub.Channel()
@@ -312,7 +316,10 @@ func TestAFrozenStepIsCarriedOutAfterwards(t *testing.T) {
 	})
 	conn := dial(t, p.Addr)
 	write(t, conn, "PING\r\nINCR n\r\nINCR n\r\nINCR n\r\n")
-	Until(t, "frozen", func() bool { return len(p.Steps()) == 2 })
+	Until(t, "frozen", func() bool {
+		f, _ := p.now()
+		return f.frozen
+	})
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 	other := dial(t, p.Addr)
@@ -371,10 +378,11 @@ func TestTheFaultsOfAPlainProxy(t *testing.T) {
 	}
 }
 
-// clientOf returns a client that does not retry, and has one connection.
+// clientOf returns a client that does not retry, and has one connection. It has the patience for a megabyte on a busy
+// machine.
 func clientOf(t *testing.T, p *Proxy, protocol int) *redis.Client {
 	client := redis.NewClient(&redis.Options{
-		Addr: p.Addr, Protocol: protocol, MaxRetries: -1, ReadTimeout: 200 * time.Millisecond, PoolSize: 1,
+		Addr: p.Addr, Protocol: protocol, MaxRetries: -1, ReadTimeout: 20 * time.Second, PoolSize: 1,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	t.Cleanup(func() { _ = client.Close() })

@@ -342,6 +342,7 @@ func TestAnAnswerThatDoesNotFit(t *testing.T) {
 			h := serveOn(t, network, true, time.Minute, want)
 			c := h.connect(t)
 			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(2 * time.Minute)) // it is much to read
 			for range 2 {
 				c.send(t, get("/"))
 				testbed.Until(t, "the answer waits", func() bool { return h.path.InProgress() > 0 })

@@ -159,7 +159,8 @@ func newScene(t testing.TB, f fault) *scene {
 		t.Cleanup(server.Close)
 		url = server.URL
 	}
-	environ := s.auth.Environ("HUMANAPI_AUTH_URL="+url, "POD_NAME="+f.name)
+	// A time-out of a busy machine would be told in place of the fault's cause.
+	environ := s.auth.Environ("HUMANAPI_AUTH_URL="+url, "POD_NAME="+f.name, "REDIS_TIMEOUT=1s")
 	var redisArgs []string
 	for _, pair := range f.environ {
 		if strings.HasSuffix(pair, passwordFile) {

@@ -121,9 +121,9 @@ func TestEveryOutcomeIsSeen(t *testing.T) {
 	})
 	_, page := s.Fetch("http://" + s.Admin + "/status.json")
 	for _, outcome := range outcomes {
-		if !strings.Contains(s.Log(), `"outcome":"`+outcome+`"`) {
-			t.Errorf("%s is not in the log", outcome)
-		}
+		testbed.Until(t, outcome+" is in the log", func() bool {
+			return strings.Contains(s.Log(), `"outcome":"`+outcome+`"`)
+		})
 		if !regexp.MustCompile(`"` + outcome + `":[1-9]`).MatchString(page) {
 			t.Errorf("%s is not on the page", outcome)
 		}

@@ -18,6 +18,8 @@ type World struct {
 	One, Other upstream.Gate
 	// Advance lets time pass.
 	Advance func(d time.Duration)
+	// Elapsed is the time that has passed without Advance; nil if none does.
+	Elapsed func() time.Duration
 	// Unit is the unit of time of the cases, which are accurate to half of it: a second where Advance is free, less
 	// where it really waits.
 	Unit time.Duration

@@ -42,18 +42,31 @@ func minute(t *testing.T, w World) {
 	ask := w.ask()
 	ask.Rate = upstream.RateOf(perMinute, false)
 	ask.Rate.Interval = ask.Rate.Interval * w.Unit / time.Second
-	var out []int // when attempts went out, in quarters of a unit
-	for at := range 4 * 130 {
-		for w.enter(t, w.One, ask) == (upstream.Pass{}) {
-			out = append(out, at)
+	var advanced time.Duration
+	now := func() time.Duration {
+		if w.Elapsed == nil {
+			return advanced
+		}
+		return advanced + w.Elapsed()
+	}
+	type attempt struct{ before, after time.Duration } // it went out between them
+	var out []attempt
+	for advanced < w.units(130) {
+		for {
+			before := now()
+			if w.enter(t, w.One, ask) != (upstream.Pass{}) {
+				break
+			}
+			out = append(out, attempt{before, now()})
 		}
 		w.Advance(w.Unit / 4)
+		advanced += w.Unit / 4
 	}
 	most := 0
-	for i := range out {
+	for i, first := range out {
 		n := 0
-		for _, at := range out[i:] {
-			if at < out[i]+4*60 {
+		for _, other := range out[i:] {
+			if other.after-first.before < w.units(60) {
 				n++
 			}
 		}

@@ -22,7 +22,7 @@ func TestSilence(t *testing.T) {
 			server.StartTLS()
 			defer server.Close()
 			transport := server.Client().Transport.(*http.Transport)
-			transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 100 * time.Millisecond, PingTimeout: 100 * time.Millisecond}
+			transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 100 * time.Millisecond, PingTimeout: time.Second}
 			ask := func(ctx context.Context) error {
 				req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/v1/connect/token",
 					strings.NewReader(`{}`))

@@ -213,7 +213,12 @@ func TestOneInstallForTheCluster(t *testing.T) {
 			c.must("", "kubectl", "label", "--overwrite", "namespace", "two", "pod-security.kubernetes.io/enforce=privileged")
 			pod.Namespace = "two"
 		}
-		admitted, refused := c.offer(pod)
+		var admitted corev1.Pod
+		var refused string
+		c.until("the label of the namespace is in force", func() bool {
+			admitted, refused = c.offer(pod)
+			return !strings.Contains(refused, "PodSecurity")
+		})
 		switch {
 		case pc.refused != "":
 			if !strings.Contains(refused, "token-sidecar: "+pc.refused) && !strings.Contains(refused, pc.refused) {

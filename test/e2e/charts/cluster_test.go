@@ -64,7 +64,7 @@ func startCluster(t *testing.T) *cluster {
 		return path
 	}
 	etcd, peer, port := freePort(t), freePort(t), freePort(t)
-	start(t, file("etcd.log", ""), "etcd", "--data-dir", file("etcd", ""), "--listen-client-urls",
+	start(t, file("etcd.log", ""), "etcd", "--unsafe-no-fsync", "--data-dir", file("etcd", ""), "--listen-client-urls",
 		"http://127.0.0.1:"+etcd,
 		"--advertise-client-urls", "http://127.0.0.1:"+etcd, "--listen-peer-urls", "http://127.0.0.1:"+peer,
 		"--initial-advertise-peer-urls", "http://127.0.0.1:"+peer, "--initial-cluster", "default=http://127.0.0.1:"+peer)
@@ -113,7 +113,7 @@ func (c *cluster) must(stdin string, name string, args ...string) string {
 
 func (c *cluster) until(what string, met func() bool) {
 	c.t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for !met() {
@@ -232,6 +232,10 @@ func TestInjection(t *testing.T) {
 	// A user who may only create pods gets the sidecar too, and no more rights.
 	c.must("", "kubectl", "create", "role", "pods", "--verb", "create", "--resource", "pods")
 	c.must("", "kubectl", "create", "rolebinding", "pods", "--role", "pods", "--user", "dev")
+	c.until("the role is in force", func() bool {
+		_, err := c.try("", "kubectl", "auth", "can-i", "create", "pods", "--as", "dev")
+		return err == nil
+	})
 	if p := c.admit("of-dev", "demo", optedIn, "", false, "--as", "dev"); !injected(p) {
 		t.Error("a pod of somebody with few rights was not injected")
 	}

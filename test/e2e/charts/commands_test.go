@@ -191,7 +191,10 @@ spec:
       storage: true
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `, name, kind, plural), "kubectl", "create", "-f", "-")
-		c.must("", "kubectl", "wait", "--for=condition=Established", "crd/"+name)
+		c.until(name+" is established", func() bool { // kubectl wait fails if there are no conditions yet
+			_, err := c.try("", "kubectl", "wait", "--for=condition=Established", "crd/"+name)
+			return err == nil
+		})
 	}
 	port := freePort(t)
 	c.must(`apiVersion: v1

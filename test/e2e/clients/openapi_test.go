@@ -263,9 +263,10 @@ func guards(t *testing.T, d *description) {
 
 func forgetting(t *testing.T, d *description) {
 	auth, redis := testbed.StartAuth(t), testbed.StartRedis(t)
-	s, forget := d.sidecar(t, auth.Environ("REDIS_URL="+redis.URL())...), op{"DELETE", "/token", ""}
+	environ := auth.Environ("REDIS_URL="+redis.URL(), "REDIS_TIMEOUT=2s")
+	s, forget := d.sidecar(t, environ...), op{"DELETE", "/token", ""}
 	s.ask(vending()[0], fields{"client_user_id": "a"}, 200, "")
-	other := d.sidecar(t, auth.Environ("REDIS_URL="+redis.URL())...)
+	other := d.sidecar(t, environ...)
 	other.ask(vending()[0], fields{"client_user_id": "a"}, 200, "") // detail=redis
 	for _, kind := range []string{"access", "client", "id", "id_token", "session"} {
 		s.ask(forget, fields{"client_user_id": "a", "type": kind, "extra_scopes": []string{"x"}}, 204, "")
