@@ -11,8 +11,7 @@ import (
 const (
 	// fleetTrust is how long the shared gate's answer about a hold is used without asking again.
 	fleetTrust = time.Second
-	// tellLimit bounds how long reporting an attempt to the shared gate may take: the answer is there, and callers wait
-	// for it.
+	// tellLimit is how long callers wait for the shared gate to hear of an attempt, when they could have their answer.
 	tellLimit = 500 * time.Millisecond
 )
 
@@ -156,8 +155,7 @@ func (f *fleet) over(path string) {
 // settle tells the gates the outcome of the attempt. Only an answer of the auth service itself is shared: that this
 // process cannot reach it says nothing about the others.
 func (t ticket) settle(ctx context.Context, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	var e *Error
 	errors.As(err, &e)
 	switch {
@@ -165,8 +163,8 @@ func (t ticket) settle(ctx context.Context, err error) {
 		t.hold(ctx, Hold{For: min(e.RetryAfter, t.fleet.longest), Status: e.Status})
 	case t.trial == "":
 	case err == nil || (e != nil && (e.Kind == Refused || e.Kind == Unauthorized || e.Kind == ClientRefused)):
-		t.release(ctx, true)
 		t.fleet.over(t.path)
+		t.release(ctx, true)
 	case isNoVerdict(err):
 		t.release(ctx, false)
 	}
@@ -185,13 +183,30 @@ func (t ticket) hold(ctx context.Context, h Hold) {
 	_ = f.local.Hold(ctx, t.path, here)
 	f.heard(t.path, Pass{Held: h.For, Status: h.Status}, true)
 	if f.shared != nil {
-		f.share(ctx, t.path, there)
+		briefly(func() { f.share(ctx, t.path, there) })
 	}
 }
 
 func (t ticket) release(ctx context.Context, success bool) {
-	if err := t.gate.Release(ctx, t.path, t.trial, success); err != nil {
-		t.fleet.failed()
+	briefly(func() {
+		if err := t.gate.Release(ctx, t.path, t.trial, success); err != nil {
+			t.fleet.failed()
+		}
+	})
+}
+
+// briefly waits until the gate has been told, for tellLimit at most; telling goes on after that.
+func briefly(tell func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tell()
+	}()
+	limit := time.NewTimer(tellLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
 	}
 }
 

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -15,6 +16,51 @@ type pausing struct {
 	*Client
 	until time.Time // it was told, or has heard of a pause until then
 	over  bool      // it has asked since by way of the gate, and got a token
+}
+
+// A slowGate takes its time to hear of a pause, or that one is over.
+type slowGate struct{ Gate }
+
+const slowness = 3 * time.Second
+
+func (g slowGate) Hold(ctx context.Context, path string, h Hold) error {
+	if !sleep(ctx, slowness) {
+		return ctx.Err()
+	}
+	return g.Gate.Hold(ctx, path, h)
+}
+
+func (g slowGate) Release(ctx context.Context, path, trial string, success bool) error {
+	if !sleep(ctx, slowness) {
+		return ctx.Err()
+	}
+	return g.Gate.Release(ctx, path, trial, success)
+}
+
+// TestASlowGateHearsAll: the caller does not wait for it, and the others learn of it.
+func TestASlowGateHearsAll(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service) {
+		gate := slowGate{NewLocalGate()}
+		one, other := s.client(func(o *Options) { o.Gate = gate }), s.client(func(o *Options) { o.Gate = gate })
+		s.is("alice", mood{status: 429, retryAfter: "20"})
+		tell := func(user string) {
+			began := time.Now()
+			ask(t, one, named(user))
+			if took := time.Since(began); took > tellLimit {
+				t.Errorf("%s waited %v", user, took)
+			}
+			time.Sleep(slowness)
+		}
+		tell("alice")
+		if e := ask(t, other, named("bob")); e == nil || !e.Held() {
+			t.Errorf("the pause: %v", e)
+		}
+		time.Sleep(20 * time.Second)
+		tell("trial")
+		if e := ask(t, other, named("bob")); e != nil {
+			t.Errorf("after the pause: %v", e)
+		}
+	})
 }
 
 // TestPausesWhileTheGateComesAndGoes: a sidecar that knows of a pause keeps it, and tells the others as soon as it can.
