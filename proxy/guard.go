@@ -28,8 +28,17 @@ func (g guard) check(r *http.Request) error {
 	case h["Origin"] != nil, !sameSite(h["Sec-Fetch-Site"]):
 		return notAllowed("requests of web pages are refused")
 	}
-	if shown := h["Authorization"]; g.token == nil || len(shown) == 1 && g.trusts([]byte(shown[0])) {
+	if g.token == nil {
 		return nil
+	}
+	if shown := h["Authorization"]; len(shown) == 1 {
+		if g.trusts([]byte(shown[0])) {
+			return nil
+		}
+		g.token.Reload() // the caller may have read the new one already
+		if g.trusts([]byte(shown[0])) {
+			return nil
+		}
 	}
 	return &apiError{
 		http.StatusUnauthorized, codeTokenRequired,
