@@ -65,11 +65,13 @@ type Cache struct {
 	brief    time.Duration // how long at least it is remembered that a token was forgotten
 	// generation changes when news may have been lost: what was confirmed before is asked of Redis again.
 	generation atomic.Uint64
-	// epochs count forgets; each counter covers the keys that share a first byte.
-	epochs  [256]atomic.Uint64
-	pending *pendingForgets
-	metrics *metrics
-	log     *slog.Logger
+	// epochs count forgets; each counter covers the keys that share a first byte. One is odd while something is dropped
+	// from memory, one drop at a time.
+	epochs   [256]atomic.Uint64
+	dropping sync.Mutex
+	pending  *pendingForgets
+	metrics  *metrics
+	log      *slog.Logger
 
 	life       context.Context //nolint:containedctx // of the background work, ended by Close
 	stop       context.CancelFunc
@@ -203,7 +205,7 @@ func (c *Cache) Epoch(key Key) uint64 { return c.epochs[key[0]].Load() }
 // Redis told may be older than that. It returns what memory holds then: when that is the same token already, that
 // object stays, with the marks of its renewal, and is trusted anew.
 func (c *Cache) keep(key Key, entry *Entry, epoch, generation uint64) *Entry {
-	return c.memory.put(key, entry, generation, func() bool { return c.Epoch(key) == epoch })
+	return c.memory.put(key, entry, generation, func() bool { return epoch%2 == 0 && c.Epoch(key) == epoch })
 }
 
 // distrust makes what memory holds be asked of Redis again. News may have been lost, and so may Redis itself have what

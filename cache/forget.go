@@ -42,8 +42,8 @@ func (c *Cache) Forget(ctx context.Context, key Key, hash *Hash) (told bool) {
 	return false
 }
 
-// drop forgets in memory, and voids the fetches in progress. The epoch is incremented first, so that a concurrent keep
-// either sees it or has its entry dropped here.
+// drop forgets in memory, and voids the fetches in progress. What was found in memory before this, or beside it, is not
+// kept: the epoch is another one afterwards, and odd meanwhile.
 func (c *Cache) drop(key Key, hash *Hash) {
 	if hash == nil {
 		c.mu.Lock()
@@ -52,8 +52,11 @@ func (c *Cache) drop(key Key, hash *Hash) {
 		}
 		c.mu.Unlock()
 	}
+	c.dropping.Lock()
+	defer c.dropping.Unlock()
 	c.epochs[key[0]].Add(1)
 	c.memory.forget(key, hash)
+	c.epochs[key[0]].Add(1)
 }
 
 // tell writes a forget to Redis. life is how long the tombstone lasts if Redis has no token.
@@ -62,6 +65,8 @@ func (c *Cache) tell(ctx context.Context, f pendingForget, life time.Duration) b
 	if err != nil {
 		return false
 	}
+	// What Redis said until now may be what is forgotten. From here on the tombstone tells, and not pending.
+	c.epochs[f.key[0]].Add(2)
 	// What was fetched after the forgetting is newer than the tombstone.
 	if entry := c.memory.entry(f.key, time.Now()); entry != nil && f.hash() == nil && f.before == 0 {
 		_, _ = c.shared.seed(ctx, f.key, entry, fence) // if not, it is fetched again

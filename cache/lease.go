@@ -228,11 +228,11 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	defer l.end()
 	c := l.cache
 	c.memory.permit(l.key)
+	epoch, generation := c.Epoch(l.key), uint64(0)
 	if l.voided.Load() {
 		l.giveBack(ctx)
 		return
 	}
-	epoch, generation := c.Epoch(l.key), uint64(0)
 	if c.shared != nil {
 		generation = c.generation.Load()
 		stored, fence, err := c.shared.end(context.WithoutCancel(ctx), l, ending{entry: entry})
