@@ -38,11 +38,11 @@ func (c *Cache) flush() {
 	})
 }
 
-// flushOnce writes what it can. It returns false when nothing is pending; flush must then be called again.
+// flushOnce writes what it can: Redis may refuse one thing and take others. It returns false when nothing is pending; flush must then be called again.
 func (c *Cache) flushOnce() bool {
 	for _, f := range c.pending.list() {
-		if !c.tell(c.life, f, tombstoneLife) {
-			return true // Redis does not take it, so the rest can wait
+		if !c.tell(c.life, f, tombstoneLife) && !c.shared.up.writable() {
+			return true // Redis takes nothing, so the rest can wait
 		}
 	}
 	c.writePendingRefreshTokens(c.life)

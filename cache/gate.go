@@ -73,7 +73,8 @@ func (g *Gate) Enter(ctx context.Context, ask GateAsk) (GatePass, error) {
 	}
 	reply, err := g.run(ctx, "enter", enterScript, []string{g.hold(ask.Hold), g.names + ":rate"},
 		trial, paid, ask.Interval.Microseconds(), time.Duration(ask.Burst-1-ask.Leave)*ask.Interval/time.Microsecond,
-		ask.Patience.Microseconds(), ask.TrialLimit.Microseconds())
+		ask.Patience.Microseconds(), ask.TrialLimit.Microseconds(),
+		(time.Duration(ask.Burst)*ask.Interval + g.shared.fetchLimit).Microseconds())
 	if err != nil {
 		return GatePass{}, err
 	}
@@ -153,14 +154,20 @@ end
 //
 // KEYS hold, rate
 // ARGV skew, slack, name for the trial that it might become, 1 if it has waited for its slot, interval,
-// burst tolerance, patience, longest trial
+// burst tolerance, patience, longest trial, the furthest that slots are given out ahead
 // returns how long it is held, the status of the hold, how long it has to wait, the trial it is (or empty), the time
 var enterScript = newScript(luaGate + `
 local ends, length, status, trial = readHold(KEYS[1])
 if ends and trial == ARGV[3] then return {0, 0, 0, trial, time - ARGV[1]} end
+-- The clock may have been set back: nothing lies further ahead than it was put.
+if ends and ends - time > math.max(length, ARGV[8]) then
+  ends = time + math.max(length, ARGV[8])
+  setHold(KEYS[1], ends, length, status, trial)
+end
 if ends and ends > time then return {ends - time, status, 0, '', time - ARGV[1]} end
 if ARGV[4] == '0' then
   local tat = math.max(tonumber(get(KEYS[2]) or 0) or 0, time)
+  tat = math.min(tat, time + ARGV[9])
   local wait = math.max(0, tat - time - ARGV[6])
   if wait <= tonumber(ARGV[7]) then setUntil(KEYS[2], number(tat + ARGV[5]), tat + ARGV[5]) end
   if wait > 0 then return {0, 0, wait, '', time - ARGV[1]} end

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"token-sidecar/internal/secret"
 	"token-sidecar/internal/testbed"
 )
 
@@ -87,4 +90,68 @@ func TestLooksBesideAForget(t *testing.T) {
 			t.Fatalf("round %d: the forgotten token is back", round)
 		}
 	}
+}
+
+// TestARefusalThatAForgetOvertakes: a refusal from before a forget, here or elsewhere, is not shared after it.
+func TestARefusalThatAForgetOvertakes(t *testing.T) {
+	server := testbed.StartRedis(t)
+	a, b := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
+	untilListening(t, a, b)
+	for name, forgets := range map[string]*Cache{"here": a, "elsewhere": b} {
+		key := NewKey(name)
+		lease := acquire(t, a, key)
+		if !forgets.Forget(t.Context(), key, nil) {
+			t.Fatal("Redis was not told")
+		}
+		lease.Refuse(t.Context(), secret.Hide([]byte("no")), time.Minute)
+		acquire(t, b, key).Release(t.Context())
+	}
+}
+
+// TestMoreForgottenTokensThanAreListed: Redis has none of them, and one comes late.
+func TestMoreForgottenTokensThanAreListed(t *testing.T) {
+	server := testbed.StartRedis(t)
+	c, other := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
+	untilListening(t, c, other)
+	key := NewKey("u")
+	e := fetchOnce(t, c, key, nil)
+	c.memory.forget(key, nil)
+	server.Flush()
+	for i := range maxMarks + 1 {
+		hash := e.Hashes()[0]
+		if i > 0 {
+			hash = HashOf(secret.Hide(fmt.Sprint(i)))
+		}
+		if !other.Forget(t.Context(), key, &hash) {
+			t.Fatal("Redis was not told")
+		}
+	}
+	testbed.Until(t, "it has heard", func() bool { return c.Epoch(key) >= 2*(maxMarks+1) })
+	c.memory.put(key, e, 0, func() bool { return true }) // it was kept again meanwhile
+	if get(t, c, key) != nil || get(t, other, key) != nil {
+		t.Error("the forgotten token is back")
+	}
+}
+
+// TestOneThingThatRedisRefuses: the others that wait are written.
+func TestOneThingThatRedisRefuses(t *testing.T) {
+	server := testbed.StartRedis(t)
+	proxy := testbed.StartRESPProxy(t, server.Addr)
+	c := newCache(t, "redis://"+proxy.Addr, nil)
+	proxy.OnStep(func(s testbed.Step) testbed.Fault {
+		if strings.HasPrefix(s.Args[0], "EVAL") && (s.Args[1] == forgetScript.hash || s.Args[1] == forgetScript.source) {
+			return testbed.ErrNOPERM
+		}
+		return testbed.None
+	})
+	if c.Forget(t.Context(), NewKey("u"), nil) {
+		t.Fatal("Redis was told")
+	}
+	c.mu.Lock()
+	c.refreshTokens[NewKey("u")] = refreshToken{secret.Hide("token"), 1}
+	c.mu.Unlock()
+	testbed.Until(t, "the refresh token is written", func() bool {
+		_, ok, err := c.RefreshToken(t.Context(), NewKey("u"))
+		return ok && err == nil
+	})
 }

@@ -266,7 +266,11 @@ func (l *Lease) Refuse(ctx context.Context, why Refusal, ttl time.Duration) {
 		return
 	}
 	defer l.end()
-	if l.replaces == "" && !l.voided.Load() {
+	if l.voided.Load() {
+		l.giveBack(ctx)
+		return
+	}
+	if l.replaces == "" {
 		l.cache.memory.refuse(l.key, why, ttl)
 	}
 	if l.cache.shared != nil {

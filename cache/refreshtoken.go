@@ -84,7 +84,11 @@ func (c *Cache) RefreshToken(ctx context.Context, key Key) (token secret.Text, o
 		if raw == "" {
 			continue
 		}
-		stamp, parseErr := strconv.ParseInt(raw[:min(stampDigits, len(raw))], 10, 64)
+		if len(raw) < stampDigits {
+			err = errUnreadable
+			continue
+		}
+		stamp, parseErr := strconv.ParseInt(raw[:stampDigits], 10, 64)
 		if parseErr != nil || stamp <= newest {
 			continue
 		}

@@ -154,7 +154,7 @@ if ARGV[3] == 'token' then
       result = -1
     end
   end
-elseif ARGV[3] == 'refusal' and mine and not isKind(value, TOKEN) then
+elseif ARGV[3] == 'refusal' and mine and not isKind(value, TOKEN) and tonumber(fence) > fenceOf(value) then
   redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5])
   result = 1
 end
@@ -209,7 +209,7 @@ elseif isKind(value, TOKEN) then
 elseif not has(marks, ARGV[1]) then
   bury = true
   table.insert(marks, ARGV[1])
-  if #marks > MAX_MARKS then scope, marks = ALL, {} end
+  if #marks > MAX_MARKS then scope, marks, fence = ALL, {}, math.max(now(), fence + 1) end
 end
 if bury then
   local tombstone = TOMBSTONE .. format(fence) .. scope .. string.format('%02d', #marks) .. table.concat(marks)
@@ -249,7 +249,8 @@ var claimScript = newScript(luaCommon + `
 local claims, until_, owner = string.match(get(KEYS[1]) or '', '^(%d+):(%d+):(.*)$')
 local time = math.floor(now() / 1000)
 if owner == ARGV[1] then return {1, 0} end
-if until_ and time < tonumber(until_) then return {0, tonumber(until_) - time} end
+local left = tonumber(until_ or 0) - time
+if left > 0 and left <= tonumber(ARGV[3]) then return {0, left} end -- more if the clock was set back
 claims = tonumber(claims or 0)
 local hold = math.min(ARGV[2] * 2 ^ math.min(claims, 20), ARGV[3])
 local value = string.format('%d:%.0f:%s', claims + 1, time + hold, ARGV[1])
@@ -257,13 +258,16 @@ redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', hold + ARGV[3]))
 return {1, 0}
 `)
 
-// refreshScript keeps the newer of two refresh tokens.
+// refreshScript keeps the newer of two refresh tokens. A stamp of the future comes from a clock that is ahead; it must
+// not keep others out until then.
 //
 // KEYS refresh token   ARGV stamp (16 decimal digits), sealed
 var refreshScript = newScript(luaCommon + `
-local value = get(KEYS[1])
-if value and (tonumber(string.sub(value, 1, 16)) or 0) > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])
+local time = now()
+local stamp = math.min(tonumber(ARGV[1]), time)
+local there = tonumber(string.sub(get(KEYS[1]) or '', 1, 16)) or 0
+if there > stamp and there <= time then return 0 end
+redis.call('SET', KEYS[1], format(stamp) .. ARGV[2])
 return 1
 `)
 
