@@ -38,7 +38,8 @@ func (c *Cache) flush() {
 	})
 }
 
-// flushOnce writes what it can: Redis may refuse one thing and take others. It returns false when nothing is pending; flush must then be called again.
+// flushOnce writes what it can: Redis may refuse one thing and take others. It returns false when nothing is pending;
+// flush must then be called again.
 func (c *Cache) flushOnce() bool {
 	for _, f := range c.pending.list() {
 		if !c.tell(c.life, f, tombstoneLife) && !c.shared.up.writable() {
