@@ -95,16 +95,12 @@ func (f files) reloadAt(ctx context.Context, signals <-chan os.Signal, also func
 	}
 }
 
-// lockLife is long enough for the heartbeat of a busy machine, and for one that Redis does not answer; it is short
-// enough that a dead holder does not delay others for long.
-func lockLife(s settings.Settings) time.Duration {
-	return max(min(max(s.UpstreamTimeout/2, time.Second), 5*time.Second), 4*s.RedisTimeout)
-}
-
 func cacheOptions(s settings.Settings, f files, o Options) (cache.Options, error) {
 	opts := cache.Options{
 		MemorySize: s.MemoryCacheSize.Bytes(), Trust: s.MemoryCacheTTL, StepLimit: s.RedisTimeout,
-		LockLife:   lockLife(s),
+		// Long enough for the heartbeat of a busy machine, short enough that a dead holder does not delay others for
+		// long.
+		LockLife:   min(max(s.UpstreamTimeout/2, time.Second), 5*time.Second),
 		FetchLimit: upstream.CallLimit(s.UpstreamTimeout, s.UpstreamMaxAttempts) + time.Second,
 		Registerer: o.Registerer, Log: o.Log, Wall: o.Wall,
 	}
