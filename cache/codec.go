@@ -109,7 +109,10 @@ func (h head) forgets(e *Entry, key sealKey) bool {
 	if h.kind != tombstoneKind {
 		return false
 	}
-	if h.all && e.Fence <= h.fence || e.Fence != 0 && e.Fence < h.fence { // older than the token that was there
+	if h.all && e.Fence <= h.fence && e.after < h.fence {
+		return true
+	}
+	if e.Fence != 0 && e.Fence < h.fence { // older than the token that was there
 		return true
 	}
 	return slices.ContainsFunc(e.Hashes(), func(hash Hash) bool { return slices.Contains(h.marks, key.mark(hash)) })

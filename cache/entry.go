@@ -56,7 +56,10 @@ type Entry struct {
 	// The fields above are what serving an entry needs; they are adjacent so that they share cache lines.
 
 	// Fence orders the entry among the tokens of its key.
-	Fence  Fence
+	Fence Fence
+	// after is the fence of the newest tombstone that was seen before the token was asked for. It tells, while Fence is
+	// 0, which tombstones are older than the token. Redis and other sidecars do not have it.
+	after  Fence
 	hashes few[Hash]
 }
 

@@ -93,9 +93,23 @@ type pendingForget struct {
 	key    Key
 	token  Hash
 	number uint64 // of the last forget of the same
-	// before is the fence that it had when Redis was told of it before, 0 for never, and at when that was.
+	// before is the fence that it had when Redis was told of it before, 0 for never, and at when that was; began is when
+	// the token was forgotten.
 	before Fence
 	at     time.Time
+	began  time.Time
+}
+
+// forgets reports whether e was forgotten. A token without a fence was fetched by this process, so its clock tells.
+func (f pendingForget) forgets(e *Entry) bool {
+	switch {
+	case f.token != Hash{}:
+		return e.Has(&f.token)
+	case e.Fence == 0:
+		return !e.Sent.After(f.began)
+	default:
+		return f.before == 0 || e.Fence <= f.before
+	}
 }
 
 func (f pendingForget) hash() *Hash {
@@ -112,7 +126,7 @@ func newPendingForgets(log *slog.Logger, lost func()) *pendingForgets {
 func (p *pendingForgets) add(key Key, hash *Hash) pendingForget {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := pendingForget{key: key}
+	f := pendingForget{key: key, began: time.Now()}
 	if hash != nil {
 		f.token = *hash
 	}
@@ -183,7 +197,7 @@ func (p *pendingForgets) forgets(key Key, e *Entry) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.keys[key] {
-		if e.Has(f.hash()) && (f.token != Hash{} || f.before == 0 || e.Fence <= f.before) {
+		if f.forgets(e) {
 			return true
 		}
 	}

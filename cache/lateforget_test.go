@@ -108,31 +108,6 @@ func TestARefusalThatAForgetOvertakes(t *testing.T) {
 	}
 }
 
-// TestMoreForgottenTokensThanAreListed: Redis has none of them, and one comes late.
-func TestMoreForgottenTokensThanAreListed(t *testing.T) {
-	server := testbed.StartRedis(t)
-	c, other := newCache(t, server.URL(), nil), newCache(t, server.URL(), nil)
-	untilListening(t, c, other)
-	key := NewKey("u")
-	e := fetchOnce(t, c, key, nil)
-	c.memory.forget(key, nil)
-	server.Flush()
-	for i := range maxMarks + 1 {
-		hash := e.Hashes()[0]
-		if i > 0 {
-			hash = HashOf(secret.Hide(fmt.Sprint(i)))
-		}
-		if !other.Forget(t.Context(), key, &hash) {
-			t.Fatal("Redis was not told")
-		}
-	}
-	testbed.Until(t, "it has heard", func() bool { return c.Epoch(key) >= 2*(maxMarks+1) })
-	c.memory.put(key, e, 0, func() bool { return true }) // it was kept again meanwhile
-	if get(t, c, key) != nil || get(t, other, key) != nil {
-		t.Error("the forgotten token is back")
-	}
-}
-
 // TestOneThingThatRedisRefuses: the others that wait are written.
 func TestOneThingThatRedisRefuses(t *testing.T) {
 	server := testbed.StartRedis(t)

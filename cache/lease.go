@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -32,6 +33,7 @@ type Lease struct {
 	avoided []*Entry // tokens that must not be returned
 	waited  bool     // for another sidecar's lease
 	told    bool     // Redis has said which token it holds
+	after   Fence    // of the newest tombstone that was seen before the fetch
 	owner   string
 	// replaces is the ID of the token that the new one replaces, empty for none.
 	replaces string
@@ -127,7 +129,8 @@ func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 			l.giveBack(ctx)
 			return Offer{}, context.Cause(ctx)
 		case err != nil:
-			return mine, nil //nolint:nilerr // without Redis the lease is held in this process only
+			l.lookBack(ctx, err)
+			return mine, nil // without Redis the lease is held in this process only
 		case got:
 			i++
 		case offer.Entry != nil || offer.Refusal != nil:
@@ -136,6 +139,17 @@ func (l *Lease) acquireShared(ctx context.Context) (Offer, error) {
 		}
 	}
 	return mine, nil
+}
+
+// lookBack sees what was forgotten before the fetch, when Redis refused to grant the lock but can be read. Without an
+// answer, which a look would not get either, everything that was forgotten counts as forgotten since.
+func (l *Lease) lookBack(ctx context.Context, refused error) {
+	if !isReply(refused) && !errors.Is(refused, errUnavailable) {
+		return
+	}
+	if seen, err := l.cache.shared.look(ctx, l.key); err == nil {
+		l.after = max(l.after, seen.newest())
+	}
 }
 
 // avoid makes e unacceptable; it stays in Redis until the new token replaces it.
@@ -172,6 +186,7 @@ func (l *Lease) try(ctx context.Context, n name) (offer Offer, got bool, err err
 	case err != nil:
 		return offer, false, err
 	case g.got:
+		l.after = max(l.after, g.seen.newest())
 		l.hold(n.text, g.fence)
 		return offer, true, nil
 	case g.refusal != nil:
@@ -228,6 +243,7 @@ func (l *Lease) Publish(ctx context.Context, entry *Entry) {
 	defer l.end()
 	c := l.cache
 	c.memory.permit(l.key)
+	entry.after = l.after
 	epoch, generation := c.Epoch(l.key), uint64(0)
 	if l.voided.Load() {
 		l.giveBack(ctx)

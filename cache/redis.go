@@ -121,6 +121,14 @@ func (s sight) forgets(e *Entry) bool {
 	return slices.ContainsFunc(s.tombstones, func(b buried) bool { return b.head.forgets(e, b.key) })
 }
 
+// newest returns the fence of the newest tombstone, 0 without one.
+func (s sight) newest() (fence Fence) {
+	for _, b := range s.tombstones {
+		fence = max(fence, b.head.fence)
+	}
+	return fence
+}
+
 // look reads the values of key under all its names in one exchange. The newest counts.
 func (s *shared) look(ctx context.Context, key Key) (sight, error) {
 	if !s.up.readable() {
@@ -294,7 +302,7 @@ func (s *shared) endCommand(l *Lease, n name, how ending) *command {
 		},
 		args: []any{
 			l.owner, l.fences[n.text], kind, content, life, l.replaces,
-			n.key.sealNews(news{kind: newsWake, key: l.key}, s.sender), s.fetchLimit.Microseconds(),
+			n.key.sealNews(news{kind: newsWake, key: l.key}, s.sender), s.fetchLimit.Microseconds(), uint64(l.after),
 		},
 	}
 }

@@ -114,12 +114,14 @@ return {'got', value, left, fence}
 // endScript ends the lease of owner: with a token, with a refusal, or with nothing. A token is stored unless there is a
 // newer one, or everything was forgotten since the lease began; fences tell both. Nor is it stored if it was forgotten
 // itself, before it came here. A lease whose grant was not received has no fence: its token is stored if the key holds
-// no token or tombstone, or in place of the token to replace. Only waiting sidecars are woken: when a large fleet
-// starts cold, telling all of them about each token would be most of Redis' work.
+// no token or tombstone, or in place of the token to replace, or of a tombstone that was seen before the fetch. Only
+// waiting sidecars are woken: when a large fleet starts cold, telling all of them about each token would be most of
+// Redis' work.
 //
 // KEYS token, lock, wait, refusal, renewal, list of forgotten tokens
 // ARGV owner, fence (or empty), "token", "refusal" or "nothing", the token without its fence or the refusal,
-// its life ms, id of the token to replace (or empty), news, longest fetch µs
+// its life ms, id of the token to replace (or empty), news, longest fetch µs, fence of the newest tombstone seen before
+// the fetch (or 0)
 // returns 1 if stored, 0 if superseded, -1 if forgotten; the fence it has; and the sharded channels of those who
 // wait
 var endScript = newScript(luaCommon + `
@@ -143,7 +145,7 @@ if ARGV[3] == 'token' then
       -- After the longest fetch a tombstone may be gone that would have told of a forget.
       newer = tonumber(fence) > fenceOf(value) and (mine or time - fence < tonumber(ARGV[8]))
     else
-      newer = not isKind(value, TOMBSTONE) and (not there or there == ARGV[6])
+      newer = not there and (not isKind(value, TOMBSTONE) or fenceOf(value) <= tonumber(ARGV[9])) or there == ARGV[6]
       fence = format(math.max(time, fenceOf(value) + 1))
     end
     if newer then
@@ -209,6 +211,7 @@ elseif isKind(value, TOKEN) then
 elseif not has(marks, ARGV[1]) then
   bury = true
   table.insert(marks, ARGV[1])
+  -- Tokens that were asked for after this tombstone was seen may be among those.
   if #marks > MAX_MARKS then scope, marks, fence = ALL, {}, math.max(now(), fence + 1) end
 end
 if bury then
