@@ -160,11 +160,13 @@ var enterScript = newScript(luaGate + `
 local ends, length, status, trial = readHold(KEYS[1])
 if ends and trial == ARGV[3] then return {0, 0, 0, trial, time - ARGV[1]} end
 -- The clock may have been set back: nothing lies further ahead than it was put, for a trial by its own limit.
-local furthest = length
-if trial ~= '' then furthest = math.max(length or 0, ARGV[8], slack) end
-if ends and ends - time > furthest then
-  ends = time + furthest
-  setHold(KEYS[1], ends, length, status, trial)
+if ends then
+  local furthest = length
+  if trial ~= '' then furthest = math.max(length, ARGV[8], slack) end
+  if ends > time + furthest then
+    ends = time + furthest
+    setHold(KEYS[1], ends, length, status, trial)
+  end
 end
 if ends and ends > time then return {ends - time, status, 0, '', time - ARGV[1]} end
 if ARGV[4] == '0' then

@@ -34,9 +34,6 @@ const (
 	// trust in memory take longer.
 	tombstoneLife = 24 * time.Hour
 	briefLife     = 2 * time.Minute
-
-	// insistFor is shared.insistFor, except in tests.
-	insistFor = 700 * time.Millisecond
 )
 
 // errUnavailable is the error of a step that was not tried because Redis is known to be down.
@@ -67,7 +64,7 @@ func newShared(opts Options, m *metrics) *shared {
 	s := &shared{
 		client: opts.Client, keys: opts.Keys, metrics: m, wall: opts.Wall, sender: NewID(), fetchLimit: opts.FetchLimit,
 		newsCheck: max(time.Second, opts.Trust/4),
-		insistFor: insistFor,
+		insistFor: 700 * time.Millisecond,
 		up:        newAvailability(opts.StepLimit, opts.ProbeEvery),
 	}
 	s.up.probe = s.probe

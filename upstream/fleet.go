@@ -128,7 +128,7 @@ func (f *fleet) last(path string, now time.Time) Pass {
 	return Pass{Held: max(0, s.until.Sub(now)), Status: s.status}
 }
 
-// knows returns the latest known hold of path, the zero value if there is none.
+// knows returns what this process knows of a hold of path: the zero value, if it knows of no hold.
 func (f *fleet) knows(path string) seen {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"syscall"
 	"time"
 
@@ -14,8 +15,5 @@ func endUnacknowledged(conn syscall.RawConn, limit time.Duration) error {
 	err := conn.Control(func(fd uintptr) {
 		unset = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
 	})
-	if err == nil {
-		err = unset
-	}
-	return err
+	return cmp.Or(err, unset)
 }

@@ -316,10 +316,7 @@ func TestAFrozenStepIsCarriedOutAfterwards(t *testing.T) {
 	})
 	conn := dial(t, p.Addr)
 	write(t, conn, "PING\r\nINCR n\r\nINCR n\r\nINCR n\r\n")
-	Until(t, "frozen", func() bool {
-		f, _ := p.now()
-		return f.frozen
-	})
+	Until(t, "frozen", func() bool { f, _ := p.now(); return f.frozen })
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 	other := dial(t, p.Addr)
